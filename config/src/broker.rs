@@ -1,0 +1,53 @@
+//! `[broker]`
+
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+
+use crate::error::ConfigError;
+use crate::units::{ByteSize, Millis};
+
+/// The keys of `[broker]`; `default.toml` says what each is for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    pub mqtt_listen: SocketAddr,
+    pub packet_max: ByteSize,
+    pub connect_timeout: Millis,
+    pub connections_max: usize,
+    pub receive_max: u16,
+    pub inflight_max: u16,
+    pub outbox: ByteSize,
+    pub subscriptions_max: usize,
+    pub topic_alias_max: u16,
+    pub keep_alive_max: Millis,
+}
+
+impl BrokerConfig {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let packet = (1 << 10)..=268_435_460;
+        ConfigError::unless(
+            packet.contains(&self.packet_max.0),
+            "broker.packet_max",
+            "must be 1KiB to 256MiB",
+        )?;
+        ConfigError::unless(self.receive_max > 0, "broker.receive_max", "must be at least 1")?;
+        ConfigError::unless(self.inflight_max > 0, "broker.inflight_max", "must be at least 1")?;
+        ConfigError::unless(self.connections_max > 0, "broker.connections_max", "must be at least 1")?;
+        ConfigError::unless(
+            self.connect_timeout.0 > 0,
+            "broker.connect_timeout",
+            "must be longer than nothing",
+        )?;
+        ConfigError::unless(
+            self.keep_alive_max.0 <= 65_535_000,
+            "broker.keep_alive_max",
+            "must be at most 65535s",
+        )?;
+        ConfigError::unless(
+            self.outbox.0 >= self.packet_max.0,
+            "broker.outbox",
+            "must hold at least one packet (broker.packet_max)",
+        )
+    }
+}

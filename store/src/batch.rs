@@ -1,0 +1,161 @@
+//! [`Batch`], the only write there is: appends, table puts and preconditions of one group, applied whole or not at all.
+
+use bytes::Bytes;
+
+use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, Term, TimestampMs};
+use crate::record::Record;
+
+/// Names a table inside a group. The number is part of every row's key on disk, so it never changes its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
+pub struct TableId(pub u16);
+
+/// The tables of this version, one line each.
+pub mod tables {
+    use super::TableId;
+
+    /// Group 0: the catalog's revision and counters.
+    pub const CATALOG_META: TableId = TableId(1);
+    /// Group 0: stream name -> stream.
+    pub const STREAMS: TableId = TableId(2);
+    /// Group 0: query name -> query.
+    pub const QUERIES: TableId = TableId(3);
+    /// Group 0: connector name -> connector.
+    pub const CONNECTORS: TableId = TableId(4);
+    /// Data groups: the route revision below which appends are refused.
+    pub const FENCE: TableId = TableId(16);
+    /// Data groups: topic -> retained message.
+    pub const RETAINED: TableId = TableId(17);
+    /// Data groups: query and task -> progress.
+    pub const QUERY_PROGRESS: TableId = TableId(18);
+    /// Data groups: `query | slot | operator | table | key | time` -> state.
+    pub const QUERY_STATE: TableId = TableId(19);
+    /// Data groups: connector and shard -> cursor.
+    pub const CONNECTOR_CURSOR: TableId = TableId(20);
+}
+
+/// Records for one shard, in order.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// Where to.
+    pub shard: ShardId,
+    /// What. `timestamp` is ignored: the log gives it.
+    pub records: Vec<Record>,
+}
+
+/// Sets (`Some`) or deletes (`None`) one row of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// The table.
+    pub table: TableId,
+    /// At most `TABLE_KEY_BYTES_MAX` bytes.
+    pub key: Bytes,
+    /// The row, or None to delete it.
+    pub value: Option<Bytes>,
+}
+
+/// Must hold in the state just before the entry, or nothing of the Batch is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The row has exactly this value; None: there is no such row.
+    Row {
+        table: TableId,
+        key: Bytes,
+        value: Option<Bytes>,
+    },
+    /// The entry is committed in this term: the writer is still the leader it thought it was.
+    Term(Term),
+}
+
+/// One atomic write to one group.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// All shards and tables below belong to it.
+    pub group: GroupId,
+    /// The routing the appends were made with; older ones than the group's fence are refused as stale.
+    pub revision: Option<RouteRevision>,
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+    /// In order.
+    pub appends: Vec<Append>,
+    /// In order; the last one of a key wins.
+    pub puts: Vec<Put>,
+}
+
+impl Batch {
+    /// An empty Batch for `group`.
+    pub fn new(group: GroupId) -> Batch {
+        Batch {
+            group,
+            revision: None,
+            conditions: Vec::new(),
+            appends: Vec::new(),
+            puts: Vec::new(),
+        }
+    }
+
+    /// Adds records for one shard of this group.
+    pub fn append(mut self, shard: ShardId, records: Vec<Record>) -> Batch {
+        debug_assert_eq!(shard.group, self.group);
+        self.appends.push(Append { shard, records });
+        self
+    }
+
+    /// Adds a row.
+    pub fn put(mut self, table: TableId, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Batch {
+        self.puts.push(Put {
+            table,
+            key: key.into(),
+            value: Some(value.into()),
+        });
+        self
+    }
+
+    /// Deletes a row.
+    pub fn delete(mut self, table: TableId, key: impl Into<Bytes>) -> Batch {
+        self.puts.push(Put {
+            table,
+            key: key.into(),
+            value: None,
+        });
+        self
+    }
+
+    /// Adds a precondition.
+    pub fn when(mut self, condition: Condition) -> Batch {
+        self.conditions.push(condition);
+        self
+    }
+
+    /// Names the routing that the appends were made with.
+    pub fn routed(mut self, revision: RouteRevision) -> Batch {
+        self.revision = Some(revision);
+        self
+    }
+
+    /// An upper bound of its encoded size in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let appends: usize = self
+            .appends
+            .iter()
+            .flat_map(|append| &append.records)
+            .map(Record::size_bytes)
+            .sum();
+        let puts: usize = self
+            .puts
+            .iter()
+            .map(|put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 16)
+            .sum();
+        64 + appends + puts
+    }
+}
+
+/// Where a committed Batch landed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The entry that holds it.
+    pub index: LogIndex,
+    /// The append time of its records.
+    pub timestamp: TimestampMs,
+    /// The offset of the first record of each append, in the order of [`Batch::appends`].
+    pub offsets: Vec<Offset>,
+}

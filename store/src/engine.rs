@@ -1,0 +1,70 @@
+//! The storage seam: ordered bytes in families, atomic writes, and a flush that makes everything before it durable.
+//!
+//! [`rocks::RocksEngine`] is what runs; [`memory::MemoryEngine`] is what simulations crash: it forgets all that was
+//! not flushed, exactly as RocksDB does with its write-ahead log off.
+
+use bytes::Bytes;
+
+use crate::error::EngineError;
+
+#[cfg(test)]
+pub mod memory;
+pub mod rocks;
+
+/// A key space of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Tables, applied indexes and shard ends: rows that are overwritten.
+    State,
+    /// Record batches and entry rows: written once, and one day dropped whole.
+    Slice,
+}
+
+/// All families.
+pub const FAMILIES: [Family; 2] = [Family::State, Family::Slice];
+
+/// Rows that become visible, and durable, all together.
+#[derive(Debug, Default)]
+pub struct Writes {
+    pub rows: Vec<(Family, Vec<u8>, Option<Bytes>)>,
+}
+
+impl Writes {
+    pub fn put(&mut self, family: Family, key: Vec<u8>, value: impl Into<Bytes>) {
+        self.rows.push((family, key, Some(value.into())));
+    }
+
+    pub fn delete(&mut self, family: Family, key: Vec<u8>) {
+        self.rows.push((family, key, None));
+    }
+}
+
+/// A key with its value.
+pub type Row = (Bytes, Bytes);
+
+/// Ordered bytes. Reads see every write that returned; only [`Engine::flush`] makes them survive a crash.
+pub trait Engine: Send + Sync + 'static {
+    /// One row.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// One row as a crash right now would leave it.
+    fn get_durable(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// The last row whose key begins with `prefix` and is not above `key`.
+    fn last_at_or_before(&self, family: Family, prefix: &[u8], key: &[u8]) -> Result<Option<Row>, EngineError>;
+
+    /// Gives rows whose key begins with `prefix`, from `from` on, in order, until `visit` returns false.
+    fn scan(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), EngineError>;
+
+    /// Applies all rows atomically.
+    fn write(&self, writes: Writes) -> Result<(), EngineError>;
+
+    /// Makes all that was written durable, all families at one point. Blocks.
+    fn flush(&self) -> Result<(), EngineError>;
+}

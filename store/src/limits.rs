@@ -1,0 +1,33 @@
+//! Every fixed limit of the store. What an operator may set is in the configuration.
+
+/// A topic's length in bytes of UTF-8: MQTT's two-byte length field.
+pub const TOPIC_BYTES_MAX: usize = 65_535;
+/// Levels of a topic: deep enough for any tree people draw, shallow enough for a trie to walk.
+pub const TOPIC_LEVELS_MAX: usize = 128;
+/// One Batch, encoded: it must fit a Raft message with room to spare.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+/// The raw body of one record batch. A turn that gathers more makes several.
+pub const RECORD_BATCH_BODY_BYTES_MAX: usize = 64 << 20;
+/// Records of one record batch.
+pub const RECORD_BATCH_RECORDS_MAX: usize = 65_536;
+/// Bytes of appends that one turn merges into one entry.
+pub const ENTRY_BYTES_TARGET: usize = 4 << 20;
+/// Committed bytes that raft-rs hands over at once.
+pub const COMMITTED_BYTES_PER_READY_MAX: u64 = 16 << 20;
+/// Proposed and not yet committed bytes that raft-rs accepts per group, in parts of what admission lets in: admission
+/// is the real bound, this one only has to be out of its way.
+pub const UNCOMMITTED_PER_ADMITTED: u64 = 2;
+/// A table key, so that RocksDB keys stay small.
+pub const TABLE_KEY_BYTES_MAX: usize = 70_000;
+/// A catalog name: a stream, a query, a connector.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Routes remembered by topic before the memory of them is cleared.
+pub const ROUTES_CACHED_MAX: usize = 65_536;
+/// Shards of one stream.
+pub const SHARDS_MAX: u16 = 1024;
+/// A control value (catalog row, table row) decoded from disk.
+pub const CONTROL_BYTES_MAX: usize = 16 << 20;
+
+const _: () = assert!(ENTRY_BYTES_TARGET <= BATCH_BYTES_MAX);
+const _: () = assert!(UNCOMMITTED_PER_ADMITTED > 1);
+const _: () = assert!(TOPIC_BYTES_MAX < TABLE_KEY_BYTES_MAX);

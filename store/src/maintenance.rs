@@ -1,0 +1,75 @@
+//! The maintenance thread: flushes rows, says how far they are durable so that the Raft log can be cut, deletes log
+//! files that nobody needs, and watches the free disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use crate::driver::Message;
+use crate::engine::Family;
+use crate::ids::{GroupId, LogIndex};
+use crate::keys::applied;
+use crate::raft_log::LogEngine;
+use crate::store::Shared;
+
+/// How often the free disk is looked at.
+const DISK_EVERY: Duration = Duration::from_secs(1);
+
+/// What there is to do.
+#[derive(Debug)]
+pub enum Chore {
+    /// Flush, cut, delete.
+    Flush,
+    /// End.
+    Stop,
+}
+
+/// Serves chores until told to stop.
+pub fn run(
+    shared: &Arc<Shared>,
+    log: &Arc<LogEngine>,
+    folder: &PathBuf,
+    chores: Receiver<Chore>,
+    driver: Sender<Message>,
+) {
+    loop {
+        match chores.recv_timeout(DISK_EVERY) {
+            Ok(Chore::Flush) => {
+                let message = match flush(shared) {
+                    Ok(durable) => Message::Flushed(durable),
+                    Err(reason) => Message::FlushFailed(reason),
+                };
+                let _ = driver.send(message);
+                if let Err(error) = log.purge_expired_files() {
+                    tracing::warn!(%error, "old raft log files stay for now");
+                }
+            }
+            Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        shared.set_free_disk(free_bytes(folder));
+    }
+}
+
+/// Flushes, and gives how far each group's rows are durable.
+fn flush(shared: &Shared) -> Result<Vec<(GroupId, LogIndex)>, String> {
+    shared.engine.flush().map_err(|error| error.to_string())?;
+    let mut durable = Vec::new();
+    for group in shared.all_groups() {
+        let value = shared
+            .engine
+            .get_durable(Family::State, &applied::key(group))
+            .map_err(|error| error.to_string())?;
+        if let Some(value) = value {
+            let row = applied::decode(value).map_err(|error| format!("applied row of group {group}: {error}"))?;
+            durable.push((group, row.index));
+        }
+    }
+    Ok(durable)
+}
+
+/// Bytes that an unprivileged process may still write; the most there can be where the system does not say.
+pub fn free_bytes(folder: &PathBuf) -> u64 {
+    rustix::fs::statvfs(folder).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}

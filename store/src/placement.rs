@@ -1,0 +1,269 @@
+//! Where records go: topics to groups, messages to the home stream and the copies, keys to shards.
+//!
+//! A topic or key hashes (XXH3-64) to one of 1 024 slots, and a slot belongs to a data group. Slots are what a later
+//! rebalancing may move; the hash never changes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytestring::ByteString;
+use twox_hash::XxHash3_64;
+
+use crate::batch::Batch;
+use crate::catalog::{Catalog, Placement, StreamRow, StreamState};
+use crate::ids::{GroupId, RouteRevision, ShardId, StreamId};
+use crate::limits::ROUTES_CACHED_MAX;
+use crate::record::Record;
+use crate::topic::{TopicFilter, TopicName};
+
+/// Fixed for ever: slots are persisted in query state keys too.
+pub const SLOTS: u64 = 1024;
+
+/// The name of the stream that takes what no other capture matches.
+pub const DEFAULT_STREAM: &str = "mqtt";
+
+/// Where the messages of one topic go. All shards are of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The topic's group.
+    pub group: GroupId,
+    /// The routing this was worked out from.
+    pub revision: RouteRevision,
+    /// The shard whose records MQTT subscribers receive.
+    pub home: ShardId,
+    /// A shard of each other stream that captures the topic.
+    pub copies: Vec<ShardId>,
+}
+
+impl Route {
+    /// The Batch of one message: the home copy, and a copy for each other matching capture. A retained row may be
+    /// added to it. Nothing where no stream captures the topic and the default stream is not there yet.
+    pub fn batch(&self, record: Record) -> Batch {
+        let mut batch = Batch::new(self.group).routed(self.revision);
+        for copy in &self.copies {
+            batch = batch.append(
+                *copy,
+                vec![Record {
+                    copy: true,
+                    ..record.clone()
+                }],
+            );
+        }
+        batch.append(self.home, vec![record])
+    }
+}
+
+/// The slot of a key, 0 to 1 023.
+pub fn slot(key: &[u8]) -> u16 {
+    (XxHash3_64::oneshot(key) % SLOTS) as u16
+}
+
+/// The data group of a topic; `groups` is the number of data groups.
+pub fn group_for_topic(topic: &str, groups: u16) -> GroupId {
+    GroupId(slot(topic.as_bytes()) % groups + 1)
+}
+
+/// The shard of a record that goes to `stream` by name: by its topic or by its key, as the stream is placed. Records
+/// with neither go to the first shard, where they keep their order.
+pub fn shard_for(stream: &StreamRow, record: &Record) -> ShardId {
+    let placed_by = match stream.placement {
+        Placement::Topic => record
+            .topic
+            .as_ref()
+            .map(|topic| topic.as_str().as_bytes())
+            .or(record.key.as_deref()),
+        Placement::Key => record.key_or_topic(),
+    };
+    let number = placed_by.map_or(0, |key| slot(key) % stream.shards.len() as u16);
+    stream.shard(number)
+}
+
+/// The groups of a new stream's shards. Topic placement has shard n in group n + 1, so that both hashes above agree.
+pub(crate) fn shard_groups(id: StreamId, placement: Placement, shards: u16, groups: u16) -> Vec<GroupId> {
+    match placement {
+        Placement::Topic => (1..=groups).map(GroupId).collect(),
+        Placement::Key => {
+            let first = slot(&id.0.to_be_bytes());
+            (0..shards)
+                .map(|number| GroupId((first + number) % groups + 1))
+                .collect()
+        }
+    }
+}
+
+/// The captures of one routing, and the routes already worked out.
+#[derive(Debug)]
+pub(crate) struct Router {
+    revision: RouteRevision,
+    groups: u16,
+    /// The most specific first, then by name: the first match is the home.
+    captures: Vec<(TopicFilter, Arc<StreamRow>)>,
+    default: Option<Arc<StreamRow>>,
+    routes: RwLock<HashMap<ByteString, Arc<Route>>>,
+}
+
+impl Router {
+    pub fn new(catalog: &Catalog, groups: u16) -> Router {
+        let mut captures: Vec<_> = catalog
+            .streams
+            .values()
+            .filter(|stream| stream.state != StreamState::Dropping)
+            .flat_map(|stream| stream.capture_filters().map(|filter| (filter, stream.clone())))
+            .collect();
+        captures.sort_by(|(a, one), (b, other)| a.cmp_specificity(b).then_with(|| one.name.cmp(&other.name)));
+        let default = catalog.streams.get(DEFAULT_STREAM).cloned();
+        Router {
+            revision: catalog.route_revision,
+            groups,
+            captures,
+            default,
+            routes: RwLock::default(),
+        }
+    }
+
+    pub fn revision(&self) -> RouteRevision {
+        self.revision
+    }
+
+    /// The route of a topic. None only before the default stream is made.
+    pub fn route(&self, topic: &TopicName) -> Option<Arc<Route>> {
+        let cached = self
+            .routes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(topic.as_str())
+            .cloned();
+        if cached.is_some() {
+            return cached;
+        }
+        let route = Arc::new(self.work_out(topic)?);
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        if routes.len() >= ROUTES_CACHED_MAX {
+            routes.clear();
+        }
+        routes.insert(topic.to_byte_string(), route.clone());
+        Some(route)
+    }
+
+    fn work_out(&self, topic: &TopicName) -> Option<Route> {
+        let group = group_for_topic(topic.as_str(), self.groups);
+        let shard = |stream: &StreamRow| stream.shard(group.0 - 1);
+        let mut shards: Vec<ShardId> = Vec::new();
+        for (filter, stream) in &self.captures {
+            if filter.matches(topic) && !shards.iter().any(|taken| taken.stream == stream.id) {
+                shards.push(shard(stream));
+            }
+        }
+        // Only the most specific takes the message where the default stream would be a second copy of everything.
+        let default = self.default.as_deref().map(shard);
+        if shards.len() > 1 {
+            shards.retain(|taken| Some(*taken) != default);
+        }
+        let mut shards = shards.into_iter();
+        let home = shards.next().or(default)?;
+        Some(Route {
+            group,
+            revision: self.revision,
+            home,
+            copies: shards.collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{StreamForm, StreamOptions};
+
+    fn stream(id: u64, name: &str, captures: &[&str]) -> Arc<StreamRow> {
+        Arc::new(StreamRow {
+            id: StreamId(id),
+            name: name.into(),
+            state: StreamState::Active,
+            placement: Placement::Topic,
+            shards: shard_groups(StreamId(id), Placement::Topic, 1, 4),
+            columns: Vec::new(),
+            captures: captures.iter().map(|text| text.to_string()).collect(),
+            form: StreamForm::Append,
+            options: StreamOptions::default(),
+            query: None,
+            created_at_ms: 0,
+            sql: String::new(),
+        })
+    }
+
+    fn router(streams: &[Arc<StreamRow>]) -> Router {
+        let mut catalog = Catalog::default();
+        for stream in streams {
+            catalog.streams.insert(stream.name.clone(), stream.clone());
+        }
+        Router::new(&catalog, 4)
+    }
+
+    fn homes(router: &Router, topic: &str) -> (u64, Vec<u64>) {
+        let route = router.route(&TopicName::new(topic).unwrap()).unwrap();
+        assert!(
+            route
+                .copies
+                .iter()
+                .chain([&route.home])
+                .all(|shard| shard.group == route.group),
+            "one group"
+        );
+        (
+            route.home.stream.0,
+            route.copies.iter().map(|shard| shard.stream.0).collect(),
+        )
+    }
+
+    #[test]
+    fn one_home_and_a_copy_for_every_other_capture() {
+        let router = router(&[
+            stream(1, DEFAULT_STREAM, &["#"]),
+            stream(2, "plants", &["plant/#", "plant/berlin/#"]),
+            stream(3, "temps", &["plant/{site}/temp"]),
+            stream(4, "alike", &["plant/{s}/temp"]),
+        ]);
+        assert_eq!(
+            homes(&router, "car/7"),
+            (1, vec![]),
+            "the default stream takes the rest"
+        );
+        assert_eq!(
+            homes(&router, "plant/x"),
+            (2, vec![]),
+            "and no copy of what others capture"
+        );
+        assert_eq!(
+            homes(&router, "plant/berlin/temp"),
+            (2, vec![4, 3]),
+            "literal before plus, once a stream"
+        );
+        assert_eq!(
+            homes(&router, "plant/rome/temp"),
+            (4, vec![3, 2]),
+            "then the name decides"
+        );
+        assert_eq!(
+            homes(&router, "$other/x"),
+            (1, vec![]),
+            "what `#` does not match has a home too"
+        );
+    }
+
+    #[test]
+    fn the_hash_is_pinned_for_ever() {
+        assert_eq!(
+            [slot(b""), slot(b"a"), slot(b"sensors/seattle"), slot(b"sensors/sf")],
+            PINNED
+        );
+        let row = stream(7, "s", &[]);
+        let record = Record {
+            topic: Some(TopicName::new("sensors/sf").unwrap()),
+            ..Record::new("x")
+        };
+        assert_eq!(shard_for(&row, &record).group, group_for_topic("sensors/sf", 4));
+    }
+
+    const PINNED: [u16; 4] = [194, 543, 435, 531];
+}

@@ -1,0 +1,202 @@
+//! A Batch on its way to the driver: records already encoded, where they arose; and the merging of many into an entry.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::apply::{Outcome, Refusal};
+use crate::batch::{Batch, Committed, Condition, Put};
+use crate::entry::{Entry, Item};
+use crate::error::WriteError;
+use crate::ids::{GroupId, LogIndex, RouteRevision, ShardId, TimestampMs};
+use crate::limits::{ENTRY_BYTES_TARGET, RECORD_BATCH_RECORDS_MAX};
+use crate::record_batch::{encode_record, seal};
+
+/// How a writer learns what became of its Batch.
+pub type Reply = oneshot::Sender<Result<Committed, WriteError>>;
+
+/// Encoded records for one shard.
+#[derive(Debug)]
+struct EncodedAppend {
+    shard: ShardId,
+    count: u32,
+    body: Vec<u8>,
+}
+
+/// A Batch, ready to be merged. Its admission ends when it is dropped.
+#[derive(Debug)]
+pub struct Proposal {
+    pub group: GroupId,
+    revision: Option<RouteRevision>,
+    conditions: Vec<Condition>,
+    appends: Vec<EncodedAppend>,
+    puts: Vec<Put>,
+    pub reply: Reply,
+    _admission: OwnedSemaphorePermit,
+}
+
+impl Proposal {
+    /// Encodes the records of `batch`; runs where the writer runs.
+    pub fn new(batch: Batch, reply: Reply, admission: OwnedSemaphorePermit) -> Proposal {
+        let encode = |append: &crate::batch::Append| {
+            let mut body = Vec::with_capacity(append.records.iter().map(|record| record.size_bytes()).sum());
+            append
+                .records
+                .iter()
+                .for_each(|record| encode_record(record, &mut body));
+            EncodedAppend {
+                shard: append.shard,
+                count: append.records.len() as u32,
+                body,
+            }
+        };
+        Proposal {
+            group: batch.group,
+            revision: batch.revision,
+            conditions: batch.conditions,
+            appends: batch.appends.iter().map(encode).collect(),
+            puts: batch.puts,
+            reply,
+            _admission: admission,
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.appends.iter().map(|append| append.body.len()).sum::<usize>() + self.puts.len() * 64
+    }
+}
+
+/// A writer waiting for an item: for each of its appends, the item's append and the records in front of its own.
+#[derive(Debug)]
+pub struct Waiter {
+    item: usize,
+    appends: Vec<(usize, u64)>,
+    reply: Reply,
+    _admission: OwnedSemaphorePermit,
+}
+
+impl Waiter {
+    /// Tells the writer.
+    pub fn resolve(self, index: LogIndex, timestamp: TimestampMs, outcomes: &[Outcome], sent: Option<RouteRevision>) {
+        let result = match &outcomes[self.item] {
+            Ok(bases) => {
+                let offsets = self
+                    .appends
+                    .iter()
+                    .map(|(append, before)| bases[*append].plus(*before))
+                    .collect();
+                Ok(Committed {
+                    index,
+                    timestamp,
+                    offsets,
+                })
+            }
+            Err(Refusal::Conflict) => Err(WriteError::Conflict),
+            Err(Refusal::Stale(wanted)) => Err(WriteError::StaleRoute {
+                sent: sent.unwrap_or_default(),
+                wanted: *wanted,
+            }),
+        };
+        // A writer that no longer waits is not an error.
+        let _ = self.reply.send(result);
+    }
+
+    /// Tells the writer that nothing, or nobody knows what, came of it.
+    pub fn fail(self, error: WriteError) {
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// An entry and those who wait for it, with the revision of each item.
+#[derive(Debug)]
+pub struct Merged {
+    pub entry: Entry,
+    pub waiters: Vec<Waiter>,
+}
+
+impl Merged {
+    /// The route revision that a waiter's item was sent with.
+    pub fn revision_of(revisions: &[Option<RouteRevision>], waiter: &Waiter) -> Option<RouteRevision> {
+        revisions.get(waiter.item).copied().flatten()
+    }
+}
+
+/// An item being filled: bodies instead of sealed record batches.
+#[derive(Default)]
+struct OpenItem {
+    revision: Option<RouteRevision>,
+    conditions: Vec<Condition>,
+    appends: Vec<EncodedAppend>,
+    /// The append that a shard's next records join.
+    open: HashMap<ShardId, usize>,
+    puts: Vec<Put>,
+}
+
+impl OpenItem {
+    /// Unconditional Batches of one routing share an item.
+    fn takes(&self, proposal: &Proposal) -> bool {
+        self.conditions.is_empty() && proposal.conditions.is_empty() && self.revision == proposal.revision
+    }
+
+    /// Joins the records of one append; gives where they stand.
+    fn join(&mut self, append: EncodedAppend) -> (usize, u64) {
+        if let Some(at) = self.open.get(&append.shard) {
+            let open = &mut self.appends[*at];
+            if open.count as usize + append.count as usize <= RECORD_BATCH_RECORDS_MAX {
+                let before = u64::from(open.count);
+                open.count += append.count;
+                open.body.extend_from_slice(&append.body);
+                return (*at, before);
+            }
+        }
+        self.appends.push(append);
+        let at = self.appends.len() - 1;
+        self.open.insert(self.appends[at].shard, at);
+        (at, 0)
+    }
+
+    fn seal(self, time: TimestampMs) -> Item {
+        let seal = |append: EncodedAppend| (append.shard, Bytes::from(seal(&append.body, append.count, time)));
+        Item {
+            revision: self.revision,
+            conditions: self.conditions,
+            appends: self.appends.into_iter().map(seal).collect(),
+            puts: self.puts,
+        }
+    }
+}
+
+/// Merges proposals, in order, until the entry has its size; the rest stays in `queue`.
+pub fn merge(queue: &mut std::collections::VecDeque<Proposal>, time: TimestampMs) -> Merged {
+    let mut items: Vec<OpenItem> = Vec::new();
+    let mut waiters = Vec::with_capacity(queue.len());
+    let mut bytes = 0;
+    while bytes < ENTRY_BYTES_TARGET
+        && let Some(proposal) = queue.pop_front()
+    {
+        bytes += proposal.size_bytes();
+        if !items.last().is_some_and(|item| item.takes(&proposal)) {
+            items.push(OpenItem {
+                revision: proposal.revision,
+                conditions: proposal.conditions,
+                ..OpenItem::default()
+            });
+        }
+        let at = items.len() - 1;
+        let item = &mut items[at];
+        let appends = proposal.appends.into_iter().map(|append| item.join(append)).collect();
+        item.puts.extend(proposal.puts);
+        waiters.push(Waiter {
+            item: at,
+            appends,
+            reply: proposal.reply,
+            _admission: proposal._admission,
+        });
+    }
+    let items = items.into_iter().map(|item| item.seal(time)).collect();
+    Merged {
+        entry: Entry { time, items },
+        waiters,
+    }
+}

@@ -1,0 +1,260 @@
+//! The Raft log of one group over raft-engine, as raft-rs wants to read it.
+//!
+//! raft-rs hands entries over before they are on disk (`advance_append_async`) and may read them back at once, so the
+//! newest entries stay in memory until they are both persisted and applied; older ones are read from raft-engine. What
+//! has to be written is collected as a [`LogWrite`], so that one write and one fsync serve all groups.
+//!
+//! ```text
+//! region = group + 1, so that region 0 stays free
+//!   entries   eraftpb::Entry by index
+//!   "hard"    eraftpb::HardState
+//!   "cut"     index u64 | term u64, little-endian: the last entry that was cut off
+//! ```
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use raft_engine::{Command, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+
+use crate::ids::{GroupId, LogIndex, NodeId, Term};
+use crate::wire::Reader;
+
+const HARD_STATE_KEY: &[u8] = b"hard";
+const CUT_KEY: &[u8] = b"cut";
+
+/// A log file's size; the log is cut in whole files.
+const FILE_BYTES: u64 = 64 << 20;
+/// Above this, files with live entries are rewritten so that old files can go.
+const PURGE_BYTES: u64 = 512 << 20;
+
+/// raft-engine's entry type for raft-rs.
+#[derive(Clone)]
+pub struct EntryMessage;
+
+impl MessageExt for EntryMessage {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+/// The log engine all groups share.
+pub type LogEngine = raft_engine::Engine;
+
+/// Opens the log of all groups in `folder`. Only an invalid tail, the trace of a write that a crash cut short, is cut.
+pub fn open(folder: &Path) -> raft_engine::Result<Arc<LogEngine>> {
+    let config = raft_engine::Config {
+        dir: folder.to_string_lossy().into_owned(),
+        recovery_mode: RecoveryMode::TolerateTailCorruption,
+        // Record batches are compressed already.
+        batch_compression_threshold: ReadableSize(0),
+        target_file_size: ReadableSize(FILE_BYTES),
+        purge_threshold: ReadableSize(PURGE_BYTES),
+        ..raft_engine::Config::default()
+    };
+    LogEngine::open(config).map(Arc::new)
+}
+
+/// What one group adds to the next log write.
+#[derive(Debug, Default)]
+pub struct LogWrite {
+    pub entries: Vec<Entry>,
+    pub hard_state: Option<HardState>,
+    /// Entries up to here may go; they are flushed in RocksDB.
+    pub cut: Option<(LogIndex, Term)>,
+    /// Worth an fsync of its own. A commit index alone is not: it rides with the next entries.
+    pub sync: bool,
+}
+
+impl LogWrite {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.hard_state.is_none() && self.cut.is_none()
+    }
+
+    /// Adds it to the batch that the log thread writes and syncs.
+    pub fn encode(&self, group: GroupId, batch: &mut LogBatch) -> raft_engine::Result<()> {
+        let region = region(group);
+        batch.add_entries::<EntryMessage>(region, &self.entries)?;
+        if let Some(hard_state) = &self.hard_state {
+            batch.put_message(region, HARD_STATE_KEY.to_vec(), hard_state)?;
+        }
+        if let Some((index, term)) = self.cut {
+            batch.put(
+                region,
+                CUT_KEY.to_vec(),
+                [index.0.to_le_bytes(), term.0.to_le_bytes()].concat(),
+            )?;
+            batch.add_command(region, Command::Compact { index: index.0 + 1 });
+        }
+        Ok(())
+    }
+}
+
+/// One group's log.
+pub struct RaftLog {
+    engine: Arc<LogEngine>,
+    group: GroupId,
+    hard_state: HardState,
+    voters: ConfState,
+    /// The last entry that was cut off, and its term.
+    cut: (LogIndex, Term),
+    last: LogIndex,
+    /// The newest entries, ending at `last`.
+    tail: VecDeque<Entry>,
+}
+
+impl RaftLog {
+    /// Reads what the engine has of `group`. `applied` is known to be committed, even where the hard state was written
+    /// before the commit index got there.
+    pub fn load(engine: Arc<LogEngine>, group: GroupId, node: NodeId, applied: LogIndex) -> Result<RaftLog, String> {
+        let region = region(group);
+        let hard_state: Option<HardState> = engine
+            .get_message(region, HARD_STATE_KEY)
+            .map_err(|error| error.to_string())?;
+        let cut = match engine.get(region, CUT_KEY) {
+            Some(value) => {
+                let mut reader = Reader::new(Bytes::from(value));
+                let read = |reader: &mut Reader| reader.u64().map_err(|_| format!("group {group}: damaged cut row"));
+                (LogIndex(read(&mut reader)?), Term(read(&mut reader)?))
+            }
+            None => (LogIndex(0), Term(0)),
+        };
+        let last = engine
+            .last_index(region)
+            .map_or(cut.0, |last| LogIndex(last).max(cut.0));
+        let known = hard_state.is_some();
+        let mut hard_state = hard_state.unwrap_or_default();
+        if applied > last || (!known && applied > LogIndex(0)) {
+            return Err(format!(
+                "group {group} is applied to entry {applied}, but its raft log ends at {last}"
+            ));
+        }
+        if applied < cut.0 {
+            return Err(format!(
+                "group {group} is applied to entry {applied}, but its raft log begins after {}",
+                cut.0
+            ));
+        }
+        hard_state.commit = hard_state.commit.max(applied.0);
+        let voters = ConfState {
+            voters: vec![node.0],
+            ..ConfState::default()
+        };
+        Ok(RaftLog {
+            engine,
+            group,
+            hard_state,
+            voters,
+            cut,
+            last,
+            tail: VecDeque::new(),
+        })
+    }
+
+    /// Takes entries that raft-rs wants persisted; they replace what stood at their indexes.
+    pub fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        while self.tail.back().is_some_and(|entry| entry.index >= first.index) {
+            self.tail.pop_back();
+        }
+        self.tail.extend(entries.iter().cloned());
+        self.last = LogIndex(entries[entries.len() - 1].index);
+    }
+
+    /// Forgets entries in memory that are persisted and applied.
+    pub fn trim_tail(&mut self, through: LogIndex) {
+        while self.tail.front().is_some_and(|entry| entry.index <= through.0) {
+            self.tail.pop_front();
+        }
+    }
+
+    /// Cuts the log after `through`; gives the cut to write, if it is news.
+    pub fn cut(&mut self, through: LogIndex) -> Option<(LogIndex, Term)> {
+        if through <= self.cut.0 || through > self.last {
+            return None;
+        }
+        let term = self.term(through.0).ok()?;
+        self.cut = (through, Term(term));
+        Some(self.cut)
+    }
+
+    fn in_tail(&self, index: u64) -> Option<&Entry> {
+        let first = self.tail.front()?.index;
+        self.tail.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+}
+
+fn region(group: GroupId) -> u64 {
+    u64::from(group.0) + 1
+}
+
+fn other(error: raft_engine::Error) -> raft::Error {
+    raft::Error::Store(StorageError::Other(Box::new(error)))
+}
+
+impl Storage for RaftLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.voters.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.cut.0.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let tail_first = self.tail.front().map_or(self.last.0 + 1, |entry| entry.index);
+        let mut entries = Vec::with_capacity((high - low) as usize);
+        if low < tail_first {
+            let end = high.min(tail_first);
+            self.engine
+                .fetch_entries_to::<EntryMessage>(region(self.group), low, end, None, &mut entries)
+                .map_err(other)?;
+        }
+        entries.extend((low.max(tail_first)..high).filter_map(|index| self.in_tail(index).cloned()));
+        raft::util::limit_size(&mut entries, max_size.into());
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.cut.0.0 {
+            return Ok(self.cut.1.0);
+        }
+        if index < self.cut.0.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        if let Some(entry) = self.in_tail(index) {
+            return Ok(entry.term);
+        }
+        match self
+            .engine
+            .get_entry::<EntryMessage>(region(self.group), index)
+            .map_err(other)?
+        {
+            Some(entry) => Ok(entry.term),
+            None => Err(raft::Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.cut.0.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.0)
+    }
+
+    fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
+        // A group of one has nobody to send a snapshot to.
+        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}

@@ -1,0 +1,517 @@
+//! [`Store`]: the handle everyone holds, and what it shares with the threads behind it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_config::StoreConfig;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::apply::Applier;
+use crate::batch::{Batch, Committed, TableId};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::driver::{Driver, Message};
+use crate::engine::rocks::RocksEngine;
+use crate::engine::{Engine, Family};
+use crate::error::{OpenError, ReadError, WriteError};
+use crate::folder::Folder;
+use crate::follow::{Follower, GroupFollower, Position};
+use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
+use crate::keys::table_row;
+use crate::limits::{BATCH_BYTES_MAX, TABLE_KEY_BYTES_MAX};
+use crate::log_thread;
+use crate::maintenance::{self, Chore, free_bytes};
+use crate::placement::{Route, Router};
+use crate::proposal::Proposal;
+use crate::raft_log;
+use crate::reader;
+use crate::replica::Replica;
+use crate::stored::StoredBatch;
+use crate::tail::Tail;
+use crate::topic::TopicName;
+
+/// The only node there is until clusters come.
+const THIS_NODE: NodeId = NodeId(1);
+/// How often a start looks whether all groups are led.
+const START_POLL: Duration = Duration::from_millis(2);
+
+/// Who leads a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// This node leads, and has applied the first entry of its own term: it knows all that came before.
+    pub leading: bool,
+    /// The term this node knows of.
+    pub term: Term,
+    /// The leader, where known.
+    pub leader: Option<NodeId>,
+}
+
+/// What the handle, the followers and the threads share.
+pub(crate) struct Shared {
+    pub engine: Arc<dyn Engine>,
+    pub clock: Arc<dyn Clock>,
+    pub node: NodeId,
+    pub boot: BootId,
+    groups: u16,
+    tails: Vec<Tail>,
+    leadership: Vec<watch::Sender<Leadership>>,
+    catalog: watch::Sender<Arc<Catalog>>,
+    router: RwLock<Arc<Router>>,
+    reads: Semaphore,
+    free_disk_bytes: AtomicU64,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("node", &self.node)
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub fn tail(&self, group: GroupId) -> &Tail {
+        &self.tails[usize::from(group.0)]
+    }
+
+    /// The catalog's group and the data groups.
+    pub fn all_groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..=self.groups).map(GroupId)
+    }
+
+    /// Runs a read that may touch the disk; a bounded number at once.
+    pub async fn blocking<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        // The semaphore is never closed, so a permit always comes.
+        let _permit = self.reads.acquire().await;
+        match tokio::task::spawn_blocking(read).await {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going down; this task will not be polled again.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Makes a catalog the current one, before anyone learns that the change behind it is committed.
+    pub fn publish_catalog(&self, catalog: Catalog) {
+        let mut router = self.router.write().unwrap_or_else(PoisonError::into_inner);
+        if router.revision() != catalog.route_revision {
+            *router = Arc::new(Router::new(&catalog, self.groups));
+        }
+        drop(router);
+        self.catalog.send_replace(Arc::new(catalog));
+    }
+
+    pub fn set_leadership(&self, group: GroupId, now: Leadership) {
+        self.leadership[usize::from(group.0)].send_if_modified(|known| std::mem::replace(known, now) != now);
+    }
+
+    pub fn set_free_disk(&self, bytes: u64) {
+        metrics::gauge!("headwater_store_free_disk_bytes").set(bytes as f64);
+        self.free_disk_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn fail(&self, reason: String) {
+        self.failed.send_replace(Some(reason));
+    }
+}
+
+/// The handle everyone holds. Cheap to clone; when the last one is dropped the threads end.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub shared: Arc<Shared>,
+    inbox: Sender<Message>,
+    admission: Arc<Semaphore>,
+    admission_bytes: u32,
+    free_disk_min: u64,
+    /// One catalog change at a time on this node; others' are seen by the catalog's revision.
+    pub catalog_changes: tokio::sync::Mutex<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let _ = self.inbox.send(Message::Stop);
+    }
+}
+
+impl Store {
+    /// Opens or makes the data folder, replays the Raft log, and returns when this node leads every group. Blocks.
+    pub fn open(config: &StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, OpenError> {
+        let folder = Folder::open(&config.path, config.groups)?;
+        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&folder.state(), config.block_cache.as_usize())?);
+        let log = raft_log::open(&folder.raft()).map_err(|error| OpenError::RaftLog(error.to_string()))?;
+        let catalog = Catalog::load(&*engine).map_err(|error| OpenError::Damaged(error.to_string()))?;
+
+        let mut groups = Vec::new();
+        for id in (0..=config.groups).map(GroupId) {
+            let applier = Applier::load(engine.clone(), id).map_err(|error| OpenError::Damaged(error.to_string()))?;
+            let replica = Replica::open(log.clone(), id, THIS_NODE, applier.applied().index, config.admission.0)
+                .map_err(OpenError::Damaged)?;
+            groups.push((id, replica, applier));
+        }
+        let applied: Vec<LogIndex> = groups.iter().map(|(_, _, applier)| applier.applied().index).collect();
+        let shared = Arc::new(Shared {
+            engine,
+            node: THIS_NODE,
+            boot: BootId(clock.now().0.unsigned_abs()),
+            groups: config.groups,
+            tails: applied
+                .iter()
+                .map(|applied| Tail::new(*applied, config.tail_cache.as_usize()))
+                .collect(),
+            leadership: applied
+                .iter()
+                .map(|_| {
+                    watch::Sender::new(Leadership {
+                        leading: false,
+                        term: Term(0),
+                        leader: None,
+                    })
+                })
+                .collect(),
+            router: RwLock::new(Arc::new(Router::new(&catalog, config.groups))),
+            catalog: watch::Sender::new(Arc::new(catalog.clone())),
+            reads: Semaphore::new(config.read_threads),
+            free_disk_bytes: AtomicU64::new(free_bytes(folder.path())),
+            failed: watch::Sender::new(None),
+            clock,
+        });
+
+        let (inbox, messages) = channel();
+        let (jobs, log_jobs) = channel();
+        let (chores, maintenance_chores) = channel();
+        let driver = Driver::new(
+            shared.clone(),
+            messages,
+            jobs,
+            chores.clone(),
+            groups,
+            catalog,
+            config.flush_every.0,
+        );
+        let threads = vec![
+            spawn("hw-log", {
+                let (log, inbox) = (log.clone(), inbox.clone());
+                move || log_thread::run(&log, log_jobs, inbox)
+            })?,
+            spawn("hw-maintenance", {
+                let (shared, path, inbox) = (shared.clone(), folder.path().clone(), inbox.clone());
+                move || maintenance::run(&shared, &log, &path, maintenance_chores, inbox)
+            })?,
+            spawn("hw-driver", move || {
+                driver.run();
+                let _ = chores.send(Chore::Stop);
+                drop(folder);
+            })?,
+        ];
+        let admission_bytes = u32::try_from(config.admission.0).unwrap_or(u32::MAX);
+        let inner = Inner {
+            shared,
+            inbox,
+            admission: Arc::new(Semaphore::new(admission_bytes as usize)),
+            admission_bytes,
+            free_disk_min: config.free_disk_min.0,
+            catalog_changes: tokio::sync::Mutex::new(()),
+            threads: Mutex::new(threads),
+        };
+        let store = Store { inner: Arc::new(inner) };
+        store.wait_until_led()?;
+        store.make_default_stream()?;
+        Ok(store)
+    }
+
+    fn wait_until_led(&self) -> Result<(), OpenError> {
+        let shared = &self.inner.shared;
+        while !shared.leadership.iter().all(|group| group.borrow().leading) {
+            if let Some(reason) = shared.failed.borrow().clone() {
+                return Err(OpenError::Damaged(reason));
+            }
+            std::thread::sleep(START_POLL);
+        }
+        Ok(())
+    }
+
+    /// On a thread of its own: `open` may be called where a runtime already runs.
+    fn make_default_stream(&self) -> Result<(), OpenError> {
+        let store = self.clone();
+        let made = spawn("hw-bootstrap", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            let outcome = runtime.map(|runtime| runtime.block_on(store.ensure_default_stream()));
+            if let Err(error) | Ok(Err(error)) = outcome.map(|made| made.map_err(std::io::Error::other)) {
+                store
+                    .inner
+                    .shared
+                    .fail(format!("cannot make the default stream: {error}"));
+            }
+        })?;
+        let _ = made.join();
+        match self.inner.shared.failed.borrow().clone() {
+            Some(reason) => Err(OpenError::Damaged(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for admission and commit. A [`WriteError::StaleRoute`] is the caller's to retry with a new route.
+    pub async fn write(&self, batch: Batch) -> Result<Committed, WriteError> {
+        self.submit(batch).await?.await
+    }
+
+    /// Waits for admission only: this is the backpressure. Batches of one caller to one group commit in the order of
+    /// submission. Appends without records are left out.
+    pub async fn submit(&self, mut batch: Batch) -> Result<Receipt, WriteError> {
+        batch.appends.retain(|append| !append.records.is_empty());
+        let bytes = batch.size_bytes();
+        let key_bytes = batch.puts.iter().map(|put| put.key.len()).max().unwrap_or(0);
+        if bytes > BATCH_BYTES_MAX {
+            return Err(WriteError::TooLarge {
+                bytes,
+                limit: BATCH_BYTES_MAX,
+            });
+        }
+        if key_bytes > TABLE_KEY_BYTES_MAX {
+            return Err(WriteError::TooLarge {
+                bytes: key_bytes,
+                limit: TABLE_KEY_BYTES_MAX,
+            });
+        }
+        assert!(
+            batch.group.0 <= self.inner.shared.groups,
+            "a Batch is for a group that exists"
+        );
+        let (free, mark) = (
+            self.inner.shared.free_disk_bytes.load(Ordering::Relaxed),
+            self.inner.free_disk_min,
+        );
+        if free < mark {
+            return Err(WriteError::DiskFull { free, mark });
+        }
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.inner.admission_bytes);
+        let admission = self.inner.admission.clone().acquire_many_owned(permits).await;
+        let admission = admission.map_err(|_| WriteError::Stopped)?;
+        let (reply, receiver) = oneshot::channel();
+        let proposal = Proposal::new(batch, reply, admission);
+        self.inner
+            .inbox
+            .send(Message::Propose(proposal))
+            .map_err(|_| WriteError::Stopped)?;
+        Ok(Receipt(receiver))
+    }
+
+    /// Stored records from `from`, about `max_bytes`, at least one batch; empty at the end. The first batch may begin
+    /// before `from`.
+    pub async fn read(&self, shard: ShardId, from: Offset, max_bytes: usize) -> Result<Vec<StoredBatch>, ReadError> {
+        let engine = self.inner.shared.engine.clone();
+        self.blocking(move || reader::read(&*engine, shard, from, max_bytes))
+            .await
+    }
+
+    /// (the first stored offset, the offset after the last).
+    pub async fn bounds(&self, shard: ShardId) -> Result<(Offset, Offset), ReadError> {
+        let engine = self.inner.shared.engine.clone();
+        self.blocking(move || reader::bounds(&*engine, shard)).await
+    }
+
+    /// Where a position is in each shard, now.
+    pub async fn resolve(&self, shards: Vec<ShardId>, from: Position) -> Result<Vec<(ShardId, Offset)>, ReadError> {
+        let engine = self.inner.shared.engine.clone();
+        self.blocking(move || {
+            shards
+                .into_iter()
+                .map(|shard| {
+                    let offset = match from {
+                        Position::Earliest => reader::bounds(&*engine, shard)?.0,
+                        Position::Latest => reader::bounds(&*engine, shard)?.1,
+                        Position::Offset(offset) => offset,
+                        Position::Timestamp(time) => reader::offset_at(&*engine, shard, time)?,
+                    };
+                    Ok((shard, offset))
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Follows shards from a position.
+    pub async fn follow(&self, shards: Vec<ShardId>, from: Position) -> Result<Follower, ReadError> {
+        Ok(self.follow_from(self.resolve(shards, from).await?))
+    }
+
+    /// Follows shards from saved cursors.
+    pub fn follow_from(&self, cursors: Vec<(ShardId, Offset)>) -> Follower {
+        Follower::new(self.inner.shared.clone(), cursors)
+    }
+
+    /// Follows all entries of a group that are applied after now.
+    pub fn follow_group(&self, group: GroupId) -> GroupFollower {
+        GroupFollower::new(self.inner.shared.clone(), group)
+    }
+
+    /// A table of a group: synchronous reads of committed rows.
+    pub fn table(&self, group: GroupId, table: TableId) -> Table {
+        Table {
+            engine: self.inner.shared.engine.clone(),
+            group,
+            table,
+        }
+    }
+
+    /// The catalog, as a snapshot that changes.
+    pub fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.inner.shared.catalog.subscribe()
+    }
+
+    /// Where a topic goes under the routing of now; remembered by topic.
+    pub fn route(&self, topic: &TopicName) -> Arc<Route> {
+        let router = self
+            .inner
+            .shared
+            .router
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        router
+            .route(topic)
+            .unwrap_or_else(|| unreachable!("`open` makes the default stream, and it cannot be dropped"))
+    }
+
+    /// Who leads a group.
+    pub fn leadership(&self, group: GroupId) -> watch::Receiver<Leadership> {
+        self.inner.shared.leadership[usize::from(group.0)].subscribe()
+    }
+
+    /// The data groups.
+    pub fn data_groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        self.inner.shared.all_groups().filter(|group| *group != CATALOG_GROUP)
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.inner.shared.node
+    }
+
+    /// This start of this node.
+    pub fn boot(&self) -> BootId {
+        self.inner.shared.boot
+    }
+
+    /// The clock's time.
+    pub fn now(&self) -> TimestampMs {
+        self.inner.shared.clock.now()
+    }
+
+    /// Runs a read that may touch the disk on the store's bounded pool.
+    pub async fn blocking<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        self.inner.shared.blocking(read).await
+    }
+
+    /// Resolves, with the reason, when the store had to stop by itself, as after a failed fsync.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.inner.shared.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+            Ok(Some(reason)) => reason,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Refuses new writes, commits what was admitted, and returns when the threads have ended. Idempotent.
+    pub async fn stop(&self) {
+        self.inner.admission.close();
+        let _ = self.inner.inbox.send(Message::Stop);
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        self.blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())))
+            .await;
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    let io = |source| OpenError::Io {
+        path: name.into(),
+        source,
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(io)
+}
+
+/// Resolves when a submitted Batch is committed or refused.
+#[derive(Debug)]
+pub struct Receipt(oneshot::Receiver<Result<Committed, WriteError>>);
+
+impl Future for Receipt {
+    type Output = Result<Committed, WriteError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|reply| reply.unwrap_or(Err(WriteError::Indefinite("the node stopped before it answered"))))
+    }
+}
+
+/// A table of one group.
+#[derive(Clone)]
+pub struct Table {
+    engine: Arc<dyn Engine>,
+    group: GroupId,
+    table: TableId,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("group", &self.group)
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// One row.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self
+            .engine
+            .get(Family::State, &table_row::key(self.group, self.table, key))?)
+    }
+
+    /// Rows whose key begins with `prefix`, from `from` on (empty: the first), at most `limit`, in key order.
+    pub fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let full = |row: &[u8]| table_row::key(self.group, self.table, row);
+        let mut rows = Vec::new();
+        if limit == 0 {
+            return Ok(rows);
+        }
+        self.engine.scan(
+            Family::State,
+            &full(prefix),
+            &full(from.max(prefix)),
+            &mut |key, value| {
+                let row = table_row::row(key).unwrap_or_default();
+                rows.push((Bytes::copy_from_slice(row), Bytes::copy_from_slice(value)));
+                rows.len() < limit
+            },
+        )?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,86 @@
+//! A record batch as followers get it: shared, checked and decompressed at most once.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::error::ReadError;
+use crate::ids::{Offset, ShardId};
+use crate::record::Record;
+use crate::record_batch::{RecordBatchError, RecordBatchHeader, decode_records, open_body, parse_header};
+
+/// One stored record batch of one shard. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoredBatch {
+    /// Its shard.
+    pub shard: ShardId,
+    /// The offset of its first record.
+    pub base: Offset,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    header: RecordBatchHeader,
+    encoded: Bytes,
+    body: OnceLock<Result<Bytes, RecordBatchError>>,
+}
+
+impl StoredBatch {
+    /// Takes the bytes of a record batch; the header is checked now, the body when it is first read.
+    pub(crate) fn new(shard: ShardId, encoded: Bytes) -> Result<StoredBatch, RecordBatchError> {
+        let header = parse_header(&encoded)?;
+        let shared = Shared {
+            header,
+            encoded,
+            body: OnceLock::new(),
+        };
+        Ok(StoredBatch {
+            shard,
+            base: header.base_offset,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Records in it.
+    pub fn count(&self) -> u64 {
+        u64::from(self.shared.header.count)
+    }
+
+    /// The offset after its last record.
+    pub fn end(&self) -> Offset {
+        self.base.plus(self.count())
+    }
+
+    /// Its records at `from` and after, with their offsets. The decompressed body is shared by all readers.
+    pub fn records_from(&self, from: Offset) -> Result<Vec<(Offset, Record)>, ReadError> {
+        let body = self.shared.body.get_or_init(|| open_body(&self.shared.encoded));
+        let records = body.clone().and_then(|body| decode_records(&self.shared.header, body));
+        let mut records = records.map_err(|error| damaged(self.shard, self.base, &error))?;
+        let skip = from.0.saturating_sub(self.base.0).min(records.len() as u64);
+        records.drain(..skip as usize);
+        Ok(records)
+    }
+
+    /// Bytes as stored.
+    pub fn size_bytes(&self) -> usize {
+        self.shared.encoded.len()
+    }
+
+    pub(crate) fn encoded(&self) -> Bytes {
+        self.shared.encoded.clone()
+    }
+
+    /// The largest append time in it.
+    pub(crate) fn max_timestamp(&self) -> crate::ids::TimestampMs {
+        self.shared.header.max_timestamp
+    }
+}
+
+pub(crate) fn damaged(shard: ShardId, offset: Offset, reason: &dyn std::fmt::Display) -> ReadError {
+    ReadError::Damaged {
+        shard,
+        offset,
+        reason: reason.to_string(),
+    }
+}
