@@ -78,6 +78,7 @@ mod reader;
 mod record;
 mod record_batch;
 mod replica;
+mod retained;
 #[cfg(test)]
 mod simulation;
 mod store;
@@ -101,6 +102,7 @@ pub use ids::{
 };
 pub use placement::{DEFAULT_STREAM, Route, SLOTS, group_for_topic, shard_for, slot};
 pub use record::{Header, Qos, Record};
+pub use retained::{RETAINED_ROW_VERSION, retained_put};
 pub use store::{Leadership, Receipt, Store, Table};
 pub use stored::StoredBatch;
 pub use topic::{Level, TopicError, TopicFilter, TopicName};

@@ -363,6 +363,11 @@ impl Store {
         Follower::new(self.inner.shared.clone(), cursors)
     }
 
+    /// How far a group is applied: everything that was acknowledged is at this index or before it.
+    pub fn applied(&self, group: GroupId) -> LogIndex {
+        *self.inner.shared.tail(group).applied().borrow()
+    }
+
     /// Follows all entries of a group that are applied after now.
     pub fn follow_group(&self, group: GroupId) -> GroupFollower {
         GroupFollower::new(self.inner.shared.clone(), group)

@@ -1,0 +1,190 @@
+//! Results while they come: server-sent events (the HTML standard, section 9.2) and NDJSON.
+//!
+//! Rows are pulled from the query only as fast as the client takes them. When the client goes, the body is dropped, and
+//! with it the query.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use headwater_sql::{Outcome, RowStream, SqlError};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::header::{self, HeaderValue};
+use hyper::Response;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{HEARTBEAT, PIECE_BYTES};
+use crate::problem::{Problem, codes};
+use crate::routes::Answer;
+
+/// Everything as server-sent events: `done` for a statement without rows, `rows` or `changes` before the rows of one,
+/// the rows without an event name, `error` and `end`.
+pub(crate) async fn events(outcomes: Vec<Outcome>, stopping: CancellationToken) -> Answer {
+    respond("text/event-stream", Pieces::new(outcomes, stopping, Framing::Events)).await
+}
+
+/// The rows of all statements, one a line. An error is the last line, as a problem object.
+pub(crate) async fn lines(outcomes: Vec<Outcome>, stopping: CancellationToken) -> Answer {
+    respond("application/x-ndjson", Pieces::new(outcomes, stopping, Framing::Lines)).await
+}
+
+async fn respond(content_type: &'static str, mut pieces: Pieces) -> Answer {
+    pieces.prime().await?;
+    let frames = stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(piece))), pieces))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx holds events back unless it is told not to.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// One line of JSON.
+type Row = Result<String, SqlError>;
+
+/// How rows and the rest are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Events,
+    Lines,
+}
+
+impl Framing {
+    fn row(self, out: &mut String, row: &str) {
+        match self {
+            // A row is one line: the engine writes JSON without line ends.
+            Framing::Events => out.extend(["data: ", row, "\n\n"]),
+            Framing::Lines => out.extend([row, "\n"]),
+        }
+    }
+
+    fn event(self, out: &mut String, event: &str, data: &Value) {
+        if self == Framing::Events {
+            out.extend(["event: ", event, "\ndata: ", &data.to_string(), "\n\n"]);
+        }
+    }
+
+    fn error(self, out: &mut String, problem: &Problem) {
+        match self {
+            Framing::Events => self.event(out, "error", &problem.to_json()),
+            Framing::Lines => out.extend([problem.to_json().to_string().as_str(), "\n"]),
+        }
+    }
+}
+
+/// The answer, piece by piece.
+struct Pieces {
+    outcomes: VecDeque<Outcome>,
+    /// What the first SELECT gave first, when it is known already.
+    first: Option<Option<Row>>,
+    rows: Option<RowStream>,
+    stopping: CancellationToken,
+    framing: Framing,
+    ended: bool,
+}
+
+impl Pieces {
+    fn new(outcomes: Vec<Outcome>, stopping: CancellationToken, framing: Framing) -> Pieces {
+        Pieces { outcomes: outcomes.into(), first: None, rows: None, stopping, framing, ended: false }
+    }
+
+    /// Waits for the first row of a SELECT that ends: where it fails at once, the answer can still be a proper refusal.
+    async fn prime(&mut self) -> Result<(), Problem> {
+        let first = self.outcomes.iter_mut().find(|outcome| !matches!(outcome, Outcome::Done { .. }));
+        if let Some(Outcome::Rows(rows)) = first {
+            self.first = match rows.next().await {
+                Some(Err(error)) => return Err(error.into()),
+                first => Some(first),
+            };
+        }
+        Ok(())
+    }
+
+    /// The next bytes to send; None at the end.
+    async fn next(&mut self) -> Option<String> {
+        let mut out = String::new();
+        while !self.ended && out.is_empty() {
+            match &mut self.rows {
+                None => self.begin(&mut out),
+                Some(rows) => {
+                    let row = tokio::select! {
+                        row = rows.next() => row,
+                        () = tokio::time::sleep(HEARTBEAT) => {
+                            self.heartbeat(&mut out);
+                            continue;
+                        }
+                        () = self.stopping.cancelled() => {
+                            self.stop(&mut out);
+                            continue;
+                        }
+                    };
+                    self.take(row, &mut out);
+                    self.take_ready(&mut out);
+                }
+            }
+        }
+        (!out.is_empty()).then_some(out)
+    }
+
+    /// The next statement's outcome, or the end.
+    fn begin(&mut self, out: &mut String) {
+        match self.outcomes.pop_front() {
+            Some(Outcome::Done { message }) => self.framing.event(out, "done", &json!({ "message": message })),
+            Some(Outcome::Rows(rows)) => {
+                self.framing.event(out, "rows", &json!({}));
+                self.rows = Some(rows);
+                if let Some(first) = self.first.take() {
+                    self.take(first, out);
+                }
+            }
+            // Sent at once: it tells the client that the query listens from now on.
+            Some(Outcome::Changes(rows)) => {
+                self.framing.event(out, "changes", &json!({}));
+                self.rows = Some(rows);
+            }
+            None => {
+                self.framing.event(out, "end", &json!({}));
+                self.ended = true;
+            }
+        }
+    }
+
+    fn take(&mut self, row: Option<Row>, out: &mut String) {
+        match row {
+            Some(Ok(row)) => self.framing.row(out, &row),
+            Some(Err(error)) => {
+                self.framing.error(out, &error.into());
+                self.ended = true;
+            }
+            None => self.rows = None,
+        }
+    }
+
+    /// Rows that wait already go into the same piece.
+    fn take_ready(&mut self, out: &mut String) {
+        while !self.ended && out.len() < PIECE_BYTES {
+            let Some(row) = self.rows.as_mut().and_then(|rows| rows.next().now_or_never()) else { return };
+            self.take(row, out);
+        }
+    }
+
+    /// An empty line is nothing in NDJSON, as a comment is nothing among events.
+    fn heartbeat(&self, out: &mut String) {
+        out.push_str(match self.framing {
+            Framing::Events => ": \n\n",
+            Framing::Lines => "\n",
+        });
+    }
+
+    fn stop(&mut self, out: &mut String) {
+        self.framing.error(out, &Problem::new(codes::NOT_READY, "the server is stopping"));
+        self.ended = true;
+    }
+}

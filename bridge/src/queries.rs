@@ -1,0 +1,33 @@
+//! `GET /queries`: the persistent queries of the catalog.
+
+use headwater_store::QueryState;
+use hyper::StatusCode;
+use serde_json::json;
+
+use crate::body;
+use crate::routes::{Answer, Shared};
+
+/// `GET /queries`
+pub(crate) fn list(shared: &Shared) -> Answer {
+    let catalog = shared.store.catalog().borrow().clone();
+    let mut queries: Vec<_> = catalog.queries.values().collect();
+    queries.sort_by(|a, b| a.name.cmp(&b.name));
+    let name = |id| catalog.stream_by_id(id).map(|stream| stream.name.clone());
+    let rows: Vec<_> = queries
+        .into_iter()
+        .map(|query| {
+            json!({
+                "id": query.name,
+                "status": match query.state {
+                    QueryState::Running => "RUNNING",
+                    QueryState::Terminated => "TERMINATED",
+                },
+                "queryText": query.sql,
+                "sources": query.inputs.iter().filter_map(|id| name(*id)).collect::<Vec<_>>(),
+                "sink": name(query.output),
+                "createdAtMs": query.created_at_ms,
+            })
+        })
+        .collect();
+    Ok(body::json(StatusCode::OK, &json!({ "queries": rows })))
+}

@@ -1,0 +1,409 @@
+//! One task per client: bytes to packets, packets to the session, its actions to the rest; and everything for the
+//! client back into one write.
+//!
+//! The task is a state machine that is polled: each wake-up first collects what is ready (outcomes of published
+//! messages, deliveries, retained messages) into one buffer, writes it with one system call, then reads a large piece
+//! and takes it as far as it goes. Nothing it waits for can hold the other sides up: while the log asks for patience
+//! the client is not read from, but its deliveries and acknowledgements go on.
+
+mod finish;
+mod handshake;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use headwater_store::{ReadError, Store};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::clients::Client;
+use crate::error::End;
+use crate::limits::{
+    DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH, WRITE_BYTES_KEPT,
+};
+use crate::listener::Shared;
+use crate::outbox::Delivery;
+use crate::packet::{Decoder, PacketId, Reason};
+use crate::pipeline::{Outcome, Pipeline};
+use crate::publish::Origin;
+use crate::retained::Scan;
+use crate::session::{Action, Delivered, Session};
+use crate::subscriptions::Subscriber;
+
+pub use handshake::run;
+
+type Page = (Scan, Result<Vec<Delivery>, ReadError>);
+
+/// A client that has been let in.
+struct Connection {
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    stream: TcpStream,
+    decoder: Decoder,
+    session: Session,
+    pipeline: Pipeline,
+    input: BytesMut,
+    /// Free space for the next read.
+    read_bytes: usize,
+    output: BytesMut,
+    /// Taken from the outbox or read as retained, not yet made into packets.
+    deliveries: VecDeque<Delivery>,
+    /// Retained messages still to be read, one subscription after the other.
+    scans: VecDeque<Scan>,
+    page: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    keep_alive: Option<Pin<Box<Sleep>>>,
+    last_packet: Instant,
+    /// Reused from turn to turn.
+    actions: Vec<Action>,
+    outcomes: Vec<(Option<PacketId>, Outcome)>,
+}
+
+/// Whether a step did something, or why the connection ends.
+type Step = Result<bool, End>;
+
+impl Connection {
+    fn new(
+        shared: Arc<Shared>,
+        client: Arc<Client>,
+        stream: TcpStream,
+        decoder: Decoder,
+        session: Session,
+        input: BytesMut,
+    ) -> Connection {
+        let origin = Origin {
+            client_id: client.client_id.clone(),
+            username: client.username.clone(),
+        };
+        let now = Instant::now();
+        Connection {
+            pipeline: Pipeline::new(shared.publisher.clone(), origin, shared.subscriptions.clone()),
+            keep_alive: session.keep_alive().map(|limit| Box::pin(sleep_until(now + limit))),
+            shared,
+            client,
+            stream,
+            decoder,
+            session,
+            input,
+            read_bytes: READ_BYTES_MIN,
+            output: BytesMut::new(),
+            deliveries: VecDeque::new(),
+            scans: VecDeque::new(),
+            page: None,
+            last_packet: now,
+            actions: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// Serves the client until one side ends it.
+    async fn serve(&mut self) -> End {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        match self.poll_steps(context) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+
+    fn poll_steps(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        loop {
+            let mut moved = self.poll_pipeline(context)?;
+            moved |= self.poll_retained(context);
+            moved |= self.poll_outbox(context)?;
+            moved |= self.poll_write(context)?;
+            moved |= self.poll_read(context)?;
+            if !moved {
+                return self.poll_keep_alive(context);
+            }
+        }
+    }
+
+    /// Outcomes of published messages become PUBACKs.
+    fn poll_pipeline(&mut self, context: &mut Context<'_>) -> Step {
+        let moved = self.pipeline.poll(context, &mut self.outcomes);
+        let (mut acknowledged, mut refused) = (0, 0);
+        for (ack, outcome) in self.outcomes.drain(..) {
+            match (&outcome, ack) {
+                (Ok(()), Some(_)) => acknowledged += 1,
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    refused += 1;
+                    tracing::debug!(client_id = %self.client.client_id, %error, "message not published");
+                }
+            }
+            if let Some(packet_id) = ack {
+                self.session.acknowledge(packet_id, &outcome, &mut self.output)?;
+            }
+        }
+        if acknowledged > 0 {
+            self.shared.metrics.acknowledged_messages.increment(acknowledged);
+        }
+        if refused > 0 {
+            self.shared.metrics.refused_messages.increment(refused);
+        }
+        Ok(moved)
+    }
+
+    /// Reads the next page of retained messages when the last one has been sent.
+    fn poll_retained(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(page) = &mut self.page {
+            let Poll::Ready((scan, deliveries)) = page.as_mut().poll(context) else {
+                return false;
+            };
+            self.page = None;
+            match deliveries {
+                Ok(deliveries) => self.deliveries.extend(deliveries),
+                Err(error) => {
+                    tracing::error!(client_id = %self.client.client_id, %error, "retained messages cannot be read");
+                    return true;
+                }
+            }
+            if !scan.is_done() {
+                self.scans.push_front(scan);
+            }
+            return true;
+        }
+        if !self.deliveries.is_empty() {
+            return false;
+        }
+        let Some(scan) = self.scans.pop_front() else {
+            return false;
+        };
+        self.page = Some(Box::pin(read_page(self.shared.store.clone(), scan)));
+        true
+    }
+
+    /// Deliveries become PUBLISH packets, as far as the client's window and the write buffer go.
+    fn poll_outbox(&mut self, context: &mut Context<'_>) -> Step {
+        let room = match self.output.len() < WRITE_BYTES_HIGH {
+            true => DELIVERIES_PER_TURN_MAX.saturating_sub(self.deliveries.len()),
+            false => 0,
+        };
+        let taken = match self.client.outbox.poll_take(context, &mut self.deliveries, room) {
+            Poll::Ready(Err(end)) => return Err(end),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        Ok(self.send_deliveries() | taken)
+    }
+
+    fn send_deliveries(&mut self) -> bool {
+        if self.deliveries.is_empty() {
+            return false;
+        }
+        let (mut sent, mut expired, mut oversize) = (0, 0, 0);
+        let now = self.shared.store.now();
+        while self.output.len() < WRITE_BYTES_HIGH {
+            let Some(delivery) = self.deliveries.front() else { break };
+            match self.session.deliver(delivery, now, &mut self.output) {
+                Delivered::WindowFull => break,
+                Delivered::Sent => sent += 1,
+                Delivered::Expired => expired += 1,
+                Delivered::Oversize => oversize += 1,
+            }
+            self.deliveries.pop_front();
+        }
+        let metrics = &self.shared.metrics;
+        for (counter, count) in [
+            (&metrics.delivered_messages, sent),
+            (&metrics.expired_messages, expired),
+            (&metrics.oversize_messages, oversize),
+        ] {
+            if count > 0 {
+                counter.increment(count);
+            }
+        }
+        sent + expired + oversize > 0
+    }
+
+    /// One write for everything that came together.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Step {
+        let mut moved = false;
+        while !self.output.is_empty() {
+            match self.stream.try_write(&self.output) {
+                Ok(0) => return Err(End::Lost),
+                Ok(written) => {
+                    self.output.advance(written);
+                    self.shared.metrics.sent_bytes.increment(written as u64);
+                    moved = true;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    match self.stream.poll_write_ready(context) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return Err(End::Lost),
+                        Poll::Pending => return Ok(moved),
+                    }
+                }
+                Err(_) => return Err(End::Lost),
+            }
+        }
+        if self.output.capacity() > WRITE_BYTES_KEPT {
+            self.output = BytesMut::new();
+        }
+        Ok(moved)
+    }
+
+    /// False while something else has to move first: the log, the socket's other direction, an older client's window,
+    /// retained messages that were asked for.
+    fn may_read(&self) -> bool {
+        !self.pipeline.is_busy()
+            && self.output.len() < WRITE_BYTES_HIGH
+            && self.scans.len() < RETAINED_SCANS_MAX
+            && self.session.may_receive()
+    }
+
+    /// Takes the packets that are there, then reads once more.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Step {
+        let mut moved = self.take_packets()?;
+        if !self.may_read() {
+            return Ok(moved);
+        }
+        match self.stream.poll_read_ready(context) {
+            Poll::Pending => {
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
+                return Ok(moved);
+            }
+            Poll::Ready(Err(_)) => return Err(End::Lost),
+            Poll::Ready(Ok(())) => {}
+        }
+        if self.input.capacity() - self.input.len() < self.read_bytes / 2 {
+            self.input.reserve(self.read_bytes);
+        }
+        let room = self.input.capacity() - self.input.len();
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(0) => return Err(End::Lost),
+            Ok(read) => {
+                self.shared.metrics.received_bytes.increment(read as u64);
+                self.read_bytes = match read {
+                    _ if read == room => (self.read_bytes * 2).min(READ_BYTES_MAX),
+                    _ if read < self.read_bytes / 4 => (self.read_bytes / 2).max(READ_BYTES_MIN),
+                    _ => self.read_bytes,
+                };
+                moved = true;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => moved = true,
+            Err(_) => return Err(End::Lost),
+        }
+        Ok(self.take_packets()? | moved)
+    }
+
+    /// Decodes and carries out all packets in the buffer, and closes the chunk that their messages make.
+    fn take_packets(&mut self) -> Step {
+        let (mut taken, mut messages) = (0u64, 0);
+        let ended = loop {
+            if !self.may_read() {
+                break None;
+            }
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(packet)) => {
+                    taken += 1;
+                    if let Err(end) = self.session.receive(packet, &mut self.actions) {
+                        break Some(end);
+                    }
+                    messages += self.act();
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(End::server(error.reason(), error.to_string())),
+            }
+        };
+        // What came before the packet that ended it still counts.
+        messages += self.act();
+        self.pipeline.seal();
+        if messages > 0 {
+            self.shared.metrics.received_messages.increment(messages);
+        }
+        if let Some(end) = ended {
+            return Err(end);
+        }
+        if taken > 0 {
+            self.last_packet = Instant::now();
+        }
+        Ok(taken > 0)
+    }
+
+    /// Carries out what the session asks for; returns how many messages were among it.
+    fn act(&mut self) -> u64 {
+        let mut messages = 0;
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Publish { message, ack } => {
+                    messages += 1;
+                    self.shared.metrics.tally(self.pipeline.push(message, ack));
+                }
+                Action::Refuse { ack, error } => {
+                    messages += 1;
+                    self.pipeline.refuse(ack, error);
+                }
+                Action::Subscribe(subscription) => {
+                    let subscriber = Subscriber {
+                        client: self.client.clone(),
+                        qos: subscription.options.qos,
+                        no_local: subscription.options.no_local,
+                        retain_as_published: subscription.options.retain_as_published,
+                        id: subscription.id,
+                        since: self.shared.applied(),
+                    };
+                    self.shared.subscriptions.subscribe(&subscription.filter, subscriber);
+                    self.client
+                        .subscriptions
+                        .store(self.session.subscriptions().len(), Ordering::Relaxed);
+                }
+                Action::Unsubscribe(filter) => {
+                    self.shared.subscriptions.unsubscribe(&filter, self.client.connection);
+                    self.client
+                        .subscriptions
+                        .store(self.session.subscriptions().len(), Ordering::Relaxed);
+                }
+                Action::Send(packet) => self.session.send(&packet, &mut self.output),
+                Action::SendRetained(subscription) => {
+                    let client_id = self.client.client_id.clone();
+                    self.scans
+                        .push_back(Scan::new(&self.shared.store, subscription, client_id));
+                }
+            }
+        }
+        messages
+    }
+
+    /// Ends a client that was silent for one and a half times its keep alive. While it is not read from, its silence
+    /// is not its own.
+    fn poll_keep_alive(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let (Some(sleep), Some(limit)) = (&mut self.keep_alive, self.session.keep_alive()) else {
+            return Ok(());
+        };
+        while sleep.as_mut().poll(context).is_ready() {
+            let paused = self.pipeline.is_busy() || !self.session.may_receive();
+            if paused {
+                self.last_packet = Instant::now();
+            }
+            let deadline = self.last_packet + limit;
+            if deadline <= Instant::now() {
+                return Err(End::server(
+                    Reason::KEEP_ALIVE_TIMEOUT,
+                    "no packet within one and a half keep alives",
+                ));
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Ok(())
+    }
+}
+
+async fn read_page(store: Store, mut scan: Scan) -> Page {
+    let reader = store.clone();
+    store
+        .blocking(move || {
+            let page = scan.next_page(&reader);
+            (scan, page)
+        })
+        .await
+}

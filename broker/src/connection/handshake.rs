@@ -1,0 +1,144 @@
+//! From an accepted socket to a session: CONNECT in time, or out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Connection;
+use super::finish::linger;
+use crate::clients::Client;
+use crate::error::End;
+use crate::limits::{FLUSH_WAIT_MS, READ_BYTES_MIN, TAKEOVER_WAIT_MS};
+use crate::listener::Shared;
+use crate::outbox::Outbox;
+use crate::packet::{Connect, DecodeError, Decoder, Packet, Reason, Version};
+use crate::session::{Accepted, accept, refusal};
+
+/// A client's whole stay.
+pub async fn run(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr) {
+    let mut input = BytesMut::new();
+    let mut decoder = Decoder::new(shared.packet_max);
+    let connect = tokio::select! {
+        connect = timeout(shared.connect_timeout, read_connect(&mut stream, &mut decoder, &mut input)) => connect,
+        () = shared.stopping.cancelled() => return,
+    };
+    match connect {
+        Ok(Ok(connect)) => admit(shared, stream, peer, connect, decoder, input).await,
+        Ok(Err(Failure::Closed)) => {}
+        Ok(Err(Failure::Decode(error))) => {
+            tracing::debug!(%peer, %error, "no CONNECT");
+            refuse_garbage(&mut stream, &error).await;
+        }
+        Err(_) => tracing::debug!(%peer, "no CONNECT in time"),
+    }
+}
+
+enum Failure {
+    Closed,
+    Decode(DecodeError),
+}
+
+async fn read_connect(
+    stream: &mut TcpStream,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Result<Box<Connect>, Failure> {
+    loop {
+        match decoder.decode(input).map_err(Failure::Decode)? {
+            Some(Packet::Connect(connect)) => return Ok(connect),
+            Some(_) => return Err(Failure::Decode(DecodeError::ConnectFirst)),
+            None => {}
+        }
+        input.reserve(READ_BYTES_MIN);
+        match stream.read_buf(input).await {
+            Ok(0) | Err(_) => return Err(Failure::Closed),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// A client that speaks some MQTT is told that it is not this one [MQTT-3.1.2-2]; anything else just sees the socket
+/// close, as both specifications allow.
+async fn refuse_garbage(stream: &mut TcpStream, error: &DecodeError) {
+    let DecodeError::ProtocolLevel(level) = error else {
+        return;
+    };
+    let version = if *level > 5 { Version::V5 } else { Version::V3_1_1 };
+    send_last(stream, &refusal(version, Reason::UNSUPPORTED_PROTOCOL_VERSION, "")).await;
+}
+
+async fn send_last(stream: &mut TcpStream, bytes: &[u8]) {
+    let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await
+    })
+    .await;
+    linger(stream).await;
+}
+
+async fn admit(
+    shared: Arc<Shared>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    connect: Box<Connect>,
+    decoder: Decoder,
+    input: BytesMut,
+) {
+    let version = connect.version;
+    let Accepted { session, connack } = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
+        Ok(accepted) => accepted,
+        Err((reason, detail)) => {
+            tracing::debug!(%peer, %reason, detail, "CONNECT refused");
+            shared.metrics.ended(&End::server(reason, detail));
+            return send_last(&mut stream, &refusal(version, reason, detail)).await;
+        }
+    };
+    drop(connect);
+    let client = Arc::new(Client {
+        connection: shared.next_connection(),
+        client_id: session.client_id().clone(),
+        username: session.username().cloned(),
+        peer,
+        version,
+        connected_at: shared.store.now(),
+        outbox: Outbox::new(shared.outbox_bytes),
+        subscriptions: AtomicUsize::new(0),
+        gone: CancellationToken::new(),
+    });
+    // However this task ends, whoever waits for the client's end is let go.
+    let _gone = client.gone.clone().drop_guard();
+    if let Some(previous) = shared.clients.register(&client) {
+        let _ = timeout(Duration::from_millis(TAKEOVER_WAIT_MS), previous.gone.cancelled()).await;
+    }
+    // Stopping tells all that are registered; one that registers later has to look.
+    if shared.stopping.is_cancelled() {
+        client.outbox.end(End::shutdown());
+    }
+    shared.metrics.connections.increment(1.0);
+    tracing::debug!(%peer, client_id = %client.client_id, version = version.as_str(), "connected");
+    let mut connection = Connection::new(shared.clone(), client.clone(), stream, decoder, session, input);
+    connection.session.send(&connack, &mut connection.output);
+    // A client whose Maximum Packet Size has no room for the answer cannot be served.
+    let end = match connection.output.is_empty() {
+        true => End::server(
+            Reason::PACKET_TOO_LARGE,
+            "the client takes no packet as large as its CONNACK",
+        ),
+        false => connection.serve().await,
+    };
+    tracing::debug!(%peer, client_id = %client.client_id, ?end, "ended");
+    shared.metrics.ended(&end);
+    connection.finish(&end).await;
+    shared.metrics.connections.decrement(1.0);
+    client.gone.cancel();
+    if matches!(end, End::Server { .. }) {
+        connection.linger().await;
+    }
+}

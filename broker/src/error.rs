@@ -1,0 +1,99 @@
+//! What can go wrong, one enum per operation, and how a connection ends.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use headwater_store::{TopicError, WriteError};
+
+use crate::packet::Reason;
+
+/// Why the broker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The port is taken, or the address is not ours.
+    #[error("cannot listen for MQTT on {address}: {source}; choose another address with --mqtt or broker.mqtt_listen")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+}
+
+/// Why a message was not published, or is not known to be.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// A published record needs a topic.
+    #[error("the record has no topic")]
+    NoTopic,
+    /// The topic is not one that clients may publish to.
+    #[error("topics below {0} belong to headwater")]
+    Reserved(&'static str),
+    /// Not a topic name.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The store refused it, or lost track of it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl PublishError {
+    /// The PUBACK's code; None when the outcome is not known or the broker is stopping, where the only honest answer
+    /// is none.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            PublishError::NoTopic | PublishError::Topic(_) => Some(Reason::TOPIC_NAME_INVALID),
+            PublishError::Reserved(_) => Some(Reason::NOT_AUTHORIZED),
+            PublishError::Write(WriteError::DiskFull { .. } | WriteError::TooLarge { .. }) => {
+                Some(Reason::QUOTA_EXCEEDED)
+            }
+            PublishError::Write(
+                WriteError::Conflict | WriteError::StaleRoute { .. } | WriteError::NotLeader { .. },
+            ) => Some(Reason::IMPLEMENTATION_SPECIFIC_ERROR),
+            PublishError::Write(WriteError::Indefinite(_) | WriteError::Stopped) => None,
+        }
+    }
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The client said goodbye; with its will when it asked for it (0x04).
+    Client { with_will: bool },
+    /// The socket closed or failed without a goodbye.
+    Lost,
+    /// The broker ends it. A 5.0 client is told why.
+    Server { reason: Reason, detail: Cow<'static, str> },
+}
+
+impl End {
+    /// The broker ends it for `reason`.
+    pub fn server(reason: Reason, detail: impl Into<Cow<'static, str>>) -> End {
+        End::Server {
+            reason,
+            detail: detail.into(),
+        }
+    }
+
+    /// Another connection came with the same client id.
+    pub fn taken_over() -> End {
+        End::server(Reason::SESSION_TAKEN_OVER, "another connection uses this client id")
+    }
+
+    /// The broker stops.
+    pub fn shutdown() -> End {
+        End::server(Reason::SERVER_SHUTTING_DOWN, "the server is stopping")
+    }
+
+    /// Every end but a plain DISCONNECT publishes the will [MQTT-3.1.2-8] [MQTT-3.14.4-3].
+    pub fn publishes_will(&self) -> bool {
+        !matches!(self, End::Client { with_will: false })
+    }
+
+    /// A short name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            End::Client { .. } => "client",
+            End::Lost => "lost",
+            End::Server { reason, .. } => reason.name(),
+        }
+    }
+}

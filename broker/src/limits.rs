@@ -1,0 +1,47 @@
+//! Every fixed limit of the broker. What an operator may set is in the configuration, section `[broker]`.
+
+/// Free space that a read begins with; an idle connection holds no read buffer at all.
+pub const READ_BYTES_MIN: usize = 4 << 10;
+/// Free space that a busy connection's reads grow to. All messages of one read travel in one Batch per group, so this
+/// also bounds how much one connection adds to one turn.
+pub const READ_BYTES_MAX: usize = 64 << 10;
+/// Bytes that wait for a socket before no more packets are made for it, and none are read from it.
+pub const WRITE_BYTES_HIGH: usize = 128 << 10;
+/// A write buffer that grew beyond this is given back when it is empty.
+pub const WRITE_BYTES_KEPT: usize = 16 << 10;
+/// Deliveries that a connection takes from its outbox at once.
+pub const DELIVERIES_PER_TURN_MAX: usize = 256;
+/// What a waiting delivery costs besides its payload: the queue's slot and its share of the message.
+pub const DELIVERY_OVERHEAD_BYTES: usize = 96;
+/// Topics whose subscribers a dispatcher remembers.
+pub const MATCHED_TOPICS_MAX: usize = 65_536;
+/// Topics whose subscribers a publishing connection remembers for its QoS 0 messages.
+pub const MATCHED_TOPICS_PER_CONNECTION_MAX: usize = 16;
+/// Retained messages read at once for one subscription.
+pub const RETAINED_PAGE_ROWS: usize = 32;
+/// Subscriptions of one client that wait for their retained messages before no more packets are read from it.
+pub const RETAINED_SCANS_MAX: usize = 16;
+/// Topic aliases that the broker assigns towards one client, however many the client offers.
+pub const OUTBOUND_ALIASES_MAX: u16 = 32;
+/// How often a message is routed again because the routing moved under it, before it is refused.
+pub const ROUTE_ATTEMPTS_MAX: u32 = 100;
+/// The pause before such an attempt, in milliseconds.
+pub const ROUTE_PAUSE_MS: u64 = 2;
+/// How long a new connection waits for the one it takes over: its will comes before the successor's messages.
+pub const TAKEOVER_WAIT_MS: u64 = 2_000;
+/// How long the last bytes (a DISCONNECT, acknowledgements) may take to leave.
+pub const FLUSH_WAIT_MS: u64 = 1_000;
+/// What a client may still send after the broker ended its connection, before the socket is reset.
+pub const LINGER_BYTES_MAX: u64 = 1 << 20;
+/// How long a connection that ends waits for the outcome of what its client published.
+pub const DRAIN_WAIT_MS: u64 = 5_000;
+/// How long stopping waits for all connections.
+pub const STOP_WAIT_MS: u64 = 10_000;
+/// The pause after an accept that failed for want of file descriptors or memory.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// A reason string: enough to say what was wrong, small enough for any Maximum Packet Size.
+pub const REASON_STRING_BYTES_MAX: usize = 200;
+
+const _: () = assert!(READ_BYTES_MIN <= READ_BYTES_MAX);
+const _: () = assert!(FLUSH_WAIT_MS < DRAIN_WAIT_MS && DRAIN_WAIT_MS < STOP_WAIT_MS);
+const _: () = assert!(MATCHED_TOPICS_PER_CONNECTION_MAX <= MATCHED_TOPICS_MAX);

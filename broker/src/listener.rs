@@ -1,0 +1,119 @@
+//! The MQTT port: accepts sockets, up to a limit, and gives each its task.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytestring::ByteString;
+use headwater_config::BrokerConfig;
+use headwater_store::{LogIndex, Store};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clients::Clients;
+use crate::connection;
+use crate::limits::ACCEPT_PAUSE_MS;
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::session::SessionLimits;
+use crate::subscriptions::Subscriptions;
+
+/// What all connections share.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Shared {
+    pub store: Store,
+    pub publisher: Publisher,
+    pub subscriptions: Arc<Subscriptions>,
+    pub clients: Clients,
+    pub metrics: Arc<Metrics>,
+    pub session_limits: SessionLimits,
+    pub packet_max: usize,
+    pub outbox_bytes: usize,
+    pub connect_timeout: Duration,
+    /// Cancelled when the broker stops.
+    pub stopping: CancellationToken,
+    connections: AtomicU64,
+    /// Makes assigned client ids hard to guess, so that nobody takes a session over by counting.
+    salt: std::hash::RandomState,
+}
+
+impl Shared {
+    /// For a broker of `store` with `config`.
+    pub fn new(store: Store, config: &BrokerConfig) -> Shared {
+        Shared {
+            publisher: Publisher::new(store.clone()),
+            store,
+            subscriptions: Arc::default(),
+            clients: Clients::default(),
+            metrics: Arc::new(Metrics::new()),
+            session_limits: SessionLimits::from(config),
+            packet_max: config.packet_max.as_usize(),
+            outbox_bytes: config.outbox.as_usize(),
+            connect_timeout: config.connect_timeout.duration(),
+            stopping: CancellationToken::new(),
+            connections: AtomicU64::new(0),
+            salt: std::hash::RandomState::new(),
+        }
+    }
+
+    /// How far each group is applied, by its number.
+    pub fn applied(&self) -> Arc<[LogIndex]> {
+        let groups = self.store.data_groups().map(|group| self.store.applied(group));
+        // Group 0 is the catalog, where nothing is published.
+        std::iter::once(LogIndex(u64::MAX)).chain(groups).collect()
+    }
+
+    /// A number that no other connection of this process has.
+    pub fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A client id for a client without one.
+    pub fn assign_client_id(&self) -> ByteString {
+        use std::hash::BuildHasher;
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        format!(
+            "auto-{number:x}-{:016x}",
+            self.salt.hash_one((number, self.store.boot()))
+        )
+        .into()
+    }
+}
+
+/// Accepts until the broker stops.
+pub async fn run(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, connections_max: usize) {
+    let free = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                    continue;
+                }
+            },
+            () = shared.stopping.cancelled() => return,
+        };
+        let Ok(permit) = free.clone().try_acquire_owned() else {
+            shared.metrics.connections_refused.increment(1);
+            tracing::debug!(%peer, "refused: broker.connections_max is reached");
+            continue;
+        };
+        shared.metrics.connections_accepted.increment(1);
+        tasks.spawn(serve(shared.clone(), stream, peer, permit));
+    }
+}
+
+async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: tokio::sync::OwnedSemaphorePermit) {
+    // Acknowledgements are small and are waited for; each write is already everything there is.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "TCP_NODELAY");
+    }
+    connection::run(shared, stream, peer).await;
+    drop(permit);
+}

@@ -1,0 +1,278 @@
+//! One client's messages on their way into the log: in order, many at once.
+//!
+//! All messages of one read become one [`Chunk`]: one Batch per group, so a busy client costs a few receipts a read
+//! and not one a message. Chunks are submitted in order; their acknowledgements come out in order, when all Batches of
+//! a chunk are committed. Waiting for admission is the backpressure: the connection reads nothing more meanwhile.
+//!
+//! When the routing changes while chunks are on the way, the store refuses those routed by the old one. They are then
+//! routed again and written one by one, before anything newer: a chunk of a newer routing is only submitted when
+//! all older ones are settled, so a refused message is never overtaken by a later one of the same topic.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use headwater_store::{Batch, Qos, Receipt, Record, RouteRevision, WriteError};
+
+use crate::error::PublishError;
+use crate::limits::MATCHED_TOPICS_PER_CONNECTION_MAX;
+use crate::packet::PacketId;
+use crate::publish::{Message, Origin, Publisher, add_to_batch};
+use crate::subscriptions::{Matcher, Subscriptions, Tally};
+
+/// What became of one message.
+pub type Outcome = Result<(), PublishError>;
+
+/// The messages of one client between its socket and the log.
+pub struct Pipeline {
+    publisher: Publisher,
+    origin: Origin,
+    matcher: Matcher,
+    building: Chunk,
+    /// Built and not submitted; all but the last end at a change of the routing.
+    waiting: VecDeque<Chunk>,
+    /// Submitting a chunk, or settling those that a change of the routing caught.
+    work: Option<Pin<Box<dyn Future<Output = VecDeque<Chunk>> + Send>>>,
+    /// In order. The first one's outcome is the next to report.
+    submitted: VecDeque<Chunk>,
+    revision: RouteRevision,
+}
+
+#[derive(Default)]
+struct Chunk {
+    revision: RouteRevision,
+    entries: Vec<Entry>,
+    batches: Vec<Batch>,
+    flights: Vec<Flight>,
+}
+
+/// One message of a chunk.
+struct Entry {
+    ack: Option<PacketId>,
+    cargo: Cargo,
+}
+
+enum Cargo {
+    /// On its way, by number of flight. The message is kept because it may have to be routed again.
+    Flying { flight: usize, message: Message },
+    /// Refused, or written outside the chunk's Batches.
+    Settled(Outcome),
+}
+
+/// One Batch under way.
+enum Flight {
+    Pending(Receipt),
+    Landed(Result<(), WriteError>),
+}
+
+impl Pipeline {
+    /// An empty pipeline for one client.
+    pub fn new(publisher: Publisher, origin: Origin, subscriptions: Arc<Subscriptions>) -> Pipeline {
+        Pipeline {
+            publisher,
+            origin,
+            matcher: Matcher::new(subscriptions, MATCHED_TOPICS_PER_CONNECTION_MAX),
+            building: Chunk::default(),
+            waiting: VecDeque::new(),
+            work: None,
+            submitted: VecDeque::new(),
+            revision: RouteRevision::default(),
+        }
+    }
+
+    /// Adds a message. QoS 0 goes to the subscribers of this node at once, besides being stored.
+    pub fn push(&mut self, message: Message, ack: Option<PacketId>) -> Tally {
+        let mut tally = Tally::default();
+        let store = self.publisher.store();
+        let now = store.now();
+        let record = message.record(&self.origin, self.publisher.delivered_live(message.qos));
+        if message.qos == Qos::AtMostOnce && !self.matcher.is_idle() {
+            tally = self.matcher.deliver(
+                Record {
+                    timestamp: now,
+                    ..record.clone()
+                },
+                None,
+            );
+        }
+        let route = store.route(&message.topic);
+        if route.revision != self.building.revision && !self.building.batches.is_empty() {
+            self.seal();
+        }
+        let chunk = &mut self.building;
+        chunk.revision = route.revision;
+        let position = chunk.batches.iter().position(|batch| batch.group == route.group);
+        let flight = position.unwrap_or_else(|| {
+            chunk.batches.push(Batch::new(route.group).routed(route.revision));
+            chunk.batches.len() - 1
+        });
+        add_to_batch(&mut chunk.batches[flight], &route, record, now);
+        chunk.entries.push(Entry {
+            ack,
+            cargo: Cargo::Flying { flight, message },
+        });
+        tally
+    }
+
+    /// Adds a message that is refused; its acknowledgement waits for its turn.
+    pub fn refuse(&mut self, ack: Option<PacketId>, error: PublishError) {
+        self.building.entries.push(Entry {
+            ack,
+            cargo: Cargo::Settled(Err(error)),
+        });
+    }
+
+    /// Ends the chunk that is being built. [`Pipeline::poll`] submits it.
+    pub fn seal(&mut self) {
+        if !self.building.entries.is_empty() {
+            self.waiting.push_back(std::mem::take(&mut self.building));
+        }
+    }
+
+    /// True while a chunk waits to be submitted: the store asks for patience.
+    pub fn is_busy(&self) -> bool {
+        self.work.is_some() || !self.waiting.is_empty()
+    }
+
+    /// True when every message has its outcome.
+    pub fn is_empty(&self) -> bool {
+        !self.is_busy() && self.submitted.is_empty() && self.building.entries.is_empty()
+    }
+
+    /// Moves everything on, and adds what became of messages to `outcomes`, in order. Returns whether anything moved;
+    /// if not, the context's task is woken when something can.
+    pub fn poll(&mut self, context: &mut Context<'_>, outcomes: &mut Vec<(Option<PacketId>, Outcome)>) -> bool {
+        let mut moved = false;
+        loop {
+            if let Some(work) = &mut self.work {
+                let Poll::Ready(chunks) = work.as_mut().poll(context) else {
+                    break;
+                };
+                self.work = None;
+                self.submitted.extend(chunks);
+            } else if !self.submit_next() {
+                break;
+            }
+            moved = true;
+        }
+        while self.work.is_none() && self.poll_first(context, outcomes) {
+            moved = true;
+        }
+        moved
+    }
+
+    /// Starts to submit the next chunk, if there is one and it may go.
+    fn submit_next(&mut self) -> bool {
+        let may_go =
+            |chunk: &Chunk| chunk.batches.is_empty() || chunk.revision == self.revision || self.submitted.is_empty();
+        let Some(mut chunk) = self
+            .waiting
+            .front()
+            .is_some_and(may_go)
+            .then(|| self.waiting.pop_front())
+            .flatten()
+        else {
+            return false;
+        };
+        if chunk.batches.is_empty() {
+            self.submitted.push_back(chunk);
+            return true;
+        }
+        self.revision = chunk.revision;
+        let store = self.publisher.store().clone();
+        self.work = Some(Box::pin(async move {
+            for batch in std::mem::take(&mut chunk.batches) {
+                chunk.flights.push(match store.submit(batch).await {
+                    Ok(receipt) => Flight::Pending(receipt),
+                    Err(error) => Flight::Landed(Err(error)),
+                });
+            }
+            VecDeque::from([chunk])
+        }));
+        true
+    }
+
+    /// Reports the first submitted chunk, if all its Batches have landed.
+    fn poll_first(&mut self, context: &mut Context<'_>, outcomes: &mut Vec<(Option<PacketId>, Outcome)>) -> bool {
+        let Some(chunk) = self.submitted.front_mut() else {
+            return false;
+        };
+        if chunk.poll_flights(context).is_pending() {
+            return false;
+        }
+        if chunk.flights.iter().any(Flight::is_stale) {
+            let chunks = std::mem::take(&mut self.submitted);
+            self.work = Some(Box::pin(settle(self.publisher.clone(), self.origin.clone(), chunks)));
+            // The work has to be polled before it can wake anyone.
+            context.waker().wake_by_ref();
+            return true;
+        }
+        if let Some(chunk) = self.submitted.pop_front() {
+            chunk.report(outcomes);
+        }
+        // Whoever waited for the older routing's chunks may go now.
+        if !self.waiting.is_empty() {
+            context.waker().wake_by_ref();
+        }
+        true
+    }
+}
+
+impl Chunk {
+    fn poll_flights(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        for flight in &mut self.flights {
+            if let Flight::Pending(receipt) = flight {
+                match Pin::new(receipt).poll(context) {
+                    Poll::Ready(outcome) => *flight = Flight::Landed(outcome.map(drop)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn report(self, outcomes: &mut Vec<(Option<PacketId>, Outcome)>) {
+        for entry in self.entries {
+            let outcome = match entry.cargo {
+                Cargo::Settled(outcome) => outcome,
+                Cargo::Flying { flight, .. } => match &self.flights[flight] {
+                    Flight::Landed(outcome) => outcome.clone().map_err(PublishError::from),
+                    Flight::Pending(_) => unreachable!("a chunk is reported when all its flights have landed"),
+                },
+            };
+            outcomes.push((entry.ack, outcome));
+        }
+    }
+}
+
+impl Flight {
+    fn is_stale(&self) -> bool {
+        matches!(self, Flight::Landed(Err(WriteError::StaleRoute { .. })))
+    }
+}
+
+/// Waits for everything that is under way, then writes what was refused for its routing again, in order.
+async fn settle(publisher: Publisher, origin: Origin, mut chunks: VecDeque<Chunk>) -> VecDeque<Chunk> {
+    for chunk in &mut chunks {
+        std::future::poll_fn(|context| chunk.poll_flights(context)).await;
+    }
+    for chunk in &mut chunks {
+        for entry in &mut chunk.entries {
+            if let Cargo::Flying { flight, message } = &entry.cargo
+                && chunk.flights[*flight].is_stale()
+            {
+                let record = message.record(&origin, publisher.delivered_live(message.qos));
+                entry.cargo = Cargo::Settled(publisher.publish(record).await.map(drop));
+            }
+        }
+        // What was stale is settled, message by message.
+        chunk
+            .flights
+            .iter_mut()
+            .filter(|flight| flight.is_stale())
+            .for_each(|flight| *flight = Flight::Landed(Ok(())));
+    }
+    chunks
+}

@@ -1,0 +1,197 @@
+//! CONNECT: what is granted and what is refused.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use headwater_config::BrokerConfig;
+use headwater_store::{Qos, TopicName};
+
+use super::alias::{InboundAliases, OutboundAliases};
+use super::inflight::Inflight;
+use super::{Session, reason_string};
+use crate::limits::OUTBOUND_ALIASES_MAX;
+use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Reason, Version, Will, encode};
+use crate::publish::{Message, reserved_topic};
+
+/// What one client may do: the configuration, in the units of the protocol.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct SessionLimits {
+    pub packet_max: u32,
+    pub receive_max: u16,
+    pub inflight_max: u16,
+    pub topic_alias_max: u16,
+    pub subscriptions_max: usize,
+    /// 0: no bound.
+    pub keep_alive_max_s: u16,
+}
+
+impl From<&BrokerConfig> for SessionLimits {
+    fn from(config: &BrokerConfig) -> SessionLimits {
+        SessionLimits {
+            packet_max: u32::try_from(config.packet_max.0).unwrap_or(u32::MAX),
+            receive_max: config.receive_max,
+            inflight_max: config.inflight_max,
+            topic_alias_max: config.topic_alias_max,
+            subscriptions_max: config.subscriptions_max,
+            keep_alive_max_s: u16::try_from(config.keep_alive_max.0.div_ceil(1000)).unwrap_or(u16::MAX),
+        }
+    }
+}
+
+/// A session and what to answer.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Ready for packets.
+    pub session: Session,
+    /// To be sent first.
+    pub connack: Packet,
+}
+
+/// What a client asks for in the properties of its CONNECT; the defaults are those of section 3.1.2.11.
+struct Wishes {
+    expiry_s: u32,
+    receive_max: u16,
+    packet_max: u32,
+    alias_max: u16,
+    problem_information: bool,
+    authentication: bool,
+}
+
+impl Wishes {
+    fn of(properties: &Properties) -> Wishes {
+        let mut wishes = Wishes {
+            expiry_s: 0,
+            receive_max: u16::MAX,
+            packet_max: u32::MAX,
+            alias_max: 0,
+            problem_information: true,
+            authentication: false,
+        };
+        for property in properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(seconds) => wishes.expiry_s = seconds,
+                Property::ReceiveMaximum(count) => wishes.receive_max = count,
+                Property::MaximumPacketSize(bytes) => wishes.packet_max = bytes,
+                Property::TopicAliasMaximum(count) => wishes.alias_max = count,
+                Property::RequestProblemInformation(wanted) => wishes.problem_information = wanted,
+                Property::AuthenticationMethod(_) => wishes.authentication = true,
+                _ => {}
+            }
+        }
+        wishes
+    }
+}
+
+/// Opens a session, or says why not, with words for the log and the reason string. `assign` makes a client id for a
+/// client that has none.
+pub fn accept(
+    connect: &Connect,
+    limits: &SessionLimits,
+    assign: impl FnOnce() -> ByteString,
+) -> Result<Accepted, (Reason, &'static str)> {
+    let wishes = Wishes::of(&connect.properties);
+    if wishes.authentication {
+        return Err((
+            Reason::BAD_AUTHENTICATION_METHOD,
+            "no authentication method is supported yet",
+        ));
+    }
+    let assigned = connect.client_id.is_empty();
+    if assigned && (connect.version == Version::V3_1 || (connect.version == Version::V3_1_1 && !connect.clean_start)) {
+        return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, "a client id is needed"));
+    }
+    if connect.version != Version::V5 && !connect.clean_start {
+        return Err((
+            Reason::SERVER_UNAVAILABLE,
+            "sessions that outlive the connection are not supported yet",
+        ));
+    }
+    let will = connect.will.as_ref().map(will_message).transpose()?;
+    // A copy, as of everything that stays: the packet is a slice of a read buffer.
+    let client_id = if assigned {
+        assign()
+    } else {
+        ByteString::from(&*connect.client_id)
+    };
+    let (keep_alive_s, server_keep_alive) = keep_alive(connect, limits);
+    let session = Session {
+        version: connect.version,
+        username: connect.username.as_ref().map(|name| ByteString::from(&**name)),
+        keep_alive: (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500)),
+        will,
+        asked_expiry: wishes.expiry_s > 0,
+        problem_information: wishes.problem_information,
+        receive_max: limits.receive_max,
+        unacknowledged: 0,
+        inbound_aliases: InboundAliases::new(limits.topic_alias_max),
+        outbound_aliases: OutboundAliases::new(wishes.alias_max.min(OUTBOUND_ALIASES_MAX)),
+        inflight: Inflight::new(wishes.receive_max.min(limits.inflight_max)),
+        packet_max: usize::try_from(wishes.packet_max).unwrap_or(usize::MAX),
+        subscriptions_max: limits.subscriptions_max,
+        subscriptions: Default::default(),
+        scratch: BytesMut::new(),
+        client_id: client_id.clone(),
+    };
+    let granted = [
+        (wishes.expiry_s > 0).then_some(Property::SessionExpiryInterval(0)),
+        Some(Property::ReceiveMaximum(limits.receive_max)),
+        Some(Property::MaximumQos(1)),
+        Some(Property::MaximumPacketSize(limits.packet_max)),
+        assigned.then_some(Property::AssignedClientIdentifier(client_id)),
+        Some(Property::TopicAliasMaximum(limits.topic_alias_max)),
+        Some(Property::SharedSubscriptionAvailable(false)),
+        server_keep_alive.map(Property::ServerKeepAlive),
+    ];
+    let properties = granted.into_iter().flatten().collect();
+    let connack = Packet::ConnAck(ConnAck {
+        session_present: false,
+        reason: Reason::SUCCESS,
+        properties,
+    });
+    Ok(Accepted { session, connack })
+}
+
+/// The keep alive in force, and the Server Keep Alive to announce. A client before 5.0 cannot be told another value,
+/// so its own stands.
+fn keep_alive(connect: &Connect, limits: &SessionLimits) -> (u16, Option<u16>) {
+    let (asked, max) = (connect.keep_alive_s, limits.keep_alive_max_s);
+    if connect.version == Version::V5 && max > 0 && (asked == 0 || asked > max) {
+        return (max, Some(max));
+    }
+    (asked, None)
+}
+
+fn will_message(will: &Will) -> Result<Message, (Reason, &'static str)> {
+    if will.qos == Qos::ExactlyOnce {
+        return Err((Reason::QOS_NOT_SUPPORTED, "QoS 2 is not supported yet"));
+    }
+    let invalid = (Reason::TOPIC_NAME_INVALID, "the will's topic is not valid");
+    let topic = TopicName::new(&*will.topic).map_err(|_| invalid)?;
+    if reserved_topic(&topic).is_some() {
+        return Err((Reason::NOT_AUTHORIZED, "the will's topic belongs to headwater"));
+    }
+    Ok(Message {
+        topic,
+        payload: Bytes::copy_from_slice(&will.payload),
+        qos: will.qos,
+        retain: will.retain,
+        properties: will.properties.iter().collect(),
+    })
+}
+
+/// The bytes of a CONNACK that refuses.
+pub(super) fn refusal(version: Version, reason: Reason, detail: &str) -> Bytes {
+    let properties = reason_string(detail, true);
+    let connack = Packet::ConnAck(ConnAck {
+        session_present: false,
+        reason,
+        properties,
+    });
+    let mut out = BytesMut::new();
+    match encode(&connack, version, &mut out) {
+        Ok(()) => out.freeze(),
+        Err(_) => Bytes::new(),
+    }
+}

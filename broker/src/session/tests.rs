@@ -1,0 +1,253 @@
+//! What the conversations in `tests/transcripts` do not reach: outcomes of the log, limits of the configuration.
+
+use std::sync::Arc;
+
+use headwater_store::{Header, Record, WriteError};
+
+use super::*;
+use crate::outbox::Outgoing;
+use crate::packet::{Connect, Decoder, Publish};
+
+const LIMITS: SessionLimits = SessionLimits {
+    packet_max: 1024,
+    receive_max: 2,
+    inflight_max: 2,
+    topic_alias_max: 4,
+    subscriptions_max: 2,
+    keep_alive_max_s: 60,
+};
+
+fn connect(version: Version) -> Connect {
+    Connect {
+        version,
+        clean_start: true,
+        keep_alive_s: 10,
+        client_id: "c".into(),
+        will: None,
+        username: None,
+        password: None,
+        properties: Properties::default(),
+    }
+}
+
+fn session(version: Version) -> Session {
+    accept(&connect(version), &LIMITS, || unreachable!("it has a client id"))
+        .unwrap()
+        .session
+}
+
+fn publish(id: u16) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        topic: "a".into(),
+        packet_id: PacketId::new(id),
+        properties: Properties::default(),
+        payload: "x".into(),
+    })
+}
+
+fn id(number: u16) -> PacketId {
+    PacketId::new(number).unwrap()
+}
+
+fn packets(version: Version, bytes: &mut BytesMut) -> Vec<Packet> {
+    let mut decoder = Decoder::for_version(version, 4096);
+    std::iter::from_fn(|| decoder.decode(bytes).unwrap()).collect()
+}
+
+#[test]
+fn only_a_commit_is_acknowledged_before_5() {
+    let stopped = || Err(PublishError::Write(WriteError::Stopped));
+    let full = || Err(PublishError::Write(WriteError::DiskFull { free: 0, mark: 1 }));
+    let mut out = BytesMut::new();
+    let mut old = session(Version::V3_1_1);
+    old.acknowledge(id(1), &Ok(()), &mut out).unwrap();
+    assert_eq!(&out.split()[..], [0x40, 2, 0, 1]);
+    old.acknowledge(id(2), &full(), &mut out).unwrap_err();
+    old.acknowledge(id(3), &stopped(), &mut out).unwrap_err();
+    assert!(out.is_empty());
+
+    let mut new = session(Version::V5);
+    new.acknowledge(id(2), &full(), &mut out).unwrap();
+    let answer = packets(Version::V5, &mut out);
+    assert!(
+        matches!(&answer[..], [Packet::PubAck(ack)] if ack.reason == Reason::QUOTA_EXCEEDED),
+        "{answer:?}"
+    );
+    // An outcome that is not known is never told as a failure: the message may be in the log.
+    new.acknowledge(id(3), &stopped(), &mut out).unwrap_err();
+    new.acknowledge(id(4), &Err(WriteError::Indefinite("test").into()), &mut out)
+        .unwrap_err();
+    assert!(out.is_empty());
+}
+
+#[test]
+fn the_receive_maximum_counts_what_is_not_acknowledged() {
+    let mut actions = Vec::new();
+    let mut out = BytesMut::new();
+    let mut new = session(Version::V5);
+    new.receive(publish(1), &mut actions).unwrap();
+    new.receive(publish(2), &mut actions).unwrap();
+    new.acknowledge(id(1), &Ok(()), &mut out).unwrap();
+    new.receive(publish(3), &mut actions).unwrap();
+    let end = new.receive(publish(4), &mut actions).unwrap_err();
+    assert!(matches!(
+        end,
+        End::Server {
+            reason: Reason::RECEIVE_MAXIMUM_EXCEEDED,
+            ..
+        }
+    ));
+
+    let mut old = session(Version::V3_1_1);
+    for number in 1..=3 {
+        old.receive(publish(number), &mut actions).unwrap();
+    }
+    assert!(!old.may_receive(), "an older client is slowed by not reading from it");
+    old.acknowledge(id(1), &Ok(()), &mut out).unwrap();
+    old.acknowledge(id(2), &Ok(()), &mut out).unwrap();
+    assert!(old.may_receive());
+}
+
+#[test]
+fn the_keep_alive_is_one_and_a_half_times_what_was_agreed() {
+    let agreed = |version, keep_alive_s| {
+        let connect = Connect {
+            keep_alive_s,
+            ..connect(version)
+        };
+        accept(&connect, &LIMITS, || unreachable!())
+            .unwrap()
+            .session
+            .keep_alive()
+            .map(|limit| limit.as_millis())
+    };
+    assert_eq!(agreed(Version::V5, 10), Some(15_000));
+    assert_eq!(
+        agreed(Version::V5, 600),
+        Some(90_000),
+        "the server's keep alive of 60 s is announced"
+    );
+    assert_eq!(agreed(Version::V5, 0), Some(90_000));
+    assert_eq!(
+        agreed(Version::V3_1_1, 600),
+        Some(900_000),
+        "an older client cannot be told another"
+    );
+    assert_eq!(agreed(Version::V3_1_1, 0), None);
+}
+
+fn delivery(qos: Qos, headers: Vec<Header>) -> Delivery {
+    let topic = Some(TopicName::new("a").unwrap());
+    let record = Record {
+        topic,
+        timestamp: TimestampMs(1_000),
+        headers,
+        ..Record::new("x")
+    };
+    Delivery {
+        message: Arc::new(Outgoing::new(record).unwrap()),
+        qos,
+        retain: false,
+        subscription_ids: None,
+    }
+}
+
+#[test]
+fn deliveries_respect_the_window_and_the_expiry() {
+    let mut out = BytesMut::new();
+    let mut session = session(Version::V5);
+    let now = TimestampMs(5_999);
+    let one = delivery(Qos::AtLeastOnce, vec![Header::MessageExpiry(10)]);
+    assert_eq!(session.deliver(&one, now, &mut out), Delivered::Sent);
+    assert_eq!(session.deliver(&one, now, &mut out), Delivered::Sent);
+    assert_eq!(session.deliver(&one, now, &mut out), Delivered::WindowFull);
+    assert_eq!(
+        session.deliver(&delivery(Qos::AtMostOnce, vec![]), now, &mut out),
+        Delivered::Sent
+    );
+    let sent = packets(Version::V5, &mut out);
+    assert!(
+        matches!(&sent[0], Packet::Publish(publish)
+        if publish.properties.iter().eq([Property::MessageExpiryInterval(6)])),
+        "{sent:?}"
+    );
+    assert_eq!(sent.len(), 3);
+    let expired = delivery(Qos::AtMostOnce, vec![Header::MessageExpiry(4)]);
+    assert_eq!(session.deliver(&expired, now, &mut out), Delivered::Expired);
+    assert!(out.is_empty());
+    let ack = Ack {
+        packet_id: id(2),
+        reason: Reason::SUCCESS,
+        properties: Properties::default(),
+    };
+    session.receive(Packet::PubAck(ack), &mut Vec::new()).unwrap();
+    assert_eq!(session.deliver(&one, now, &mut out), Delivered::Sent);
+    assert!(matches!(&packets(Version::V5, &mut out)[..], [Packet::Publish(p)] if p.packet_id == Some(id(2))));
+}
+
+#[test]
+fn an_oversize_delivery_takes_no_packet_id_and_no_alias() {
+    let properties = [Property::MaximumPacketSize(20), Property::TopicAliasMaximum(5)]
+        .into_iter()
+        .collect();
+    let connect = Connect {
+        properties,
+        ..connect(Version::V5)
+    };
+    let mut session = accept(&connect, &LIMITS, || unreachable!()).unwrap().session;
+    let mut out = BytesMut::new();
+    let long = delivery(
+        Qos::AtLeastOnce,
+        vec![Header::ContentType("a long content type".into())],
+    );
+    for _ in 0..5 {
+        assert_eq!(session.deliver(&long, TimestampMs(0), &mut out), Delivered::Oversize);
+    }
+    assert!(out.is_empty());
+    for _ in 0..2 {
+        session.deliver(&delivery(Qos::AtMostOnce, vec![]), TimestampMs(0), &mut out);
+    }
+    let topics: Vec<_> = packets(Version::V5, &mut out)
+        .into_iter()
+        .map(|packet| {
+            if let Packet::Publish(publish) = packet {
+                publish.topic
+            } else {
+                unreachable!()
+            }
+        })
+        .collect();
+    assert_eq!(
+        topics,
+        ["a", ""],
+        "the topic is told once, then its alias stands for it"
+    );
+}
+
+#[test]
+fn a_goodbye_tells_a_new_client_why_and_fits_its_packets() {
+    let mut out = BytesMut::new();
+    session(Version::V3_1_1).goodbye(&End::shutdown(), &mut out);
+    assert!(out.is_empty());
+    session(Version::V5).goodbye(&End::Lost, &mut out);
+    assert!(out.is_empty());
+    session(Version::V5).goodbye(&End::taken_over(), &mut out);
+    assert!(matches!(&packets(Version::V5, &mut out)[..],
+        [Packet::Disconnect(disconnect)] if disconnect.reason == Reason::SESSION_TAKEN_OVER));
+}
+
+#[test]
+fn only_a_plain_disconnect_drops_the_will() {
+    for (end, published) in [
+        (End::Client { with_will: false }, false),
+        (End::Client { with_will: true }, true),
+        (End::Lost, true),
+        (End::shutdown(), true),
+        (End::taken_over(), true),
+    ] {
+        assert_eq!(end.publishes_will(), published, "{end:?}");
+    }
+}

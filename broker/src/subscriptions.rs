@@ -1,0 +1,486 @@
+//! Who wants which topic: a trie of topic filters, and the memory of what it answered.
+//!
+//! Matching follows section 4.7 of MQTT 5.0. Subscriptions of one client that overlap become one delivery, with the
+//! highest of their QoS and all of their identifiers (section 3.3.4).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytestring::ByteString;
+use headwater_store::{GroupId, Level, LogIndex, Qos, Record, TopicFilter, TopicName};
+
+use crate::clients::Client;
+use crate::outbox::{Delivery, Outgoing, Pushed};
+
+/// One subscription of one client.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    /// Whose.
+    pub client: Arc<Client>,
+    /// The granted QoS.
+    pub qos: Qos,
+    /// Not its own messages.
+    pub no_local: bool,
+    /// Keep the publisher's RETAIN flag.
+    pub retain_as_published: bool,
+    /// The Subscription Identifier.
+    pub id: Option<u32>,
+    /// How far each group was applied when it was made, by group: what is older is not its concern, even if a
+    /// dispatcher gets to it only later. The retained message stands for it.
+    pub since: Arc<[LogIndex]>,
+}
+
+/// What a client gets of a topic, all its subscriptions taken together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Grant {
+    qos: Qos,
+    retain_as_published: bool,
+    ids: Option<Arc<[u32]>>,
+}
+
+/// A client that receives a topic.
+#[derive(Debug, Clone)]
+pub struct Target {
+    client: Arc<Client>,
+    grant: Grant,
+    /// What it gets of its own messages: No Local subscriptions left out. None where that is all of them.
+    own: Option<Grant>,
+    no_local: bool,
+    /// The earliest of its subscriptions, by group.
+    since: Arc<[LogIndex]>,
+}
+
+/// All subscriptions of this node.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    root: RwLock<Node>,
+    /// Moves with each change, under the write lock: a remembered answer of an older revision is void.
+    revision: AtomicU64,
+    count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<Box<str>, Node>,
+    single: Option<Box<Node>>,
+    /// Filters that end here, by connection.
+    here: HashMap<u64, Subscriber>,
+    /// Filters that end here with `#`.
+    multi: HashMap<u64, Subscriber>,
+}
+
+impl Subscriptions {
+    /// Adds a subscription, or replaces the one of the same connection and filter, without a gap [MQTT-3.8.4-3].
+    pub fn subscribe(&self, filter: &TopicFilter, mut subscriber: Subscriber) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = root.slot(filter.levels());
+        match slot.get(&subscriber.client.connection) {
+            Some(replaced) => subscriber.since = replaced.since.clone(),
+            None => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        slot.insert(subscriber.client.connection, subscriber);
+        self.revision.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes a subscription away.
+    pub fn unsubscribe(&self, filter: &TopicFilter, connection: u64) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        if root.remove(filter.levels(), connection) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.revision.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Everyone who receives `topic`.
+    fn find(&self, topic: &TopicName) -> Arc<[Target]> {
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        let levels: Vec<&str> = topic.levels().collect();
+        let mut found = Vec::new();
+        root.collect(&levels, topic.is_reserved(), &mut found);
+        found.sort_by_key(|subscriber| subscriber.client.connection);
+        found
+            .chunk_by(|a, b| a.client.connection == b.client.connection)
+            .filter_map(Target::merge)
+            .collect()
+    }
+}
+
+impl Node {
+    fn slot(&mut self, levels: &[Level]) -> &mut HashMap<u64, Subscriber> {
+        match levels {
+            [] => &mut self.here,
+            [Level::Multi, ..] => &mut self.multi,
+            [Level::Single(_), rest @ ..] => self.single.get_or_insert_default().slot(rest),
+            [Level::Literal(text), rest @ ..] => self.children.entry(text.as_str().into()).or_default().slot(rest),
+        }
+    }
+
+    /// Removes a subscription, and the nodes that it alone kept.
+    fn remove(&mut self, levels: &[Level], connection: u64) -> bool {
+        match levels {
+            [] => self.here.remove(&connection).is_some(),
+            [Level::Multi, ..] => self.multi.remove(&connection).is_some(),
+            [Level::Single(_), rest @ ..] => {
+                let Some(child) = &mut self.single else { return false };
+                let removed = child.remove(rest, connection);
+                if child.is_empty() {
+                    self.single = None;
+                }
+                removed
+            }
+            [Level::Literal(text), rest @ ..] => {
+                let Some(child) = self.children.get_mut(text.as_str()) else {
+                    return false;
+                };
+                let removed = child.remove(rest, connection);
+                if child.is_empty() {
+                    self.children.remove(text.as_str());
+                }
+                removed
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.multi.is_empty() && self.children.is_empty() && self.single.is_none()
+    }
+
+    /// `reserved`: this is the first level of a `$` topic, where wildcards do not match [MQTT-4.7.2-1].
+    fn collect<'a>(&'a self, levels: &[&str], reserved: bool, found: &mut Vec<&'a Subscriber>) {
+        if !reserved {
+            found.extend(self.multi.values());
+        }
+        let Some((first, rest)) = levels.split_first() else {
+            found.extend(self.here.values());
+            return;
+        };
+        if let Some(child) = self.children.get(*first) {
+            child.collect(rest, false, found);
+        }
+        if let Some(child) = self.single.as_ref().filter(|_| !reserved) {
+            child.collect(rest, false, found);
+        }
+    }
+}
+
+impl Target {
+    /// All subscriptions of one client that match.
+    fn merge(subscribers: &[&Subscriber]) -> Option<Target> {
+        Some(Target {
+            client: subscribers.first()?.client.clone(),
+            grant: Grant::of(subscribers.iter().copied())?,
+            own: Grant::of(subscribers.iter().copied().filter(|subscriber| !subscriber.no_local)),
+            no_local: subscribers.iter().any(|subscriber| subscriber.no_local),
+            since: earliest(subscribers),
+        })
+    }
+}
+
+fn earliest(subscribers: &[&Subscriber]) -> Arc<[LogIndex]> {
+    match subscribers {
+        [only] => only.since.clone(),
+        _ => {
+            let groups = subscribers
+                .iter()
+                .map(|subscriber| subscriber.since.len())
+                .min()
+                .unwrap_or(0);
+            (0..groups)
+                .filter_map(|group| subscribers.iter().map(|subscriber| subscriber.since[group]).min())
+                .collect()
+        }
+    }
+}
+
+impl Grant {
+    fn of<'a>(subscribers: impl Iterator<Item = &'a Subscriber> + Clone) -> Option<Grant> {
+        let ids: Vec<u32> = subscribers.clone().filter_map(|subscriber| subscriber.id).collect();
+        Some(Grant {
+            qos: subscribers.clone().map(|subscriber| subscriber.qos).max()?,
+            retain_as_published: subscribers.clone().any(|subscriber| subscriber.retain_as_published),
+            ids: (!ids.is_empty()).then(|| ids.into()),
+        })
+    }
+}
+
+/// What happened to one message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Outboxes that took it.
+    pub queued: u64,
+    /// QoS 0 deliveries that found a full outbox.
+    pub dropped: u64,
+    /// Clients cut off because a QoS 1 delivery found a full outbox.
+    pub overflowed: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.queued += other.queued;
+        self.dropped += other.dropped;
+        self.overflowed += other.overflowed;
+    }
+}
+
+/// Remembers the receivers of the topics that its owner handles; void as soon as any subscription changes.
+#[derive(Debug)]
+pub struct Matcher {
+    subscriptions: Arc<Subscriptions>,
+    revision: u64,
+    topics: HashMap<TopicName, Arc<[Target]>>,
+    topics_max: usize,
+}
+
+impl Matcher {
+    /// A memory of at most `topics_max` topics.
+    pub fn new(subscriptions: Arc<Subscriptions>, topics_max: usize) -> Matcher {
+        Matcher {
+            subscriptions,
+            revision: 0,
+            topics: HashMap::new(),
+            topics_max,
+        }
+    }
+
+    /// True when there is no subscription at all, so that looking at messages is useless.
+    pub fn is_idle(&self) -> bool {
+        self.subscriptions.count() == 0
+    }
+
+    /// Everyone who receives `topic`.
+    pub fn targets(&mut self, topic: &TopicName) -> Arc<[Target]> {
+        let revision = self.subscriptions.revision.load(Ordering::Acquire);
+        if revision != self.revision {
+            self.topics.clear();
+            self.revision = revision;
+        }
+        if let Some(targets) = self.topics.get(topic) {
+            return targets.clone();
+        }
+        let targets = self.subscriptions.find(topic);
+        if self.topics.len() >= self.topics_max {
+            self.topics.clear();
+        }
+        // A copy of the text: the topic may be a slice of a whole read buffer.
+        if let Ok(copy) = TopicName::new(topic.as_str()) {
+            self.topics.insert(copy, targets.clone());
+        }
+        targets
+    }
+
+    /// Puts `record` into the outboxes of all who receive it. `at` is the entry that committed it; None for a message
+    /// that is delivered live.
+    pub fn deliver(&mut self, record: Record, at: Option<(GroupId, LogIndex)>) -> Tally {
+        let mut tally = Tally::default();
+        let Some(topic) = &record.topic else { return tally };
+        let targets = self.targets(topic);
+        if targets.is_empty() {
+            return tally;
+        }
+        let Some(message) = Outgoing::new(record).map(Arc::new) else {
+            return tally;
+        };
+        for target in targets.iter() {
+            if at.is_some_and(|(group, index)| target.is_older(group, index)) {
+                continue;
+            }
+            let Some(grant) = target.grant_for(message.client_id()) else {
+                continue;
+            };
+            let pushed = target.client.outbox.push(Delivery {
+                message: message.clone(),
+                qos: message.qos.min(grant.qos),
+                retain: message.retain && grant.retain_as_published,
+                subscription_ids: grant.ids.clone(),
+            });
+            match pushed {
+                Pushed::Queued => tally.queued += 1,
+                Pushed::Dropped => tally.dropped += 1,
+                Pushed::Overflowed => tally.overflowed += 1,
+                Pushed::Ended => {}
+            }
+        }
+        tally
+    }
+}
+
+impl Target {
+    /// Whether an entry was applied before the client subscribed.
+    fn is_older(&self, group: GroupId, index: LogIndex) -> bool {
+        self.since
+            .get(usize::from(group.0))
+            .is_some_and(|since| index <= *since)
+    }
+
+    /// What this client gets of a message that `publisher` sent.
+    fn grant_for(&self, publisher: Option<&ByteString>) -> Option<&Grant> {
+        if self.no_local && publisher == Some(&self.client.client_id) {
+            self.own.as_ref()
+        } else {
+            Some(&self.grant)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use headwater_store::{Header, TimestampMs};
+    use proptest::prelude::*;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::outbox::Outbox;
+    use crate::packet::Version;
+
+    fn client(connection: u64) -> Arc<Client> {
+        Arc::new(Client {
+            connection,
+            client_id: format!("c{connection}").into(),
+            username: None,
+            peer: ([127, 0, 0, 1], 1).into(),
+            version: Version::V5,
+            connected_at: TimestampMs(0),
+            outbox: Outbox::new(1 << 20),
+            subscriptions: AtomicUsize::new(0),
+            gone: CancellationToken::new(),
+        })
+    }
+
+    fn subscriber(client: &Arc<Client>) -> Subscriber {
+        let (qos, client) = (Qos::AtLeastOnce, client.clone());
+        Subscriber {
+            client,
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            id: None,
+            since: [].into(),
+        }
+    }
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    fn record(publisher: &str) -> Record {
+        let headers = vec![Header::ClientId(publisher.into())];
+        Record {
+            topic: TopicName::new("a/b").ok(),
+            qos: Qos::AtLeastOnce,
+            headers,
+            ..Record::new("x")
+        }
+    }
+
+    proptest! {
+        /// The trie finds exactly those that matching one by one finds, also after some have left.
+        #[test]
+        fn the_trie_agrees_with_matching_one_by_one(
+            filters in prop::collection::vec("(\\$?[ab]|\\+|)(/([ab]|\\+|)){0,3}(/#)?|#", 1..20),
+            gone in prop::collection::vec(any::<bool>(), 20),
+            topics in prop::collection::vec("\\$?[ab](/[ab]?){0,4}", 1..10),
+        ) {
+            let filters: Vec<_> = filters.iter().filter_map(|text| TopicFilter::new(text.as_str()).ok()).collect();
+            let subscriptions = Subscriptions::default();
+            for (number, filter) in filters.iter().enumerate() {
+                subscriptions.subscribe(filter, subscriber(&client(number as u64)));
+            }
+            for (number, filter) in filters.iter().enumerate().filter(|(number, _)| gone[*number]) {
+                subscriptions.unsubscribe(filter, number as u64);
+            }
+            let stay = |number: &usize| !gone[*number];
+            prop_assert_eq!(subscriptions.count(), (0..filters.len()).filter(stay).count());
+            for topic in &topics {
+                let topic = TopicName::new(topic.as_str()).unwrap();
+                let found: Vec<_> = subscriptions.find(&topic).iter().map(|target| target.client.connection).collect();
+                let expected: Vec<_> =
+                    (0..filters.len()).filter(stay).filter(|n| filters[*n].matches(&topic)).map(|n| n as u64).collect();
+                prop_assert_eq!(found, expected, "{}", topic);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_has_gone() {
+        let subscriptions = Subscriptions::default();
+        for text in ["a/+/c/#", "a/b", "#", "a/b/c"] {
+            subscriptions.subscribe(&filter(text), subscriber(&client(1)));
+        }
+        for text in ["a/+/c/#", "a/b", "#", "a/b/c", "not/there"] {
+            subscriptions.unsubscribe(&filter(text), 1);
+        }
+        assert!(subscriptions.root.read().unwrap().is_empty());
+        assert_eq!(subscriptions.count(), 0);
+    }
+
+    #[test]
+    fn overlapping_subscriptions_are_one_delivery() {
+        let subscriptions = Arc::new(Subscriptions::default());
+        let me = client(1);
+        let subscribe = |text: &str, qos, id, no_local| {
+            let subscriber = Subscriber {
+                qos,
+                id: Some(id),
+                no_local,
+                ..subscriber(&me)
+            };
+            subscriptions.subscribe(&filter(text), subscriber);
+        };
+        subscribe("a/b", Qos::AtMostOnce, 7, false);
+        subscribe("a/+", Qos::AtLeastOnce, 9, true);
+        let target = subscriptions.find(&TopicName::new("a/b").unwrap())[0].clone();
+        let others = target.grant_for(Some(&"someone".into())).unwrap();
+        assert_eq!(
+            (others.qos, others.ids.as_deref()),
+            (Qos::AtLeastOnce, Some(&[7, 9][..]))
+        );
+        let own = target.grant_for(Some(&me.client_id)).unwrap();
+        assert_eq!(
+            (own.qos, own.ids.as_deref()),
+            (Qos::AtMostOnce, Some(&[7][..])),
+            "No Local leaves the other one"
+        );
+    }
+
+    #[test]
+    fn a_matcher_sees_each_change_at_once() {
+        let subscriptions = Arc::new(Subscriptions::default());
+        let mut matcher = Matcher::new(subscriptions.clone(), 2);
+        let me = client(1);
+        assert!(matcher.is_idle());
+        assert_eq!(matcher.deliver(record("p"), None).queued, 0);
+        subscriptions.subscribe(&filter("a/#"), subscriber(&me));
+        assert_eq!(matcher.deliver(record("p"), None).queued, 1);
+        subscriptions.unsubscribe(&filter("a/#"), 1);
+        assert_eq!(matcher.deliver(record("p"), None).queued, 0);
+    }
+
+    #[test]
+    fn what_was_committed_before_the_subscription_is_not_delivered_to_it() {
+        let subscriptions = Arc::new(Subscriptions::default());
+        let mut matcher = Matcher::new(subscriptions.clone(), 2);
+        let me = client(1);
+        let since = |index| Subscriber {
+            since: [LogIndex(0), LogIndex(index)].into(),
+            ..subscriber(&me)
+        };
+        subscriptions.subscribe(&filter("a/b"), since(5));
+        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(5)))).queued, 0);
+        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(6)))).queued, 1);
+        // The same again makes no gap, and another one keeps the earlier start.
+        subscriptions.subscribe(&filter("a/b"), since(9));
+        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(6)))).queued, 1);
+        subscriptions.subscribe(&filter("a/+"), since(12));
+        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(6)))).queued, 1);
+    }
+}

@@ -1,0 +1,502 @@
+//! A broker under load, over restarts and at its limits.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use headwater_broker::packet::*;
+use headwater_broker::{Broker, BrokerError, PublishError};
+use headwater_store::{
+    Placement, Qos, Record, ShardId, Store, StreamForm, StreamOptions, StreamSpec, TopicName, group_for_topic,
+};
+use support::{Client, SOON, Server, config, connect};
+
+fn publish(topic: &str, id: u16, payload: impl Into<Bytes>) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos: if id == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+        retain: false,
+        topic: topic.into(),
+        packet_id: PacketId::new(id),
+        properties: Properties::default(),
+        payload: payload.into(),
+    })
+}
+
+fn retained(topic: &str, id: u16, payload: &'static str, properties: &[Property]) -> Packet {
+    let Packet::Publish(message) = publish(topic, id, payload) else {
+        unreachable!()
+    };
+    Packet::Publish(Publish {
+        retain: true,
+        properties: properties.iter().cloned().collect(),
+        ..message
+    })
+}
+
+async fn subscribe(client: &mut Client, filter: &str, qos: Qos) {
+    let options = SubscriptionOptions {
+        qos,
+        ..SubscriptionOptions::default()
+    };
+    let subscriptions = [(filter.into(), options)].into_iter().collect();
+    let properties = Properties::default();
+    let packet_id = PacketId::new(1).unwrap();
+    client
+        .send(&Packet::Subscribe(Subscribe {
+            packet_id,
+            properties,
+            subscriptions,
+        }))
+        .await;
+    match client.receive().await {
+        Some(Packet::SubAck(suback)) => assert_eq!(suback.reasons[0], qos.bits()),
+        other => panic!("no SUBACK but {other:?}"),
+    }
+}
+
+/// The next message, acknowledged.
+async fn message(client: &mut Client) -> Publish {
+    match client.receive().await {
+        Some(Packet::Publish(publish)) => {
+            if let Some(packet_id) = publish.packet_id {
+                let (reason, properties) = (Reason::SUCCESS, Properties::default());
+                client
+                    .send(&Packet::PubAck(Ack {
+                        packet_id,
+                        reason,
+                        properties,
+                    }))
+                    .await;
+            }
+            publish
+        }
+        other => panic!("no message but {other:?}"),
+    }
+}
+
+fn number(publish: &Publish) -> u64 {
+    std::str::from_utf8(&publish.payload).unwrap().parse().unwrap()
+}
+
+async fn puback(client: &mut Client) -> u16 {
+    match client.receive().await {
+        Some(Packet::PubAck(ack)) if ack.reason == Reason::SUCCESS => ack.packet_id.get(),
+        other => panic!("no PUBACK but {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_in_flight_are_acknowledged_in_order_and_delivered_in_order() {
+    let server = Server::start(&[]).await;
+    for version in [Version::V3_1_1, Version::V5] {
+        let mut subscriber = Client::connect(server.address(), version, "subscriber").await;
+        subscribe(&mut subscriber, "load/#", Qos::AtLeastOnce).await;
+        let mut publisher = Client::connect(server.address(), version, "publisher").await;
+        let mut burst = BytesMut::new();
+        for id in 1..=500u16 {
+            encode(
+                &publish(&format!("load/{}", id % 7), id, id.to_string()),
+                version,
+                &mut burst,
+            )
+            .unwrap();
+        }
+        publisher.send_bytes(&burst).await;
+        for id in 1..=500 {
+            assert_eq!(puback(&mut publisher).await, id);
+        }
+        let mut last = std::collections::HashMap::new();
+        for _ in 0..500 {
+            let message = message(&mut subscriber).await;
+            let number = number(&message);
+            let before = last.insert(message.topic.clone(), number).unwrap_or(0);
+            assert!(before < number, "{} came after {before} on {}", number, message.topic);
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_in_the_log() {
+    let server = Server::start(&[]).await;
+    let mut publisher = Client::connect(server.address(), Version::V5, "device-1").await;
+    let properties = [Property::UserProperty("unit".into(), "C".into())];
+    publisher.send(&retained("plant/7", 1, "21.5", &properties)).await;
+    puback(&mut publisher).await;
+    let record = stored(&server.store, "mqtt", "plant/7").await.pop().unwrap();
+    assert_eq!(record.payload.as_deref(), Some(&b"21.5"[..]));
+    assert_eq!(
+        (record.qos, record.retain, record.copy),
+        (Qos::AtLeastOnce, true, false)
+    );
+    use headwater_store::Header;
+    assert_eq!(
+        record.headers,
+        [
+            Header::ClientId("device-1".into()),
+            Header::User("unit".into(), "C".into())
+        ]
+    );
+    server.stop().await;
+}
+
+/// The records of `topic` in `stream`.
+async fn stored(store: &Store, stream: &str, topic: &str) -> Vec<Record> {
+    let row = store.catalog().borrow().stream(stream).cloned().unwrap();
+    let group = group_for_topic(topic, store.data_groups().count() as u16);
+    let shard: ShardId = row.shard_ids().find(|shard| shard.group == group).unwrap();
+    let (mut from, end) = store.bounds(shard).await.unwrap();
+    let mut records = Vec::new();
+    while from < end {
+        for batch in store.read(shard, from, 1 << 20).await.unwrap() {
+            records.extend(batch.records_from(from).unwrap().into_iter().map(|(_, record)| record));
+            from = batch.end();
+        }
+    }
+    records.retain(|record| record.topic.as_ref().is_some_and(|name| name.as_str() == topic));
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_made_under_load_cuts_exactly_and_keeps_the_order() {
+    let server = Server::start(&["broker.receive_max=100"]).await;
+    let address = server.address();
+    let load = tokio::spawn(async move {
+        let mut publisher = Client::connect(address, Version::V3_1_1, "publisher").await;
+        for round in 0..60u64 {
+            let mut burst = BytesMut::new();
+            for id in 1..=50u16 {
+                let number = round * 50 + u64::from(id);
+                encode(&publish("cut/x", id, number.to_string()), Version::V3_1_1, &mut burst).unwrap();
+            }
+            publisher.send_bytes(&burst).await;
+            for id in 1..=50 {
+                assert_eq!(puback(&mut publisher).await, id);
+            }
+        }
+    });
+    for name in ["one", "two"] {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let capture = if name == "one" { "cut/#" } else { "cut/+" };
+        server.store.create_stream(captured(name, capture)).await.unwrap();
+    }
+    load.await.unwrap();
+    let mut numbers = Vec::new();
+    let mut homes = 0;
+    for stream in ["mqtt", "one", "two"] {
+        let records = stored(&server.store, stream, "cut/x").await;
+        let home: Vec<u64> = records
+            .iter()
+            .filter(|record| !record.copy)
+            .map(payload_number)
+            .collect();
+        homes += usize::from(!home.is_empty());
+        numbers.extend(home);
+    }
+    assert_eq!(numbers, (1..=3000).collect::<Vec<u64>>());
+    assert!(
+        homes > 1,
+        "the load was over before a capture was made; this test saw nothing"
+    );
+    server.stop().await;
+}
+
+fn payload_number(record: &Record) -> u64 {
+    std::str::from_utf8(record.payload.as_ref().unwrap())
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn captured(name: &str, capture: &str) -> StreamSpec {
+    StreamSpec {
+        name: name.into(),
+        placement: Placement::Topic,
+        shards: 1,
+        columns: Vec::new(),
+        captures: vec![capture.into()],
+        form: StreamForm::Append,
+        options: StreamOptions::default(),
+        sql: String::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_made_under_load_misses_nothing_after_its_suback() {
+    let server = Server::start(&[]).await;
+    let address = server.address();
+    let load = tokio::spawn(async move {
+        let mut publisher = Client::connect(address, Version::V3_1_1, "publisher").await;
+        for number in 1..=600u64 {
+            publisher.send(&publish("gap/x", 1, number.to_string())).await;
+            puback(&mut publisher).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut subscriber = Client::connect(address, Version::V5, "subscriber").await;
+    subscribe(&mut subscriber, "gap/+", Qos::AtLeastOnce).await;
+    let first = number(&message(&mut subscriber).await);
+    for expected in first + 1..=600 {
+        assert_eq!(number(&message(&mut subscriber).await), expected);
+    }
+    load.await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retained_messages_survive_a_restart_and_come_page_by_page() {
+    let server = Server::start(&[]).await;
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    for id in 1..=300 {
+        publisher.send(&retained(&format!("many/{id}/x"), id, "v", &[])).await;
+    }
+    for id in 1..=300 {
+        assert_eq!(puback(&mut publisher).await, id);
+    }
+    let folder = server.stop().await;
+    let server = Server::start_in(folder, &[]).await;
+    let mut subscriber = Client::connect(server.address(), Version::V3_1_1, "subscriber").await;
+    subscribe(&mut subscriber, "many/+/x", Qos::AtLeastOnce).await;
+    let mut topics = std::collections::BTreeSet::new();
+    for _ in 0..300 {
+        let message = message(&mut subscriber).await;
+        assert!(message.retain);
+        topics.insert(message.topic);
+    }
+    assert_eq!(topics.len(), 300);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_expiry_counts_down_and_ends() {
+    let server = Server::start(&[]).await;
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    publisher
+        .send(&retained("old/1", 1, "v", &[Property::MessageExpiryInterval(100)]))
+        .await;
+    publisher
+        .send(&retained("old/2", 2, "v", &[Property::MessageExpiryInterval(1)]))
+        .await;
+    for id in [1, 2] {
+        assert_eq!(puback(&mut publisher).await, id);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut subscriber = Client::connect(server.address(), Version::V5, "subscriber").await;
+    subscribe(&mut subscriber, "old/+", Qos::AtMostOnce).await;
+    let message = message(&mut subscriber).await;
+    assert_eq!(&*message.topic, "old/1");
+    let left = message.properties.find(|property| match property {
+        Property::MessageExpiryInterval(seconds) => Some(seconds),
+        _ => None,
+    });
+    assert!(matches!(left, Some(90..=99)), "{left:?}");
+    assert_eq!(subscriber.receive_within(Duration::from_millis(200)).await, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_does_not_keep_up_is_cut_off_and_slows_nobody() {
+    let server = Server::start(&["broker.packet_max=4KiB", "broker.outbox=8KiB", "broker.inflight_max=2"]).await;
+    let mut slow = Client::connect(server.address(), Version::V5, "slow").await;
+    subscribe(&mut slow, "fast/#", Qos::AtLeastOnce).await;
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    let mut other = Client::connect(server.address(), Version::V5, "other").await;
+    subscribe(&mut other, "fast/#", Qos::AtLeastOnce).await;
+    for id in 1..=400 {
+        publisher.send(&publish("fast/x", id, vec![b'1'; 1000])).await;
+        assert_eq!(puback(&mut publisher).await, id);
+        message(&mut other).await;
+    }
+    // It sees the two messages of its window, then the end.
+    for _ in 0..2 {
+        assert!(matches!(slow.receive().await, Some(Packet::Publish(_))));
+    }
+    match slow.receive().await {
+        Some(Packet::Disconnect(disconnect)) => assert_eq!(disconnect.reason, Reason::QUOTA_EXCEEDED),
+        other => panic!("no DISCONNECT but {other:?}"),
+    }
+    assert_eq!(server.broker.clients().len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_acknowledges_says_goodbye_and_publishes_wills() {
+    let server = Server::start(&[]).await;
+    let mut client = Client::open(server.address(), Version::V5).await;
+    let Packet::Connect(mut packet) = connect(Version::V5, "client", Properties::default()) else {
+        unreachable!()
+    };
+    let (topic, payload) = ("status/client".into(), "lost".into());
+    packet.will = Some(Will {
+        topic,
+        payload,
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        properties: Properties::default(),
+    });
+    client.send(&Packet::Connect(packet)).await;
+    client.receive().await.unwrap();
+    for id in 1..=100 {
+        client.send(&publish("last/x", id, "v")).await;
+    }
+    // The first acknowledgement shows that the burst is being read.
+    assert_eq!(puback(&mut client).await, 1);
+    let stopping = tokio::spawn(server.stop());
+    let mut acknowledged = 1;
+    let end = loop {
+        match client.receive().await {
+            Some(Packet::PubAck(ack)) => {
+                acknowledged += 1;
+                assert_eq!(ack.packet_id.get(), acknowledged);
+            }
+            other => break other,
+        }
+    };
+    assert!(
+        matches!(&end, Some(Packet::Disconnect(disconnect)) if disconnect.reason == Reason::SERVER_SHUTTING_DOWN),
+        "{end:?}"
+    );
+    assert_eq!(client.receive().await, None);
+    let folder = stopping.await.unwrap();
+    let server = Server::start_in(folder, &[]).await;
+    assert!(stored(&server.store, "mqtt", "last/x").await.len() >= usize::from(acknowledged));
+    let mut subscriber = Client::connect(server.address(), Version::V5, "subscriber").await;
+    subscribe(&mut subscriber, "status/#", Qos::AtLeastOnce).await;
+    assert_eq!(message(&mut subscriber).await.payload, "lost");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_allowed_are_closed_at_once() {
+    let server = Server::start(&["broker.connections_max=2"]).await;
+    let first = Client::connect(server.address(), Version::V5, "first").await;
+    let _second = Client::connect(server.address(), Version::V5, "second").await;
+    let mut third = Client::open(server.address(), Version::V5).await;
+    third.send_bytes(&[]).await;
+    assert_eq!(third.receive().await, None);
+    drop(first);
+    // Its place is free as soon as the broker has seen it go.
+    tokio::time::timeout(SOON, async {
+        loop {
+            let mut client = Client::open(server.address(), Version::V5).await;
+            client.send(&connect(Version::V5, "third", Properties::default())).await;
+            if client.receive().await.is_some() {
+                break;
+            }
+        }
+    })
+    .await
+    .unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publisher_needs_no_connection() {
+    let server = Server::start(&[]).await;
+    let publisher = server.broker.publisher();
+    let mut subscriber = Client::connect(server.address(), Version::V5, "subscriber").await;
+    subscribe(&mut subscriber, "rest/+", Qos::AtLeastOnce).await;
+    let topic = TopicName::new("rest/1").unwrap();
+    let record = Record {
+        topic: Some(topic),
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        ..Record::new("v")
+    };
+    let published = publisher.publish(record.clone()).await.unwrap();
+    assert_eq!(message(&mut subscriber).await.payload, "v");
+    let again = publisher.publish(record.clone()).await.unwrap();
+    assert_eq!((again.shard, again.offset.0), (published.shard, published.offset.0 + 1));
+    let mut late = Client::connect(server.address(), Version::V5, "late").await;
+    subscribe(&mut late, "rest/1", Qos::AtLeastOnce).await;
+    assert!(message(&mut late).await.retain);
+    let reserved = Record {
+        topic: Some(TopicName::new("$SYS/x").unwrap()),
+        ..record
+    };
+    assert!(matches!(
+        publisher.publish(reserved).await,
+        Err(PublishError::Reserved("$SYS"))
+    ));
+    assert!(matches!(
+        publisher.publish(Record::new("v")).await,
+        Err(PublishError::NoTopic)
+    ));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_named() {
+    let server = Server::start(&[]).await;
+    let setting = format!("broker.mqtt_listen={}", server.address());
+    let config = config(server.folder.path(), &[&setting]);
+    let error = Broker::start(server.store.clone(), &config.broker).await.unwrap_err();
+    assert!(matches!(error, BrokerError::Listen { .. }));
+    let message = error.to_string();
+    assert!(
+        message.contains(&server.address().to_string()) && message.contains("--mqtt"),
+        "{message}"
+    );
+    server.stop().await;
+}
+
+/// A client that others wrote, in both versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn rumqttc_gets_along() {
+    use rumqttc::v5::mqttbytes::v5::Packet as Packet5;
+    let server = Server::start(&[]).await;
+    let (host, port) = (server.address().ip().to_string(), server.address().port());
+    let (old, mut old_events) = rumqttc::AsyncClient::new(rumqttc::MqttOptions::new("old", &host, port), 10);
+    old.subscribe("rq/+", rumqttc::QoS::AtLeastOnce).await.unwrap();
+    let options = rumqttc::v5::MqttOptions::new("new", &host, port);
+    let (new, mut new_events) = rumqttc::v5::AsyncClient::new(options, 10);
+    let exchange = async {
+        while !matches!(
+            old_events.poll().await.unwrap(),
+            rumqttc::Event::Incoming(rumqttc::Packet::SubAck(_))
+        ) {}
+        new.publish("rq/5", rumqttc::v5::mqttbytes::QoS::AtLeastOnce, false, "five")
+            .await
+            .unwrap();
+        while !matches!(
+            new_events.poll().await.unwrap(),
+            rumqttc::v5::Event::Incoming(Packet5::PubAck(_))
+        ) {}
+        loop {
+            if let rumqttc::Event::Incoming(rumqttc::Packet::Publish(publish)) = old_events.poll().await.unwrap() {
+                return publish.payload;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(SOON, exchange).await.unwrap(), "five");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_with_97_and_acknowledges_nothing() {
+    let folder = Server::start(&[]).await.stop().await;
+    let server = Server::start_in(folder, &["store.free_disk_min=4096TiB"]).await;
+    let mut new = Client::connect(server.address(), Version::V5, "new").await;
+    new.send(&publish("full/x", 7, "v")).await;
+    match new.receive().await {
+        Some(Packet::PubAck(ack)) => {
+            assert_eq!((ack.packet_id.get(), ack.reason), (7, Reason::QUOTA_EXCEEDED));
+            let words = ack.properties.find(|property| match property {
+                Property::ReasonString(words) => Some(words),
+                _ => None,
+            });
+            assert!(words.is_some_and(|words| words.contains("disk")));
+        }
+        other => panic!("no PUBACK but {other:?}"),
+    }
+    let mut old = Client::connect(server.address(), Version::V3_1_1, "old").await;
+    old.send(&publish("full/x", 7, "v")).await;
+    assert_eq!(
+        old.receive().await,
+        None,
+        "a client before 5.0 can only be told by the connection's end"
+    );
+    server.stop().await;
+}

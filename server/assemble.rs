@@ -1,0 +1,68 @@
+//! Builds the layers from the bottom up, and stops them from the top down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use headwater_bridge::{Bridge, MetricsHandle, check_connector};
+use headwater_broker::Broker;
+use headwater_config::Config;
+use headwater_sql::Engine;
+use headwater_store::{Store, SystemClock};
+
+/// A running node.
+pub struct Server {
+    store: Store,
+    broker: Broker,
+    engine: Engine,
+    bridge: Bridge,
+}
+
+impl Server {
+    /// Opens the store, then starts the broker and the SQL engine, which meet only in it, then the bridge over all.
+    pub async fn start(config: &Config, metrics: MetricsHandle) -> Result<Server> {
+        let store = {
+            let config = config.store.clone();
+            tokio::task::spawn_blocking(move || Store::open(&config, Arc::new(SystemClock))).await??
+        };
+        let broker = match Broker::start(store.clone(), &config.broker).await {
+            Ok(broker) => broker,
+            Err(error) => {
+                store.stop().await;
+                return Err(error.into());
+            }
+        };
+        let engine = Engine::start(store.clone(), &config.sql, Arc::new(check_connector(&config.bridge.webhook)))?;
+        let bridge = Bridge::start(store.clone(), engine.clone(), broker.publisher(), &config.bridge, metrics).await;
+        match bridge {
+            Ok(bridge) => Ok(Server { store, broker, engine, bridge }),
+            Err(error) => {
+                broker.stop().await;
+                engine.stop().await;
+                store.stop().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    pub fn mqtt_address(&self) -> SocketAddr {
+        self.broker.local_addr()
+    }
+
+    pub fn http_address(&self) -> SocketAddr {
+        self.bridge.local_addr()
+    }
+
+    /// Resolves when the store can no longer keep its promises.
+    pub async fn store_failed(&self) -> String {
+        self.store.failed().await
+    }
+
+    /// Takes no more requests, finishes those under way, commits, closes.
+    pub async fn stop(self) {
+        self.bridge.stop().await;
+        self.broker.stop().await;
+        self.engine.stop().await;
+        self.store.stop().await;
+    }
+}

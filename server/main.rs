@@ -1,0 +1,49 @@
+//! The command line of Headwater.
+
+mod assemble;
+mod client;
+mod demo;
+mod serve;
+mod sql;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An MQTT broker whose traffic is a replicated log that SQL runs over.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server.
+    Serve(serve::ServeArgs),
+    /// Run SQL on a server: interactively, from -e, from a file or from standard input.
+    Sql(sql::SqlArgs),
+    /// Replay a year of two cities' temperatures through a running server, and show what its queries find.
+    Demo(demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Sql(arguments) => sql::run(arguments),
+        Command::Demo(arguments) => on_runtime(demo::run(arguments)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headwater: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,462 @@
+//! The statements as they were written: names unresolved, numbers as spelled, a span on every node.
+
+use crate::plan::physical::BinaryOp;
+use crate::span::Span;
+use crate::types::{self, DataType};
+
+/// How a name was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quote {
+    /// `name`
+    None,
+    /// `"name"`
+    Double,
+    /// `` `name` ``
+    Back,
+}
+
+/// The name of a stream, column, function, option, …; case-sensitive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// Without its quotes.
+    pub text: String,
+    /// How it was written.
+    pub quote: Quote,
+    /// Where.
+    pub span: Span,
+}
+
+/// A string literal, or a double-quoted text where the grammar takes it for a string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Without its quotes.
+    pub text: String,
+    /// Where.
+    pub span: Span,
+}
+
+/// One statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// What it asks for.
+    pub kind: StatementKind,
+    /// Without the `;`.
+    pub span: Span,
+}
+
+/// What a statement asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatementKind {
+    /// `CREATE STREAM …`, with or without `AS SELECT`
+    CreateStream(CreateStream),
+    /// `CREATE SINK CONNECTOR …`
+    CreateConnector(CreateConnector),
+    /// `INSERT INTO …`
+    Insert(Insert),
+    /// `SELECT …`
+    Select(Select),
+    /// `SHOW …`
+    Show(Show),
+    /// `DESCRIBE s`
+    Describe(Name),
+    /// `DROP …`
+    Drop(Drop),
+    /// `TERMINATE QUERY q`, `PAUSE QUERY q`; None: ALL
+    Terminate(Option<Name>),
+    /// `RESUME QUERY q`
+    ResumeQuery(Name),
+    /// `PAUSE CONNECTOR c` (false), `RESUME CONNECTOR c` (true)
+    RunConnector(Name, bool),
+    /// `EXPLAIN …`
+    Explain(Box<Statement>),
+}
+
+/// `CREATE STREAM name (columns) FROM TOPIC topics WITH (options) AS query`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateStream {
+    /// Its name.
+    pub name: Name,
+    /// IF NOT EXISTS
+    pub if_not_exists: bool,
+    /// Empty: an open stream.
+    pub columns: Vec<ColumnDef>,
+    /// The topic filters of FROM TOPIC.
+    pub topics: Vec<Text>,
+    /// WITH, from whichever place it stood in.
+    pub options: Vec<WithOption>,
+    /// AS SELECT
+    pub query: Option<Select>,
+}
+
+/// `name type [NOT NULL] [KEY]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnDef {
+    /// Its name.
+    pub name: Name,
+    /// Its type.
+    pub data_type: TypeName,
+    /// NOT NULL
+    pub not_null: bool,
+    /// KEY
+    pub key: bool,
+    /// All of it.
+    pub span: Span,
+}
+
+/// `NAME = value` inside WITH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithOption {
+    /// Its name; compared without regard to case.
+    pub name: Name,
+    /// Its value. A word such as `true` or `JSON` is a name or a literal here.
+    pub value: Expr,
+}
+
+/// `CREATE SINK CONNECTOR name TO kind WITH (options)`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateConnector {
+    /// Its name.
+    pub name: Name,
+    /// IF NOT EXISTS
+    pub if_not_exists: bool,
+    /// `WEBHOOK`
+    pub kind: Name,
+    /// WITH
+    pub options: Vec<WithOption>,
+}
+
+/// `INSERT INTO stream …`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Insert {
+    /// Where to.
+    pub stream: Name,
+    /// What.
+    pub values: InsertValues,
+}
+
+/// What an INSERT brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InsertValues {
+    /// `(columns) VALUES (…), (…)`; without columns: the declared ones, in order.
+    Rows { columns: Option<Vec<Name>>, rows: Vec<Row> },
+    /// `VALUES '{…}', '{…}'`: each a whole payload.
+    Payloads(Vec<Expr>),
+}
+
+/// `(a, b, …)` of VALUES
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its values.
+    pub values: Vec<Expr>,
+    /// With its brackets.
+    pub span: Span,
+}
+
+/// `SELECT …`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Select {
+    /// What is selected.
+    pub items: Vec<Item>,
+    /// FROM
+    pub from: From,
+    /// WHERE
+    pub filter: Option<Expr>,
+    /// GROUP BY, without its window.
+    pub group_by: Vec<Expr>,
+    /// The window of GROUP BY, or of FROM TUMBLE.
+    pub window: Option<Window>,
+    /// HAVING
+    pub having: Option<Expr>,
+    /// ORDER BY
+    pub order_by: Vec<OrderItem>,
+    /// LIMIT
+    pub limit: Option<Limit>,
+    /// EMIT
+    pub emit: Option<Emit>,
+    /// FROM BEGINNING and its like, the last clause.
+    pub start: Option<Start>,
+    /// All of it.
+    pub span: Span,
+}
+
+/// One item of the SELECT list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// `*`
+    All(Span),
+    /// `expr [AS alias]`
+    Expr { expr: Expr, alias: Option<Name> },
+}
+
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct From {
+    /// Which records.
+    pub source: Source,
+    /// `AS alias`
+    pub alias: Option<Name>,
+}
+
+/// Which records are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A stream, by name.
+    Stream(Name),
+    /// What clients published to the topics of a filter.
+    Topic(Text),
+}
+
+/// `TUMBLING (size) [GRACE grace]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Its length.
+    pub size: Interval,
+    /// GRACE
+    pub grace: Option<Interval>,
+    /// All of it.
+    pub span: Span,
+}
+
+/// `expr [ASC|DESC]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderItem {
+    /// By what.
+    pub expr: Expr,
+    /// DESC
+    pub descending: bool,
+}
+
+/// `LIMIT n`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Rows.
+    pub count: u64,
+    /// Where.
+    pub span: Span,
+}
+
+/// `EMIT CHANGES`, `EMIT FINAL`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emit {
+    /// Which.
+    pub kind: EmitKind,
+    /// Where.
+    pub span: Span,
+}
+
+/// When result rows come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmitKind {
+    /// At each change.
+    Changes,
+    /// Once, when the window is over.
+    Final,
+}
+
+/// `FROM BEGINNING`, `FROM TIMESTAMP '…'`, `FROM OFFSET n`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// Which.
+    pub kind: StartKind,
+    /// Where.
+    pub span: Span,
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartKind {
+    /// At the oldest record.
+    Beginning,
+    /// At the first record appended at that time or later; as written.
+    Timestamp(Text),
+    /// At that offset of a stream of one shard.
+    Offset(u64),
+}
+
+/// `SHOW …`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Show {
+    /// `SHOW STREAMS`
+    Streams,
+    /// `SHOW QUERIES`
+    Queries,
+    /// `SHOW CONNECTORS`
+    Connectors,
+    /// `SHOW CREATE [STREAM|QUERY|CONNECTOR] x`
+    Create(Option<ObjectKind>, Name),
+}
+
+/// `DROP kind [IF EXISTS] name [FORCE]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drop {
+    /// What.
+    pub kind: ObjectKind,
+    /// Which.
+    pub name: Name,
+    /// IF EXISTS, before or after the name.
+    pub if_exists: bool,
+    /// FORCE
+    pub force: bool,
+}
+
+/// What the catalog holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// A stream.
+    Stream,
+    /// A query.
+    Query,
+    /// A connector.
+    Connector,
+}
+
+/// A type, as in `DECIMAL(10,2)` or `STRING[]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeName {
+    /// Which.
+    pub data_type: DataType,
+    /// Where.
+    pub span: Span,
+}
+
+/// `INTERVAL '10' SECOND`, `INTERVAL 10 SECONDS`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// Its length.
+    pub value: types::Interval,
+    /// Where.
+    pub span: Span,
+}
+
+/// An expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expr {
+    /// What it computes.
+    pub kind: ExprKind,
+    /// All of it.
+    pub span: Span,
+    /// Levels of the tree under it, itself included. The parser keeps it below a limit, so everyone may recurse.
+    pub depth: usize,
+}
+
+impl Expr {
+    /// Counts its depth.
+    pub fn new(kind: ExprKind, span: Span) -> Expr {
+        let depth = 1 + kind.children().map(|child| child.depth).max().unwrap_or(0);
+        Expr { kind, span, depth }
+    }
+}
+
+/// What an expression computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExprKind {
+    /// `NULL`
+    Null,
+    /// `TRUE`, `FALSE`
+    Bool(bool),
+    /// A number, as spelled.
+    Number(String),
+    /// `'text'`
+    Text(String),
+    /// `INTERVAL …`
+    Interval(Interval),
+    /// `TIMESTAMP '…'`
+    Timestamp(String),
+    /// `DATE '…'`
+    Date(String),
+    /// `[a, b]`
+    Array(Vec<Expr>),
+    /// `name`
+    Name(Name),
+    /// `base.name`: a column of an alias, or a member of a JSON object.
+    Member { base: Box<Expr>, name: Name },
+    /// `base[index]`
+    Index { base: Box<Expr>, index: Box<Expr> },
+    /// `base -> key`, `base ->> key`
+    Arrow { base: Box<Expr>, key: Box<Expr>, as_text: bool },
+    /// `-a`, `NOT a`
+    Unary { op: UnaryOp, operand: Box<Expr> },
+    /// `a + b`, …
+    Binary { op: BinaryOp, left: Box<Expr>, right: Box<Expr> },
+    /// `a IS [NOT] NULL`
+    IsNull { operand: Box<Expr>, negated: bool },
+    /// `a [NOT] LIKE pattern [ESCAPE 'c']`
+    Like { operand: Box<Expr>, pattern: Box<Expr>, escape: Option<Text>, negated: bool },
+    /// `a [NOT] BETWEEN [SYMMETRIC] low AND high`
+    Between { operand: Box<Expr>, low: Box<Expr>, high: Box<Expr>, symmetric: bool, negated: bool },
+    /// `a [NOT] IN (…)`
+    In { operand: Box<Expr>, list: Vec<Expr>, negated: bool },
+    /// `CAST(a AS type)`, `a::type`
+    Cast { operand: Box<Expr>, to: TypeName },
+    /// `CASE [operand] WHEN … THEN … ELSE … END`
+    Case { operand: Option<Box<Expr>>, branches: Vec<(Expr, Expr)>, otherwise: Option<Box<Expr>> },
+    /// `name(arguments)`, `name(*)`, with `FILTER (WHERE …)` perhaps.
+    Call { name: Name, arguments: Arguments, filter: Option<Box<Expr>> },
+}
+
+impl ExprKind {
+    /// The expressions directly under this one, in the order they were written.
+    pub fn children(&self) -> impl Iterator<Item = &Expr> {
+        let mut fixed: [Option<&Expr>; 3] = [None; 3];
+        let mut list: &[Expr] = &[];
+        let mut pairs: &[(Expr, Expr)] = &[];
+        match self {
+            ExprKind::Null
+            | ExprKind::Bool(_)
+            | ExprKind::Number(_)
+            | ExprKind::Text(_)
+            | ExprKind::Interval(_)
+            | ExprKind::Timestamp(_)
+            | ExprKind::Date(_)
+            | ExprKind::Name(_) => {}
+            ExprKind::Array(items) => list = items,
+            ExprKind::Call { arguments, filter, .. } => {
+                if let Arguments::List(arguments) = arguments {
+                    list = arguments;
+                }
+                fixed[2] = filter.as_deref();
+            }
+            ExprKind::Member { base, .. } => fixed[0] = Some(base),
+            ExprKind::Index { base, index: other } | ExprKind::Arrow { base, key: other, .. } => {
+                fixed = [Some(base), Some(other), None];
+            }
+            ExprKind::Unary { operand, .. } | ExprKind::IsNull { operand, .. } | ExprKind::Cast { operand, .. } => {
+                fixed[0] = Some(operand);
+            }
+            ExprKind::Binary { left, right, .. } => fixed = [Some(left), Some(right), None],
+            ExprKind::Like { operand, pattern, .. } => fixed = [Some(operand), Some(pattern), None],
+            ExprKind::Between { operand, low, high, .. } => fixed = [Some(operand), Some(low), Some(high)],
+            ExprKind::In { operand, list: items, .. } => {
+                fixed[0] = Some(operand);
+                list = items;
+            }
+            ExprKind::Case { operand, branches, otherwise } => {
+                fixed = [operand.as_deref(), None, otherwise.as_deref()];
+                pairs = branches;
+            }
+        }
+        let [first, second, third] = fixed;
+        let pairs = pairs.iter().flat_map(|(when, then)| [when, then]);
+        first.into_iter().chain(second).chain(list).chain(pairs).chain(third)
+    }
+}
+
+/// What a function is called with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arguments {
+    /// `*`
+    Star,
+    /// `a, b`
+    List(Vec<Expr>),
+}
+
+/// An operator with one operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnaryOp {
+    /// `-`
+    Minus,
+    /// `+`
+    Plus,
+    /// `NOT`
+    Not,
+}

@@ -1,0 +1,96 @@
+//! What flows between operators: [`Delta`], a columnar micro-batch of row changes.
+
+use std::fmt;
+
+use headwater_store::{Offset, ShardId};
+
+use crate::column::Columns;
+use crate::types::TimestampUs;
+
+/// The place of a record, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its position there.
+    pub offset: Offset,
+}
+
+impl fmt::Display for RecordId {
+    /// `stream:shard:offset`, by the stream's number, which no later stream of the same name has.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.shard, self.offset)
+    }
+}
+
+/// Row changes.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    /// The rows.
+    pub rows: Columns,
+    /// Whether they come or go.
+    pub diff: Diff,
+    /// The event time of each row.
+    pub time: Vec<TimestampUs>,
+    /// The record that each row came from, or that changed it last.
+    pub origin: Vec<RecordId>,
+    /// The watermark of each row's shard just before the row, never below that of the task when the step began.
+    /// Lateness is judged by it, and by nothing else: so which rows a window takes depends on the logs alone, not on
+    /// how they were cut into steps or how shards happened to interleave, and FINAL rows are the same after a crash.
+    pub frontier: Vec<TimestampUs>,
+}
+
+/// Whether rows come or go. An update is -old, +new, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Diff {
+    /// All come, once.
+    Append,
+    /// Each so many times; negative: they go.
+    Weights(Vec<i32>),
+}
+
+impl Delta {
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.rows.rows()
+    }
+
+    /// No rows?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How often a row comes; negative: goes.
+    pub fn weight(&self, row: usize) -> i32 {
+        match &self.diff {
+            Diff::Append => 1,
+            Diff::Weights(weights) => weights[row],
+        }
+    }
+
+    /// The same changes of other columns.
+    pub fn with_rows(&self, rows: Columns) -> Delta {
+        debug_assert_eq!(rows.rows(), self.len());
+        Delta { rows, ..self.clone() }
+    }
+
+    /// Only these rows, in this order.
+    pub fn take(&self, selection: &[u32]) -> Delta {
+        fn pick<T: Copy>(all: &[T], selection: &[u32]) -> Vec<T> {
+            selection.iter().map(|row| all[*row as usize]).collect()
+        }
+        if selection.len() == self.len() && selection.iter().enumerate().all(|(at, row)| at == *row as usize) {
+            return self.clone();
+        }
+        Delta {
+            rows: self.rows.take(selection),
+            diff: match &self.diff {
+                Diff::Append => Diff::Append,
+                Diff::Weights(weights) => Diff::Weights(pick(weights, selection)),
+            },
+            time: pick(&self.time, selection),
+            origin: pick(&self.origin, selection),
+            frontier: pick(&self.frontier, selection),
+        }
+    }
+}

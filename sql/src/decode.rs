@@ -1,0 +1,440 @@
+//! Records to columns: schema on read.
+//!
+//! A [`Decoder`] is made once per task from the plan's source. It knows which fields the plan needs and takes nothing
+//! else out of a payload. What cannot be read is told, never guessed: ON_ERROR says whether such a record is a row of
+//! NULLs, no row, or the end of the query.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use headwater_store::{Format, Header, OnError, Record, TopicFilter, TopicName};
+
+use crate::change::RecordId;
+use crate::column::{Column, ColumnBuilder, Columns};
+use crate::expression::{Expression, Faults};
+use crate::function::Scope;
+use crate::json::{self, FieldTree, Found, Kind};
+use crate::plan::physical::{Expr, PathStep, PlanError, Source, SourceColumn};
+use crate::types::{DataType, TimestampUs};
+use crate::value::{Fault, Value, cast, write_json_string};
+
+/// Reads the records of one stream for one plan.
+#[derive(Debug)]
+pub struct Decoder {
+    format: Format,
+    on_error: OnError,
+    columns: Vec<SourceColumn>,
+    /// The paths of the `Field` columns, numbered by column.
+    fields: FieldTree,
+    /// Some column needs the payload parsed.
+    parses: bool,
+    captures: Vec<TopicFilter>,
+    timestamp: Option<Expression>,
+}
+
+/// Rows, and what was wrong with some.
+#[derive(Debug)]
+pub struct Decoded {
+    /// One column per column of the source.
+    pub rows: Columns,
+    /// Event times; None: the row has none of its own, and its append time stands in.
+    pub time: Vec<Option<TimestampUs>>,
+    /// Append times.
+    pub appended: Vec<TimestampUs>,
+    /// The record of each row.
+    pub origin: Vec<RecordId>,
+    /// Records and fields that could not be read.
+    pub errors: Vec<(RecordId, Fault)>,
+}
+
+/// A record that does not parse, where ON_ERROR is fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("record {0} does not parse, and the stream's ON_ERROR is 'fail'")]
+pub struct BadRecord(pub RecordId);
+
+impl Decoder {
+    /// For this source.
+    pub fn new(source: &Source) -> Result<Decoder, PlanError> {
+        let mut fields = FieldTree::default();
+        for (number, column) in source.columns.iter().enumerate() {
+            if let SourceColumn::Field { path, .. } = column {
+                fields.insert(path, number);
+            }
+        }
+        let wanted = |column: &SourceColumn| matches!(column, SourceColumn::Field { .. } | SourceColumn::Star);
+        let captures = source.captures.iter().map(|filter| {
+            TopicFilter::capture(filter.as_str()).map_err(|error| PlanError::Invalid(error.to_string()))
+        });
+        let as_timestamp = |expr: &Expr| {
+            Expression::compile(&Expr::Cast { operand: Box::new(expr.clone()), to: DataType::Timestamp })
+        };
+        Ok(Decoder {
+            format: source.format,
+            on_error: source.on_error,
+            columns: source.columns.clone(),
+            fields,
+            parses: source.on_error != OnError::Null || source.columns.iter().any(wanted),
+            captures: captures.collect::<Result<_, _>>()?,
+            timestamp: source.timestamp.as_ref().map(as_timestamp).transpose()?,
+        })
+    }
+
+    /// The rows of these records. Tombstones are no rows.
+    pub fn decode(&self, records: &[(RecordId, Record)], scope: &Scope) -> Result<Decoded, BadRecord> {
+        let mut batch = Batch::new(self, records.len());
+        for (id, record) in records {
+            if let Some(payload) = &record.payload {
+                batch.add(*id, record, payload)?;
+            }
+        }
+        Ok(batch.finish(scope))
+    }
+}
+
+/// A micro-batch being filled.
+struct Batch<'d> {
+    decoder: &'d Decoder,
+    builders: Vec<ColumnBuilder>,
+    slots: Vec<Option<Found>>,
+    payloads: Vec<Bytes>,
+    appended: Vec<TimestampUs>,
+    origin: Vec<RecordId>,
+    errors: Vec<(RecordId, Fault)>,
+}
+
+impl<'d> Batch<'d> {
+    fn new(decoder: &'d Decoder, rows: usize) -> Batch<'d> {
+        let width = decoder.columns.len();
+        Batch {
+            decoder,
+            builders: (0..width).map(|_| ColumnBuilder::with_capacity(rows)).collect(),
+            slots: vec![None; width],
+            payloads: Vec::with_capacity(rows),
+            appended: Vec::with_capacity(rows),
+            origin: Vec::with_capacity(rows),
+            errors: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, id: RecordId, record: &Record, payload: &Bytes) -> Result<(), BadRecord> {
+        self.slots.fill(None);
+        let text = std::str::from_utf8(payload).ok();
+        let top = if !self.decoder.parses {
+            None
+        } else {
+            let top = match (self.decoder.format, text) {
+                (Format::Raw, _) => Some(None),
+                (Format::Text, text) => text.map(|_| None),
+                (Format::Json, text) => {
+                    text.and_then(|text| json::extract(text, &self.decoder.fields, &mut self.slots)).map(Some)
+                }
+            };
+            match top {
+                Some(top) => top,
+                None => {
+                    self.errors.push((id, Fault::BadRecord));
+                    match self.decoder.on_error {
+                        OnError::Fail => return Err(BadRecord(id)),
+                        OnError::Drop => return Ok(()),
+                        // A broken document may have shown some fields before it broke.
+                        OnError::Null => self.slots.fill(None),
+                    }
+                    None
+                }
+            }
+        };
+        let row = Row { id, record, payload, text, top, number: self.payloads.len() };
+        for number in 0..self.builders.len() {
+            self.add_value(number, &row);
+        }
+        self.payloads.push(payload.clone());
+        self.appended.push(TimestampUs::from_ms(record.timestamp));
+        self.origin.push(id);
+        Ok(())
+    }
+
+    fn add_value(&mut self, number: usize, row: &Row<'_>) {
+        let builder = &mut self.builders[number];
+        let SourceColumn::Field { path, data_type } = &self.decoder.columns[number] else {
+            return builder.push(row.system(&self.decoder.columns[number], self.decoder));
+        };
+        let value = match (self.decoder.format, self.slots[number], row.text) {
+            (Format::Json, Some(found), Some(text)) => {
+                let value = json::read_shared(row.payload, text, found);
+                if matches!((&value, data_type), (Value::Float(_), DataType::Any | DataType::Float)) {
+                    return builder.push_spelled(value, row.number, found.start, found.end);
+                }
+                value
+            }
+            (Format::Json, ..) => Value::Null,
+            _ if *path != [PathStep::Member("value".into())] => Value::Null,
+            (Format::Text, _, text) => text.map_or(Value::Null, |_| shared_text(row.payload)),
+            (Format::Raw, ..) => Value::Bytea(row.payload.clone()),
+        };
+        builder.push(cast(&value, data_type).unwrap_or_else(|fault| {
+            self.errors.push((row.id, fault));
+            Value::Null
+        }));
+    }
+
+    fn finish(self, scope: &Scope) -> Decoded {
+        let payloads = Arc::new(self.payloads);
+        let columns: Vec<Arc<Column>> =
+            self.builders.into_iter().map(|builder| Arc::new(builder.finish_with(&payloads))).collect();
+        let rows = Columns::new(columns, self.origin.len());
+        let mut errors = self.errors;
+        let time = match &self.decoder.timestamp {
+            None => self.appended.iter().map(|at| Some(*at)).collect(),
+            Some(timestamp) => {
+                let mut faults = Faults::default();
+                let column = timestamp.evaluate(&rows, scope, &mut faults);
+                errors.extend(faults.iter().map(|(row, fault)| (self.origin[row], fault)));
+                let time = |row| match *column.get(row) {
+                    Value::Timestamp(us) => Some(TimestampUs(us)),
+                    _ => None,
+                };
+                (0..rows.rows()).map(time).collect()
+            }
+        };
+        Decoded { rows, time, appended: self.appended, origin: self.origin, errors }
+    }
+}
+
+/// One record on its way to a row.
+struct Row<'a> {
+    id: RecordId,
+    record: &'a Record,
+    payload: &'a Bytes,
+    /// The payload, if it is UTF-8.
+    text: Option<&'a str>,
+    /// The JSON value that it is.
+    top: Option<Found>,
+    number: usize,
+}
+
+impl Row<'_> {
+    fn system(&self, column: &SourceColumn, decoder: &Decoder) -> Value {
+        let text = |text: &ByteString| Value::String(text.clone());
+        let level = |level: Option<&str>| level.map_or(Value::Null, |level| Value::String(level.into()));
+        let topic = self.record.topic.as_ref();
+        match column {
+            // Fields are added by their caller, which has their slots.
+            SourceColumn::Field { .. } => Value::Null,
+            SourceColumn::Star => self.star(decoder.format),
+            SourceColumn::Payload => Value::Bytea(self.payload.clone()),
+            SourceColumn::Capture(name) => level(topic.and_then(|topic| captured(&decoder.captures, topic, name))),
+            SourceColumn::Topic => topic.map_or(Value::Null, |topic| Value::String(topic.to_byte_string())),
+            SourceColumn::TopicLevel(number) => level(topic.and_then(|topic| {
+                let at = json::position(i64::from(*number), topic.levels().count())?;
+                topic.levels().nth(at)
+            })),
+            SourceColumn::Key => self.record.key.as_ref().map_or(Value::Null, |key| {
+                ByteString::try_from(key.clone()).map_or_else(|_| Value::Bytea(key.clone()), Value::String)
+            }),
+            SourceColumn::ClientId => self.header(|header| match header {
+                Header::ClientId(id) => Some(text(id)),
+                _ => None,
+            }),
+            SourceColumn::Username => self.header(|header| match header {
+                Header::Username(name) => Some(text(name)),
+                _ => None,
+            }),
+            SourceColumn::Qos => Value::Integer(self.record.qos.bits().into()),
+            SourceColumn::Retain => Value::Boolean(self.record.retain),
+            SourceColumn::AppendTime => Value::Timestamp(TimestampUs::from_ms(self.record.timestamp).0),
+            SourceColumn::Offset => Value::Integer(i64::try_from(self.id.offset.0).unwrap_or(i64::MAX)),
+            SourceColumn::Shard => Value::Integer(self.id.shard.number.into()),
+            SourceColumn::Properties => self.properties(),
+        }
+    }
+
+    fn header(&self, find: impl Fn(&Header) -> Option<Value>) -> Value {
+        self.record.headers.iter().find_map(find).unwrap_or(Value::Null)
+    }
+
+    fn properties(&self) -> Value {
+        let mut properties = indexmap::IndexMap::new();
+        for header in &self.record.headers {
+            if let Header::User(name, value) = header {
+                properties.insert(name, value);
+            }
+        }
+        let mut out = String::from("{");
+        for (at, (name, value)) in properties.into_iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            write_json_string(name, &mut out);
+            out.push(':');
+            write_json_string(value, &mut out);
+        }
+        out.push('}');
+        Value::Json(out.into())
+    }
+
+    /// The object that `SELECT *` gives; what is no object is its one member `value`.
+    fn star(&self, format: Format) -> Value {
+        let value = match (format, self.top, self.text) {
+            (Format::Json, Some(top), Some(text)) if top.kind == Kind::Object => {
+                return json::read_shared(self.payload, text, top);
+            }
+            (Format::Json, Some(top), Some(text)) => json::compact(text, top).into_owned(),
+            (Format::Json, ..) => return Value::Null,
+            _ => {
+                let value = match (format, self.text) {
+                    (Format::Text, Some(text)) => Value::String(text.into()),
+                    (Format::Text, None) => Value::Null,
+                    _ => Value::Bytea(self.payload.clone()),
+                };
+                let mut out = String::new();
+                value.write_json(&mut out);
+                out
+            }
+        };
+        Value::Json(format!("{{\"value\":{value}}}").into())
+    }
+}
+
+fn shared_text(payload: &Bytes) -> Value {
+    ByteString::try_from(payload.clone()).map_or(Value::Null, Value::String)
+}
+
+/// The level that the first matching capture calls `name`.
+fn captured<'a>(captures: &'a [TopicFilter], topic: &'a TopicName, name: &str) -> Option<&'a str> {
+    let capture = captures.iter().find(|capture| capture.matches(topic))?;
+    capture.captured(topic).find(|(captured, _)| *captured == name).map(|(_, level)| level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::physical::{ColumnId, Start};
+    use headwater_store::{GroupId, Offset, Qos, ShardId, StreamForm, StreamId, TimestampMs};
+
+    fn source(columns: Vec<SourceColumn>) -> Source {
+        Source {
+            stream: StreamId(1),
+            name: "s".into(),
+            format: Format::Json,
+            on_error: OnError::Null,
+            form: StreamForm::Append,
+            columns,
+            captures: vec!["plant/{site}/+/{what}".into(), "#".into()],
+            timestamp: None,
+            delay_us: 0,
+            idle_us: None,
+            start: Start::Latest,
+        }
+    }
+
+    fn field(name: &str, data_type: DataType) -> SourceColumn {
+        SourceColumn::Field { path: vec![PathStep::Member(name.into())], data_type }
+    }
+
+    fn records(payloads: &[&str]) -> Vec<(RecordId, Record)> {
+        let shard = ShardId { group: GroupId(1), stream: StreamId(1), number: 0 };
+        let record = |(offset, payload): (usize, &&str)| {
+            let record = Record {
+                timestamp: TimestampMs(1_000 + offset as i64),
+                topic: Some(TopicName::new("plant/berlin/7/temp").unwrap()),
+                qos: Qos::AtLeastOnce,
+                headers: vec![
+                    Header::ClientId("c1".into()),
+                    Header::User("a".into(), "1".into()),
+                    Header::User("a".into(), "2".into()),
+                ],
+                ..Record::new(payload.to_string())
+            };
+            (RecordId { shard, offset: Offset(offset as u64) }, record)
+        };
+        payloads.iter().enumerate().map(record).collect()
+    }
+
+    fn decode(source: &Source, payloads: &[&str]) -> Result<(Vec<String>, Decoded), BadRecord> {
+        let decoded =
+            Decoder::new(source).unwrap().decode(&records(payloads), &Scope { now: TimestampUs(0) })?;
+        let row = |row| {
+            let mut out = String::new();
+            for column in 0..decoded.rows.width() {
+                decoded.rows.column(column).write_json(row, &mut out);
+                out.push('|');
+            }
+            out
+        };
+        Ok(((0..decoded.rows.rows()).map(row).collect(), decoded))
+    }
+
+    #[test]
+    fn fields_keep_their_spelling_and_missing_ones_are_null() {
+        let source = source(vec![field("a", DataType::Any), field("b", DataType::Any), SourceColumn::Star]);
+        let (rows, decoded) = decode(&source, &["{\"b\": 9001.0, \"a\":1}", "{\"b\":1.50e1}", "7"]).unwrap();
+        assert_eq!(rows, ["1|9001.0|{\"b\":9001.0,\"a\":1}|", "null|1.50e1|{\"b\":1.50e1}|", "null|null|{\"value\":7}|"]);
+        assert!(decoded.errors.is_empty());
+    }
+
+    #[test]
+    fn declared_types_are_cast_to_and_told_where_they_cannot() {
+        let source = source(vec![field("t", DataType::Timestamp), field("n", DataType::Integer)]);
+        let (rows, decoded) = decode(&source, &[r#"{"t":"2010/01/01 00:00","n":"5"}"#, r#"{"t":0,"n":"x"}"#]).unwrap();
+        assert_eq!(rows, ["\"2010-01-01T00:00:00Z\"|5|", "\"1970-01-01T00:00:00Z\"|null|"]);
+        assert_eq!(decoded.errors.iter().map(|(id, fault)| (id.offset.0, *fault)).collect::<Vec<_>>(), [(1, Fault::BadCast)]);
+    }
+
+    #[test]
+    fn system_columns_come_from_the_record() {
+        let source = source(vec![
+            SourceColumn::Capture("site".into()),
+            SourceColumn::Topic,
+            SourceColumn::TopicLevel(-1),
+            SourceColumn::TopicLevel(9),
+            SourceColumn::Key,
+            SourceColumn::ClientId,
+            SourceColumn::Username,
+            SourceColumn::Qos,
+            SourceColumn::Retain,
+            SourceColumn::AppendTime,
+            SourceColumn::Offset,
+            SourceColumn::Properties,
+        ]);
+        let (rows, _) = decode(&source, &["not json, and nobody asks"]).unwrap();
+        assert_eq!(
+            rows,
+            ["\"berlin\"|\"plant/berlin/7/temp\"|\"temp\"|null|null|\"c1\"|null|1|false|\"1970-01-01T00:00:01Z\"|0|{\"a\":\"2\"}|"]
+        );
+    }
+
+    #[test]
+    fn a_record_that_does_not_parse_is_null_dropped_or_the_end() {
+        let mut source = source(vec![field("a", DataType::Any)]);
+        let payloads = ["{\"a\":1,", "{\"a\":2}"];
+        let (rows, decoded) = decode(&source, &payloads).unwrap();
+        assert_eq!(rows, ["null|", "2|"]);
+        assert_eq!(decoded.errors.len(), 1);
+        source.on_error = OnError::Drop;
+        let (rows, decoded) = decode(&source, &payloads).unwrap();
+        assert_eq!((rows, decoded.errors.len()), (vec!["2|".to_owned()], 1));
+        source.on_error = OnError::Fail;
+        assert_eq!(decode(&source, &payloads).unwrap_err().0.offset, Offset(0));
+    }
+
+    #[test]
+    fn event_time_is_the_streams_timestamp_or_the_append_time() {
+        let mut source = source(vec![field("t", DataType::Any)]);
+        let (_, decoded) = decode(&source, &["{}"]).unwrap();
+        assert_eq!(decoded.time, [Some(TimestampUs(1_000_000))]);
+        source.timestamp = Some(Expr::Column(ColumnId(0)));
+        let (_, decoded) = decode(&source, &[r#"{"t":"1970-01-01 00:00:05"}"#, "{}", r#"{"t":"soon"}"#]).unwrap();
+        assert_eq!(decoded.time, [Some(TimestampUs(5_000_000)), None, None]);
+        assert_eq!(decoded.errors.len(), 1, "a missing time is no error, a wrong one is");
+    }
+
+    #[test]
+    fn text_and_raw_payloads_are_the_field_value() {
+        let mut source = source(vec![field("value", DataType::Any), SourceColumn::Star, field("x", DataType::Any)]);
+        source.format = Format::Text;
+        assert_eq!(decode(&source, &["a\"b"]).unwrap().0, ["\"a\\\"b\"|{\"value\":\"a\\\"b\"}|null|"]);
+        source.format = Format::Raw;
+        assert_eq!(decode(&source, &["ab"]).unwrap().0, ["\"YWI=\"|{\"value\":\"YWI=\"}|null|"]);
+    }
+}

@@ -1,0 +1,230 @@
+//! The engine: runs every persistent query of the catalog where its output is led, and answers SELECTs.
+//!
+//! It has threads of its own (`sql.threads`), so that no step of a query ever delays an MQTT client. A supervisor
+//! watches the catalog: it starts a task per running query and output group, stops those of terminated queries, and
+//! deletes what dropped ones leave behind. What a statement means is `statement.rs`'s business; it calls what is here.
+
+mod supervisor;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headwater_config::SqlConfig;
+use headwater_store::{GroupId, QueryRow, QueryState, ReadError, Store, StreamRow};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::SqlError;
+use crate::insert::{self, InsertRow};
+use crate::outcome::RowStream;
+use crate::plan::physical::{Plan, WriteRules};
+use crate::query::QueryRules;
+use crate::query::task::{TaskPhase, TaskStatus};
+use crate::read::{self, OneShot, Push};
+
+/// Says whether a connector of that kind (`webhook`) and direction (`sink`) can have these options; else what is wrong.
+/// The bridge knows connectors, and stands above this crate.
+pub type ConnectorCheck = Arc<dyn Fn(&str, bool, &BTreeMap<String, String>) -> Result<(), String> + Send + Sync>;
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system gives no threads.
+    #[error("cannot start the threads of the SQL engine: {0}")]
+    Threads(std::io::Error),
+}
+
+/// The handle everyone holds. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    check_connector: ConnectorCheck,
+    rules: QueryRules,
+    step_records_max: usize,
+    stop: CancellationToken,
+    /// All that runs on the engine's threads.
+    tasks: TaskTracker,
+    handle: Handle,
+    /// Taken by `stop`. A runtime must not be dropped on a thread of another one.
+    runtime: Mutex<Option<Runtime>>,
+    statuses: Arc<Statuses>,
+}
+
+/// What the tasks of this node are doing, by query id and group.
+#[derive(Debug, Default)]
+pub(crate) struct Statuses {
+    by_task: Mutex<HashMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>>,
+}
+
+/// What a query is doing, for SHOW QUERIES.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryStatus {
+    /// `running`, `waiting` (for a leader or a pause), `failed` or `terminated`.
+    pub state: &'static str,
+    /// Why it failed, or last had to begin again.
+    pub last_error: Option<String>,
+    /// Since the tasks were started here: records read (by all tasks), rows put out, values that could not be worked
+    /// out, rows that came too late.
+    pub records: u64,
+    pub rows: u64,
+    pub errors: u64,
+    pub late: u64,
+}
+
+impl Engine {
+    /// Starts the threads and every running query of the catalog.
+    pub fn start(store: Store, config: &SqlConfig, check_connector: ConnectorCheck) -> Result<Engine, StartError> {
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(threads).thread_name("headwater-sql").enable_all().build();
+        let runtime = runtime.map_err(StartError::Threads)?;
+        let us = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        let rules = QueryRules {
+            idle_us: us(config.idle.duration()),
+            future_skew_us: us(config.future_skew_max.duration()),
+        };
+        let statuses = Arc::new(Statuses::default());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let supervisor = supervisor::Supervisor::new(
+            store.clone(),
+            rules,
+            config.step_records_max,
+            config.cursor_save_every.duration(),
+            statuses.clone(),
+        );
+        tasks.spawn_on(supervisor.run(stop.clone()), runtime.handle());
+        let inner = Inner {
+            store,
+            check_connector,
+            rules,
+            step_records_max: config.step_records_max,
+            stop,
+            tasks,
+            handle: runtime.handle().clone(),
+            runtime: Mutex::new(Some(runtime)),
+            statuses,
+        };
+        Ok(Engine { inner: Arc::new(inner) })
+    }
+
+    /// Ends all reads, lets each query save its cursor, and returns when all of it has ended. Idempotent.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        let runtime = self.inner.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            // Nothing runs on it any more; its threads end by themselves.
+            runtime.shutdown_background();
+        }
+    }
+
+    /// The store it works on.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// See [`ConnectorCheck`].
+    pub(crate) fn check_connector(
+        &self,
+        kind: &str,
+        sink: bool,
+        options: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        (self.inner.check_connector)(kind, sink, options)
+    }
+
+    /// Turns where the sources of a persistent query begin into offsets, once for all its tasks. To be called before
+    /// the query is made.
+    pub(crate) async fn resolve_start(&self, plan: &mut Plan) -> Result<(), ReadError> {
+        read::resolve_start(&self.inner.store, plan).await
+    }
+
+    /// A one-shot SELECT over what is stored now.
+    pub(crate) async fn read(&self, plan: &Plan) -> Result<RowStream, SqlError> {
+        let (sender, rows) = RowStream::channel();
+        let read = OneShot::begin(self.inner.store.clone(), plan, sender, self.inner.step_records_max).await?;
+        let stop = self.inner.stop.clone();
+        let run = async move { stop.run_until_cancelled_owned(read.run()).await };
+        self.inner.tasks.spawn_on(run, &self.inner.handle);
+        Ok(rows)
+    }
+
+    /// A push SELECT; it listens when this returns.
+    pub(crate) async fn push(&self, plan: &Plan) -> Result<RowStream, SqlError> {
+        let (sender, rows) = RowStream::channel();
+        let Inner { store, rules, step_records_max, stop, .. } = &*self.inner;
+        let push = Push::begin(store.clone(), plan, sender, *rules, *step_records_max).await?;
+        self.inner.tasks.spawn_on(push.run(stop.clone()), &self.inner.handle);
+        Ok(rows)
+    }
+
+    /// INSERT: gives the number of rows, all committed.
+    pub(crate) async fn insert(
+        &self,
+        stream: &StreamRow,
+        rules: &WriteRules,
+        rows: Vec<InsertRow>,
+    ) -> Result<u64, SqlError> {
+        insert::insert(&self.inner.store, stream, rules, rows).await
+    }
+
+    /// What a query is doing on this node.
+    pub fn query_status(&self, query: &QueryRow) -> QueryStatus {
+        let mut all = QueryStatus { state: "running", last_error: None, records: 0, rows: 0, errors: 0, late: 0 };
+        let tasks = self.inner.statuses.of(query.id);
+        let has = |phase| tasks.iter().any(|task| task.phase == phase);
+        all.state = match query.state {
+            QueryState::Terminated => "terminated",
+            QueryState::Running if has(TaskPhase::Failed) => "failed",
+            QueryState::Running if has(TaskPhase::Waiting) || tasks.is_empty() => "waiting",
+            QueryState::Running => "running",
+        };
+        for task in tasks {
+            all.last_error = all.last_error.or(task.last_error);
+            all.records += task.records;
+            all.rows += task.rows;
+            all.errors += task.errors;
+            all.late += task.late;
+        }
+        all
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(runtime) = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("statuses", &self.inner.statuses).finish_non_exhaustive()
+    }
+}
+
+impl Statuses {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>> {
+        self.by_task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, query: u64) -> Vec<TaskStatus> {
+        let lock = |status: &Arc<Mutex<TaskStatus>>| status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.lock().iter().filter(|((id, _), _)| *id == query).map(|(_, status)| lock(status)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

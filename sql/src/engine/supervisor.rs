@@ -1,0 +1,222 @@
+//! Keeps the tasks that run in step with the catalog.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headwater_store::{
+    Batch, Catalog, GroupId, QueryRow, QueryState, ReadError, Store, StreamRow, TableId, WriteError, tables,
+};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::Statuses;
+use crate::limits::FORGET_ROWS_PER_BATCH;
+use crate::query::task::{self, TaskContext, TaskPhase, TaskStatus};
+use crate::query::{Progress, QueryRules};
+
+/// A query in one group.
+type TaskKey = (u64, GroupId);
+
+/// Owns all tasks of persistent queries.
+pub(super) struct Supervisor {
+    store: Store,
+    rules: QueryRules,
+    step_records_max: usize,
+    cursor_save_every: Duration,
+    statuses: Arc<Statuses>,
+    running: JoinSet<()>,
+    tasks: HashMap<TaskKey, Running>,
+    /// Queries of the last catalog, to see which are gone.
+    known: HashSet<u64>,
+}
+
+struct Running {
+    id: Id,
+    stop: CancellationToken,
+    /// It has failed for good and waits to be terminated.
+    ended: bool,
+    status: Arc<Mutex<TaskStatus>>,
+}
+
+impl Supervisor {
+    pub fn new(
+        store: Store,
+        rules: QueryRules,
+        step_records_max: usize,
+        cursor_save_every: Duration,
+        statuses: Arc<Statuses>,
+    ) -> Supervisor {
+        Supervisor {
+            store,
+            rules,
+            step_records_max,
+            cursor_save_every,
+            statuses,
+            running: JoinSet::new(),
+            tasks: HashMap::new(),
+            known: HashSet::new(),
+        }
+    }
+
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut catalog = self.store.catalog();
+        let first = catalog.borrow_and_update().clone();
+        self.sweep(&first).await;
+        loop {
+            let now = catalog.borrow_and_update().clone();
+            self.reconcile(&now);
+            self.forget_dropped(&now).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = catalog.changed() => if changed.is_err() { break },
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+            }
+        }
+        self.tasks.values().for_each(|task| task.stop.cancel());
+        while self.running.join_next().await.is_some() {}
+    }
+
+    /// Starts what should run and stops what should not. A task that is still stopping is started again once it has.
+    fn reconcile(&mut self, catalog: &Catalog) {
+        let mut wanted: HashMap<TaskKey, (Arc<QueryRow>, Arc<StreamRow>)> = HashMap::new();
+        for query in catalog.queries.values().filter(|query| query.state == QueryState::Running) {
+            if let Some(output) = catalog.stream_by_id(query.output) {
+                for group in &output.shards {
+                    wanted.insert((query.id, *group), (query.clone(), output.clone()));
+                }
+            }
+        }
+        let unwanted: Vec<TaskKey> = self.tasks.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        for key in unwanted {
+            let ended = self.tasks.get(&key).is_some_and(|task| {
+                task.stop.cancel();
+                task.ended
+            });
+            if ended {
+                self.remove(key);
+            }
+        }
+        for (key, (query, output)) in wanted {
+            if !self.tasks.contains_key(&key) {
+                self.start(key, query, output);
+            }
+        }
+    }
+
+    fn start(&mut self, key: TaskKey, query: Arc<QueryRow>, output: Arc<StreamRow>) {
+        let status = Arc::new(Mutex::new(TaskStatus::default()));
+        let context = TaskContext {
+            store: self.store.clone(),
+            query,
+            output,
+            group: key.1,
+            rules: self.rules,
+            step_records_max: self.step_records_max,
+            cursor_save_every: self.cursor_save_every,
+            status: status.clone(),
+        };
+        let stop = CancellationToken::new();
+        let id = self.running.spawn(task::run(context, stop.clone())).id();
+        self.statuses.lock().insert(key, status.clone());
+        self.tasks.insert(key, Running { id, stop, ended: false, status });
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let Some(key) = self.tasks.iter().find(|(_, task)| task.id == id).map(|(key, _)| *key) else { return };
+        let Some(task) = self.tasks.get_mut(&key) else { return };
+        let mut status = task.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = ended {
+            // One query's defect is not the others' end.
+            tracing::error!(query = key.0, group = %key.1, %error, "a query task ended by a defect");
+            status.phase = TaskPhase::Failed;
+            status.last_error = Some("the task ended by a defect of headwater; see the log".to_owned());
+        }
+        let failed = status.phase == TaskPhase::Failed;
+        drop(status);
+        task.ended = true;
+        if !failed || task.stop.is_cancelled() {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: TaskKey) {
+        self.tasks.remove(&key);
+        self.statuses.lock().remove(&key);
+    }
+
+    /// Deletes the rows of queries that were dropped, once their tasks have ended.
+    async fn forget_dropped(&mut self, catalog: &Catalog) {
+        let now: HashSet<u64> = catalog.queries.values().map(|query| query.id).collect();
+        let gone: Vec<u64> = self.known.difference(&now).copied().collect();
+        self.known.extend(&now);
+        for query in gone {
+            if self.tasks.keys().all(|(id, _)| *id != query) {
+                self.known.remove(&query);
+                for group in self.store.data_groups() {
+                    self.forget(query, group).await;
+                }
+            }
+        }
+    }
+
+    /// A crash may come between the drop of a query and the deletion of its rows.
+    async fn sweep(&self, catalog: &Catalog) {
+        let alive: HashSet<u64> = catalog.queries.values().map(|query| query.id).collect();
+        for group in self.store.data_groups() {
+            for table in [tables::QUERY_PROGRESS, tables::QUERY_STATE] {
+                match self.queries_in(group, table).await {
+                    Ok(found) => {
+                        for query in found.difference(&alive) {
+                            self.forget(*query, group).await;
+                        }
+                    }
+                    Err(error) => tracing::warn!(%group, %error, "cannot look for rows of dropped queries"),
+                }
+            }
+        }
+    }
+
+    /// The ids of the queries that have rows in a table: one seek each.
+    async fn queries_in(&self, group: GroupId, table: TableId) -> Result<HashSet<u64>, ReadError> {
+        let rows = self.store.table(group, table);
+        let seek = move || {
+            let (mut found, mut from) = (HashSet::new(), Vec::new());
+            while let Some((key, _)) = rows.scan(&[], &from, 1)?.pop() {
+                let Some((query, _)) = key.split_first_chunk::<8>() else { break };
+                let query = u64::from_be_bytes(*query);
+                found.insert(query);
+                let Some(next) = query.checked_add(1) else { break };
+                from = next.to_be_bytes().to_vec();
+            }
+            Ok(found)
+        };
+        self.store.blocking(seek).await
+    }
+
+    async fn forget(&self, query: u64, group: GroupId) {
+        // Progress goes first: it fences a step that is still on its way.
+        let progress = Batch::new(group).delete(tables::QUERY_PROGRESS, Progress::key(query));
+        let mut result = self.store.write(progress).await.map(|_| ());
+        while result.is_ok() {
+            let (rows, prefix) = (self.store.table(group, tables::QUERY_STATE), query.to_be_bytes());
+            let page = self.store.blocking(move || rows.scan(&prefix, &[], FORGET_ROWS_PER_BATCH)).await;
+            let page = match page {
+                Ok(page) if page.is_empty() => return,
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(query, %group, %error, "cannot read the rows of a dropped query");
+                    return;
+                }
+            };
+            let delete = |batch: Batch, (key, _)| batch.delete(tables::QUERY_STATE, key);
+            result = self.store.write(page.into_iter().fold(Batch::new(group), delete)).await.map(|_| ());
+        }
+        match result {
+            Ok(()) | Err(WriteError::Stopped) => {}
+            // The next start sweeps again.
+            Err(error) => tracing::warn!(query, %group, %error, "cannot delete the rows of a dropped query"),
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The engine on a real store, with plans made by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_config::{Config, SqlConfig};
+use headwater_store::{
+    Offset, Placement, QuerySpec, Record, Store, StreamForm, StreamId, StreamOptions, StreamSpec, SystemClock,
+    TopicName, tables,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::plan::physical::*;
+use crate::query::Progress;
+use crate::types::{DataType, Literal};
+
+const HOUR_US: i64 = 3_600_000_000;
+
+struct World {
+    config: Config,
+    store: Store,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn new(groups: u16) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::embedded().unwrap();
+        config.store.path = folder.path().join("data");
+        config.store.groups = groups;
+        config.sql.cursor_save_every = headwater_config::Millis(20);
+        config.sql.threads = 1;
+        let store_config = config.store.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&store_config, Arc::new(SystemClock)).unwrap());
+        World { config, store: store.await.unwrap(), _folder: folder }
+    }
+
+    fn engine(&self) -> Engine {
+        let sql: &SqlConfig = &self.config.sql;
+        Engine::start(self.store.clone(), sql, Arc::new(|_, _, _| Ok(()))).unwrap()
+    }
+
+    async fn publish(&self, topic: &str, payload: &str) {
+        let topic = TopicName::new(topic.to_owned()).unwrap();
+        let record = Record { topic: Some(topic.clone()), ..Record::new(payload.to_owned()) };
+        self.store.write(self.store.route(&topic).batch(record)).await.unwrap();
+    }
+
+    /// Waits until every task of a query has read its inputs to their ends.
+    async fn caught_up(&self, query: &str) {
+        let catalog = self.store.catalog().borrow().clone();
+        let query = catalog.queries[query].clone();
+        let output = catalog.stream_by_id(query.output).unwrap().clone();
+        for group in &output.shards {
+            'wait: for _ in 0..500 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let row = self.store.table(*group, tables::QUERY_PROGRESS).get(&Progress::key(query.id)).unwrap();
+                let Some(progress) = row.map(|row| Progress::decode(&row).unwrap()) else { continue };
+                for (shard, cursor) in &progress.cursors {
+                    if self.store.bounds(*shard).await.unwrap().1 != *cursor {
+                        continue 'wait;
+                    }
+                }
+                break;
+            }
+        }
+    }
+
+    /// `topic key payload` of each record, sorted, because shards have no order among them.
+    async fn output(&self, stream: &str) -> Vec<String> {
+        let catalog = self.store.catalog().borrow().clone();
+        let mut lines = Vec::new();
+        for shard in catalog.streams[stream].shard_ids() {
+            for batch in self.store.read(shard, Offset(0), usize::MAX).await.unwrap() {
+                for (_, record) in batch.records_from(Offset(0)).unwrap() {
+                    let text = |bytes: Option<bytes::Bytes>| {
+                        bytes.map_or("-".to_owned(), |bytes| String::from_utf8(bytes.to_vec()).unwrap())
+                    };
+                    let topic = record.topic.map_or("-".to_owned(), |topic| topic.as_str().to_owned());
+                    lines.push(format!("{topic} {} {}", text(record.key), text(record.payload)));
+                }
+            }
+        }
+        lines.sort();
+        lines
+    }
+}
+
+fn column(number: u32) -> Expr {
+    Expr::Column(ColumnId(number))
+}
+
+fn any(names: &[&str]) -> Schema {
+    let mut schema = Schema::default();
+    names.iter().for_each(|name| {
+        schema.push(*name, DataType::Any);
+    });
+    schema
+}
+
+fn node(id: u32, op: Op, inputs: &[u32], schema: Schema) -> Node {
+    let inputs = inputs.iter().map(|id| OperatorId(*id)).collect();
+    let (form, bound) = (Form::Append, StateBound::Stateless);
+    Node { id: OperatorId(id), op, inputs, schema, form, key: vec![], partition: vec![], bound }
+}
+
+fn source(stream: StreamId) -> Op {
+    let field = |name: &str| SourceColumn::Field { path: vec![PathStep::Member(name.into())], data_type: DataType::Any };
+    Op::Source(Source {
+        stream,
+        name: "plant".into(),
+        format: headwater_store::Format::Json,
+        on_error: headwater_store::OnError::Null,
+        form: StreamForm::Append,
+        columns: vec![SourceColumn::Capture("device".into()), field("temp"), field("date")],
+        captures: vec!["plant/{device}/temp".into()],
+        timestamp: Some(column(2)),
+        delay_us: 0,
+        idle_us: Some(200_000),
+        start: Start::Latest,
+    })
+}
+
+fn template() -> Option<Template> {
+    let device = TemplatePart::Value { expr: column(0), slashes: false };
+    Some(Template { parts: vec![TemplatePart::Text("alerts/".into()), device] })
+}
+
+fn sink(items: &[(&str, u32)], key: Vec<Expr>) -> Op {
+    let item = |(name, column): &(&str, u32)| SinkItem::Column { name: (*name).into(), column: ColumnId(*column) };
+    Op::Sink(Sink {
+        items: items.iter().map(item).collect(),
+        key,
+        routing: Routing { topic: template(), key: vec![column(0)] },
+        qos: headwater_store::Qos::AtLeastOnce,
+        retain: false,
+    })
+}
+
+/// SELECT device, temp FROM plant WHERE temp > 50
+fn alerts(stream: StreamId) -> Plan {
+    let hot = Expr::Binary {
+        op: BinaryOp::Greater,
+        left: Box::new(column(1)),
+        right: Box::new(Expr::Literal(Literal::Integer(50))),
+    };
+    let names = ["device", "temp", "date"];
+    Plan {
+        nodes: vec![
+            node(1, source(stream), &[], any(&names)),
+            node(2, Op::Filter(hot), &[1], any(&names)),
+            node(3, Op::Exchange(Routing { topic: template(), key: vec![column(0)] }), &[2], any(&names)),
+            node(4, sink(&[("device", 0), ("temp", 1)], vec![column(0)]), &[3], any(&["device", "temp"])),
+        ],
+        order_by: vec![],
+        limit: None,
+    }
+}
+
+/// SELECT device, AVG(temp), COUNT(*) FROM plant GROUP BY device, TUMBLING (1 hour) EMIT …
+fn hourly(stream: StreamId, emit: Emit) -> Plan {
+    let names = ["device", "temp", "date", "window_start", "window_end"];
+    let call = |function, argument| AggregateCall { function, argument, filter: None };
+    let aggregate = Op::Aggregate(Aggregate {
+        group: vec![column(0)],
+        window: Some(WindowColumns { start: ColumnId(3), end: ColumnId(4) }),
+        calls: vec![call(AggregateFunction::Avg, Some(column(1))), call(AggregateFunction::Count, None)],
+        emit,
+        grace_us: 0,
+    });
+    let window = Op::Window(Window { kind: WindowKind::Tumbling { size_us: HOUR_US }, grace_us: 0 });
+    let out = ["device", "window_start", "window_end", "avg", "count"];
+    let items = [("device", 0), ("window_start", 1), ("avg", 3), ("count", 4)];
+    let mut plan = Plan {
+        nodes: vec![
+            node(1, source(stream), &[], any(&names[..3])),
+            node(2, Op::Exchange(Routing { topic: template(), key: vec![column(0)] }), &[1], any(&names[..3])),
+            node(3, window, &[2], any(&names)),
+            node(4, aggregate, &[3], any(&out)),
+            node(5, sink(&items, vec![column(0), column(1)]), &[4], any(&["device", "window_start", "avg", "count"])),
+        ],
+        order_by: vec![],
+        limit: None,
+    };
+    if emit == Emit::Changes {
+        plan.nodes[3].form = Form::Upsert;
+        plan.nodes[4].form = Form::Upsert;
+    }
+    plan
+}
+
+fn stream(name: &str, placement: Placement, captures: &[&str]) -> StreamSpec {
+    StreamSpec {
+        name: name.into(),
+        placement,
+        shards: 1,
+        columns: vec![],
+        captures: captures.iter().map(|capture| (*capture).to_owned()).collect(),
+        form: StreamForm::Append,
+        options: StreamOptions::default(),
+        sql: String::new(),
+    }
+}
+
+async fn create(world: &World, engine: &Engine, name: &str, mut plan: Plan) {
+    engine.resolve_start(&mut plan).await.unwrap();
+    let output = stream(name, Placement::Topic, &[]);
+    let inputs = plan.inputs();
+    world.store.create_query(QuerySpec { output, plan: plan.encode(), inputs, sql: String::new() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_republishes_each_row_once_whatever_dies_in_between() {
+    for groups in [1, 4] {
+        let world = World::new(groups).await;
+        let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+        world.publish("plant/early/temp", r#"{"temp":99}"#).await;
+        let mut engine = world.engine();
+        create(&world, &engine, "alerts", alerts(plant.id)).await;
+        let mut expected = Vec::new();
+        for round in 0..6 {
+            for device in ["sf", "seattle", "la", "berlin"] {
+                world.publish(&format!("plant/{device}/temp"), &format!("{{\"temp\":{}.50}}", 48 + round)).await;
+                if round >= 2 {
+                    expected.push(format!("alerts/{device} {device} {{\"device\":\"{device}\",\"temp\":{}.50}}", 48 + round));
+                }
+            }
+            if round % 2 == 0 {
+                // Dies without a word, like kill -9, and another one takes over.
+                drop(engine);
+                engine = world.engine();
+            }
+            if round % 3 == 0 {
+                world.caught_up("alerts").await;
+            }
+        }
+        world.caught_up("alerts").await;
+        expected.sort();
+        assert_eq!(world.output("alerts").await, expected);
+        let status = engine.query_status(&world.store.catalog().borrow().queries["alerts"].clone());
+        assert_eq!(status.state, "running", "{status:?}");
+        engine.stop().await;
+        world.store.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn final_rows_are_the_same_whatever_dies_in_between() {
+    let mut outputs = Vec::new();
+    for dies in [false, true] {
+        let world = World::new(4).await;
+        let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+        let mut engine = world.engine();
+        create(&world, &engine, "hourly", hourly(plant.id, Emit::Final)).await;
+        for minute in (0..240).step_by(20) {
+            for (device, offset) in [("sf", 0.1), ("seattle", 0.2), ("la", 0.3)] {
+                // Every fifth reading is an hour old: late, or not, by its own shard alone.
+                let hour = minute / 60 - i32::from(minute % 100 == 80);
+                let date = format!("2010/01/01 {:02}:{:02}", hour + 1, minute % 60);
+                let payload = format!("{{\"temp\":{},\"date\":\"{date}\"}}", f64::from(minute) + offset);
+                world.publish(&format!("plant/{device}/temp"), &payload).await;
+            }
+            if dies {
+                drop(engine);
+                engine = world.engine();
+            }
+            if minute % 60 == 0 {
+                world.caught_up("hourly").await;
+            }
+        }
+        world.caught_up("hourly").await;
+        // The windows of three hours are closed by the shards' own watermarks, once the empty shard has left.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        outputs.push(world.output("hourly").await);
+        engine.stop().await;
+        world.store.stop().await;
+    }
+    assert_eq!(outputs[0].len(), 9, "{:#?}", outputs[0]);
+    assert_eq!(outputs[0], outputs[1]);
+    assert_eq!(
+        outputs[0][0],
+        "alerts/la [\"la\",\"2010-01-01T01:00:00Z\"] {\"device\":\"la\",\"window_start\":\"2010-01-01T01:00:00Z\",\"avg\":20.3,\"count\":3}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_query_leaves_no_rows_and_a_terminated_one_goes_on() {
+    let world = World::new(1).await;
+    let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+    let engine = world.engine();
+    create(&world, &engine, "counts", hourly(plant.id, Emit::Changes)).await;
+    let reading = r#"{"temp":1,"date":"2010-01-01 00:00"}"#;
+    world.publish("plant/sf/temp", reading).await;
+    world.caught_up("counts").await;
+    world.store.set_query_state("counts", QueryState::Terminated).await.unwrap();
+    world.publish("plant/sf/temp", reading).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.output("counts").await.len(), 1);
+    world.store.set_query_state("counts", QueryState::Running).await.unwrap();
+    world.caught_up("counts").await;
+    let output = world.output("counts").await;
+    assert!(output[1].ends_with("\"count\":2}"), "{output:?}");
+
+    let group = plant.shards[0];
+    let rows = |table| world.store.table(group, table).scan(&[], &[], 100).unwrap().len();
+    assert!(rows(tables::QUERY_STATE) > 0 && rows(tables::QUERY_PROGRESS) == 1);
+    world.store.drop_query("counts").await.unwrap();
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if rows(tables::QUERY_STATE) + rows(tables::QUERY_PROGRESS) == 0 {
+            break;
+        }
+    }
+    assert_eq!((rows(tables::QUERY_STATE), rows(tables::QUERY_PROGRESS)), (0, 0));
+    engine.stop().await;
+    world.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_go_on_says_why_and_harms_no_other() {
+    let world = World::new(1).await;
+    let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+    let engine = world.engine();
+    let mut strict = alerts(plant.id);
+    for source in strict.sources_mut() {
+        source.on_error = headwater_store::OnError::Fail;
+    }
+    create(&world, &engine, "strict", strict).await;
+    create(&world, &engine, "alerts", alerts(plant.id)).await;
+    world.publish("plant/sf/temp", "{\"temp\":").await;
+    world.publish("plant/sf/temp", "{\"temp\":51}").await;
+    world.caught_up("alerts").await;
+    assert_eq!(world.output("alerts").await.len(), 1);
+    let row = world.store.catalog().borrow().queries["strict"].clone();
+    let status = engine.query_status(&row);
+    assert_eq!(status.state, "failed");
+    assert!(status.last_error.unwrap().contains("does not parse"));
+    let row = world.store.catalog().borrow().queries["alerts"].clone();
+    assert_eq!((engine.query_status(&row).state, engine.query_status(&row).errors), ("running", 1));
+    engine.stop().await;
+    world.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn selects_read_what_is_stored_or_what_comes() {
+    let world = World::new(4).await;
+    let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+    let engine = world.engine();
+    for (device, temp) in [("sf", 60), ("seattle", 40), ("la", 70)] {
+        world.publish(&format!("plant/{device}/temp"), &format!("{{\"temp\":{temp},\"date\":\"2010-01-01\"}}")).await;
+    }
+    let mut plan = alerts(plant.id);
+    let push = engine.push(&plan).await.unwrap();
+    plan.sources_mut().for_each(|source| source.start = Start::Earliest);
+    let rows = engine.read(&plan).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows, [r#"{"device":"sf","temp":60}"#, r#"{"device":"la","temp":70}"#]);
+    plan.order_by = vec![OrderBy { expr: column(1), descending: true }];
+    plan.limit = Some(1);
+    let rows = engine.read(&plan).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows, [r#"{"device":"la","temp":70}"#]);
+    let mut counts = hourly(plant.id, Emit::AtEnd);
+    counts.sources_mut().for_each(|source| source.start = Start::Earliest);
+    let rows = engine.read(&counts).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(rows[0], r#"{"device":"la","window_start":"2010-01-01T00:00:00Z","avg":70.0,"count":1}"#);
+
+    world.publish("plant/berlin/temp", "{\"temp\":51}").await;
+    let mut push = push;
+    assert_eq!(push.next().await.unwrap().unwrap(), r#"{"device":"berlin","temp":51}"#);
+    engine.stop().await;
+    assert!(push.next().await.is_none(), "it ends with the engine");
+    world.store.stop().await;
+}

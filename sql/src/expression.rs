@@ -1,0 +1,495 @@
+//! Bound expressions over columns.
+//!
+//! An [`Expression`] is an [`Expr`] made ready: functions looked up, constants turned into values. It is evaluated for
+//! a whole micro-batch, part by part, column by column. Numbers of one type go through kernels ([`kernel`]); all else
+//! goes row by row through [`Value`].
+//!
+//! Nothing is skipped by AND, OR, CASE or COALESCE: all their parts are evaluated for all rows, and the *faults* of
+//! what SQL would not have evaluated are thrown away. So `b <> 0 AND a / b > 1` tells of no division by zero.
+
+mod kernel;
+mod like;
+
+use std::sync::Arc;
+
+use crate::column::{Column, Columns};
+use crate::function::{self, Function, Scope};
+use crate::json;
+use crate::plan::physical::{BinaryOp, Expr, PathStep, PlanError, UnaryOp};
+use crate::types::{DataType, Literal};
+use crate::value::{self, Fault, Value, cast};
+
+/// The rows of a micro-batch that an expression has no value for, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults {
+    rows: Vec<(u32, Fault)>,
+}
+
+impl Faults {
+    /// Adds one.
+    pub fn push(&mut self, row: usize, fault: Fault) {
+        self.rows.push((row as u32, fault));
+    }
+
+    /// In no particular order; a row may be there more than once.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Fault)> + '_ {
+        self.rows.iter().map(|(row, fault)| (*row as usize, *fault))
+    }
+
+    /// None at all?
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Takes over those of `other` whose row counts.
+    fn absorb(&mut self, other: Faults, counts: impl Fn(usize) -> bool) {
+        self.rows.extend(other.rows.into_iter().filter(|(row, _)| counts(*row as usize)));
+    }
+}
+
+/// An expression, ready to run.
+#[derive(Debug)]
+pub struct Expression {
+    part: Part,
+}
+
+#[derive(Debug)]
+enum Part {
+    Column(usize),
+    Constant(Value),
+    Not(Box<Part>),
+    Negate(Box<Part>),
+    IsNull { operand: Box<Part>, negated: bool },
+    Arithmetic { op: BinaryOp, left: Box<Part>, right: Box<Part> },
+    Compare { op: BinaryOp, left: Box<Part>, right: Box<Part> },
+    /// AND when `decided` is false, OR when it is true: the truth that needs no other side.
+    Logic { decided: bool, left: Box<Part>, right: Box<Part> },
+    Call { function: &'static Function, arguments: Vec<Part> },
+    /// COALESCE and IFNULL: later arguments count only where all earlier are NULL.
+    Coalesce(Vec<Part>),
+    Cast { operand: Box<Part>, to: DataType },
+    Path { operand: Box<Part>, steps: Vec<PathStep>, as_text: bool },
+    Case { branches: Vec<(Part, Part)>, otherwise: Box<Part> },
+    In { operand: Box<Part>, list: Vec<Part>, negated: bool },
+    Like { operand: Box<Part>, pattern: Box<Part>, escape: Option<char>, negated: bool },
+    Array(Vec<Part>),
+}
+
+impl Expression {
+    /// Makes a plan's expression ready.
+    pub fn compile(expr: &Expr) -> Result<Expression, PlanError> {
+        Ok(Expression { part: Part::compile(expr)? })
+    }
+
+    /// Its column over `rows`.
+    pub fn evaluate(&self, rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
+        self.part.evaluate(rows, scope, faults)
+    }
+
+    /// The value of an expression that reads no column: a constant of a statement.
+    pub fn constant(expr: &Expr, scope: &Scope) -> Result<Value, ConstantError> {
+        let mut faults = Faults::default();
+        let column = Expression::compile(expr)?.evaluate(&Columns::new(Vec::new(), 1), scope, &mut faults);
+        match faults.iter().next() {
+            Some((_, fault)) => Err(ConstantError::Fault(fault)),
+            None => Ok(column.get(0).into_owned()),
+        }
+    }
+}
+
+/// Why a constant has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstantError {
+    /// Its functions are not known.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// It overflows, divides by zero …
+    #[error(transparent)]
+    Fault(Fault),
+}
+
+fn boxed(expr: &Expr) -> Result<Box<Part>, PlanError> {
+    Part::compile(expr).map(Box::new)
+}
+
+fn all(exprs: &[Expr]) -> Result<Vec<Part>, PlanError> {
+    exprs.iter().map(Part::compile).collect()
+}
+
+impl Part {
+    fn compile(expr: &Expr) -> Result<Part, PlanError> {
+        Ok(match expr {
+            Expr::Column(column) => Part::Column(column.index()),
+            Expr::Literal(literal) => Part::Constant(Value::from(literal)),
+            Expr::Unary { op, operand } => {
+                let operand = boxed(operand)?;
+                match op {
+                    UnaryOp::Not => Part::Not(operand),
+                    UnaryOp::Negate => Part::Negate(operand),
+                    UnaryOp::IsNull => Part::IsNull { operand, negated: false },
+                    UnaryOp::IsNotNull => Part::IsNull { operand, negated: true },
+                }
+            }
+            Expr::Binary { op, left, right } => {
+                let (left, right) = (boxed(left)?, boxed(right)?);
+                match op {
+                    BinaryOp::And => Part::Logic { decided: false, left, right },
+                    BinaryOp::Or => Part::Logic { decided: true, left, right },
+                    BinaryOp::Equal
+                    | BinaryOp::NotEqual
+                    | BinaryOp::Less
+                    | BinaryOp::LessOrEqual
+                    | BinaryOp::Greater
+                    | BinaryOp::GreaterOrEqual => Part::Compare { op: *op, left, right },
+                    _ => Part::Arithmetic { op: *op, left, right },
+                }
+            }
+            Expr::Call { function: name, arguments } => Part::compile_call(name, all(arguments)?)?,
+            Expr::Cast { operand, to } => Part::Cast { operand: boxed(operand)?, to: to.clone() },
+            Expr::Path { operand, steps, as_text } => {
+                Part::Path { operand: boxed(operand)?, steps: steps.clone(), as_text: *as_text }
+            }
+            Expr::Case { branches, otherwise } => Part::Case {
+                branches: branches
+                    .iter()
+                    .map(|(when, then)| Ok((Part::compile(when)?, Part::compile(then)?)))
+                    .collect::<Result<_, PlanError>>()?,
+                otherwise: otherwise.as_deref().map_or(Ok(Box::new(Part::Constant(Value::Null))), boxed)?,
+            },
+            Expr::In { operand, list, negated } => {
+                Part::In { operand: boxed(operand)?, list: all(list)?, negated: *negated }
+            }
+            Expr::Like { operand, pattern, escape, negated } => Part::Like {
+                operand: boxed(operand)?,
+                pattern: boxed(pattern)?,
+                escape: escape.or(Some('\\')),
+                negated: *negated,
+            },
+            Expr::Array(items) => Part::Array(all(items)?),
+        })
+    }
+
+    fn compile_call(name: &str, arguments: Vec<Part>) -> Result<Part, PlanError> {
+        let function =
+            function::lookup(name).ok_or_else(|| PlanError::Invalid(format!("there is no function {name}")))?;
+        // The runtime indexes arguments by the table: a damaged plan must not get past here.
+        function
+            .check(&vec![DataType::Any; arguments.len()])
+            .map_err(|error| PlanError::Invalid(error.to_string()))?;
+        Ok(match function.name {
+            "COALESCE" | "IFNULL" => Part::Coalesce(arguments),
+            _ => Part::Call { function, arguments },
+        })
+    }
+
+    fn evaluate(&self, rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
+        match self {
+            Part::Column(number) => rows.column(*number).clone(),
+            Part::Constant(value) => Arc::new(Column::constant(value.clone(), rows.rows())),
+            Part::Not(operand) => {
+                let operand = operand.evaluate(rows, scope, faults);
+                Arc::new(map(rows.rows(), faults, |row| truth(&operand.get(row)).map(|truth| boolean(truth.map(|t| !t)))))
+            }
+            Part::Negate(operand) => {
+                let operand = operand.evaluate(rows, scope, faults);
+                Arc::new(map(rows.rows(), faults, |row| value::negate(&operand.get(row))))
+            }
+            Part::IsNull { operand, negated } => {
+                let operand = operand.evaluate(rows, scope, faults);
+                Arc::new(map(rows.rows(), faults, |row| Ok(Value::Boolean(operand.get(row).is_null() != *negated))))
+            }
+            Part::Arithmetic { op, left, right } => {
+                let (left, right) = (left.evaluate(rows, scope, faults), right.evaluate(rows, scope, faults));
+                Arc::new(kernel::arithmetic(*op, &left, &right, faults).unwrap_or_else(|| {
+                    map(rows.rows(), faults, |row| value::binary(*op, &left.get(row), &right.get(row)))
+                }))
+            }
+            Part::Compare { op, left, right } => {
+                let (left, right) = (left.evaluate(rows, scope, faults), right.evaluate(rows, scope, faults));
+                Arc::new(kernel::compare(*op, &left, &right).unwrap_or_else(|| {
+                    map(rows.rows(), faults, |row| Ok(kernel::compare_values(*op, &left.get(row), &right.get(row))))
+                }))
+            }
+            Part::Logic { decided, left, right } => logic(*decided, left, right, rows, scope, faults),
+            Part::Call { function, arguments } => {
+                let columns: Vec<_> = arguments.iter().map(|part| part.evaluate(rows, scope, faults)).collect();
+                let mut values = Vec::with_capacity(columns.len());
+                Arc::new(map(rows.rows(), faults, |row| {
+                    values.clear();
+                    values.extend(columns.iter().map(|column| column.get(row).into_owned()));
+                    function.call(&values, scope)
+                }))
+            }
+            Part::Coalesce(parts) => coalesce(parts, rows, scope, faults),
+            Part::Cast { operand, to } => {
+                let operand = operand.evaluate(rows, scope, faults);
+                Arc::new(map(rows.rows(), faults, |row| cast(&operand.get(row), to)))
+            }
+            Part::Path { operand, steps, as_text } => {
+                let operand = operand.evaluate(rows, scope, faults);
+                Arc::new(map(rows.rows(), faults, |row| Ok(step(&operand.get(row), steps, *as_text))))
+            }
+            Part::Case { branches, otherwise } => case(branches, otherwise, rows, scope, faults),
+            Part::In { operand, list, negated } => {
+                let operand = operand.evaluate(rows, scope, faults);
+                let list: Vec<_> = list.iter().map(|part| part.evaluate(rows, scope, faults)).collect();
+                Arc::new(map(rows.rows(), faults, |row| Ok(boolean(is_in(row, &operand, &list).map(|t| t != *negated)))))
+            }
+            Part::Like { operand, pattern, escape, negated } => {
+                let (operand, pattern) = (operand.evaluate(rows, scope, faults), pattern.evaluate(rows, scope, faults));
+                Arc::new(map(rows.rows(), faults, |row| match (&*operand.get(row), &*pattern.get(row)) {
+                    (Value::Null, _) | (_, Value::Null) => Ok(Value::Null),
+                    (Value::String(text), Value::String(pattern)) => {
+                        Ok(Value::Boolean(like::matches(text, pattern, *escape) != *negated))
+                    }
+                    _ => Err(Fault::WrongType),
+                }))
+            }
+            Part::Array(items) => {
+                let items: Vec<_> = items.iter().map(|part| part.evaluate(rows, scope, faults)).collect();
+                Arc::new(map(rows.rows(), faults, |row| {
+                    Ok(Value::Array(items.iter().map(|item| item.get(row).into_owned()).collect()))
+                }))
+            }
+        }
+    }
+}
+
+/// A column made row by row; a fault is NULL and noted.
+fn map(rows: usize, faults: &mut Faults, mut row: impl FnMut(usize) -> Result<Value, Fault>) -> Column {
+    Column::from_values((0..rows).map(|number| {
+        row(number).unwrap_or_else(|fault| {
+            faults.push(number, fault);
+            Value::Null
+        })
+    }))
+}
+
+fn boolean(truth: Option<bool>) -> Value {
+    truth.map_or(Value::Null, Value::Boolean)
+}
+
+fn truth(value: &Value) -> Result<Option<bool>, Fault> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Boolean(truth) => Ok(Some(*truth)),
+        _ => Err(Fault::WrongType),
+    }
+}
+
+/// Three-valued AND and OR; the right side's faults count only where the left does not decide.
+fn logic(
+    decided: bool,
+    left: &Part,
+    right: &Part,
+    rows: &Columns,
+    scope: &Scope,
+    faults: &mut Faults,
+) -> Arc<Column> {
+    let left = left.evaluate(rows, scope, faults);
+    let mut right_faults = Faults::default();
+    let right = right.evaluate(rows, scope, &mut right_faults);
+    let is_decided = |row: usize| left.get(row).as_boolean() == Some(decided);
+    faults.absorb(right_faults, |row| !is_decided(row));
+    Arc::new(map(rows.rows(), faults, |row| {
+        if is_decided(row) {
+            return Ok(Value::Boolean(decided));
+        }
+        let (left, right) = (truth(&left.get(row))?, truth(&right.get(row))?);
+        Ok(match (left, right) {
+            (_, Some(truth)) if truth == decided => Value::Boolean(decided),
+            (Some(_), Some(_)) => Value::Boolean(!decided),
+            _ => Value::Null,
+        })
+    }))
+}
+
+fn coalesce(parts: &[Part], rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
+    let mut chosen: Option<Arc<Column>> = None;
+    for part in parts {
+        let mut new_faults = Faults::default();
+        let column = part.evaluate(rows, scope, &mut new_faults);
+        let Some(earlier) = chosen else {
+            // The first one's faults always count.
+            faults.absorb(new_faults, |_| true);
+            chosen = Some(column);
+            continue;
+        };
+        faults.absorb(new_faults, |row| earlier.get(row).is_null());
+        chosen = Some(Arc::new(Column::from_values((0..rows.rows()).map(|row| {
+            let first = earlier.get(row);
+            if first.is_null() { column.get(row).into_owned() } else { first.into_owned() }
+        }))));
+    }
+    chosen.unwrap_or_else(|| Arc::new(Column::constant(Value::Null, rows.rows())))
+}
+
+fn case(
+    branches: &[(Part, Part)],
+    otherwise: &Part,
+    rows: &Columns,
+    scope: &Scope,
+    faults: &mut Faults,
+) -> Arc<Column> {
+    let count = rows.rows();
+    let mut results: Vec<Value> = vec![Value::Null; count];
+    let mut open: Vec<bool> = vec![true; count];
+    for (condition, result) in branches {
+        let (mut condition_faults, mut result_faults) = (Faults::default(), Faults::default());
+        let condition = condition.evaluate(rows, scope, &mut condition_faults);
+        let result = result.evaluate(rows, scope, &mut result_faults);
+        faults.absorb(condition_faults, |row| open[row]);
+        faults.absorb(result_faults, |row| open[row] && condition.is_true(row));
+        for row in (0..count).filter(|row| condition.is_true(*row)) {
+            if std::mem::replace(&mut open[row], false) {
+                results[row] = result.get(row).into_owned();
+            }
+        }
+    }
+    let mut last_faults = Faults::default();
+    let last = otherwise.evaluate(rows, scope, &mut last_faults);
+    faults.absorb(last_faults, |row| open[row]);
+    for row in (0..count).filter(|row| open[*row]) {
+        results[row] = last.get(row).into_owned();
+    }
+    Arc::new(Column::from_values(results))
+}
+
+/// TRUE if one is equal; else NULL if one does not compare; else FALSE.
+fn is_in(row: usize, operand: &Column, list: &[Arc<Column>]) -> Option<bool> {
+    let operand = operand.get(row);
+    let mut unknown = false;
+    for item in list {
+        match operand.compare(&item.get(row)) {
+            Some(order) if order.is_eq() => return Some(true),
+            Some(_) => {}
+            None => unknown = true,
+        }
+    }
+    if unknown { None } else { Some(false) }
+}
+
+fn step(value: &Value, steps: &[PathStep], as_text: bool) -> Value {
+    let found = match value {
+        Value::Json(text) => json::step_into(text, steps),
+        Value::Array(items) => match steps.split_first() {
+            Some((PathStep::Index(index), rest)) => {
+                let item = json::position(*index, items.len()).map_or(&Value::Null, |at| &items[at]);
+                if rest.is_empty() { item.clone() } else { step(item, rest, false) }
+            }
+            _ => Value::Null,
+        },
+        // A JSON text inside of a string: `payload -> 'a'`.
+        Value::String(text) => json::step_into(text, steps),
+        _ => Value::Null,
+    };
+    if as_text { found.to_text().map_or(Value::Null, Value::String) } else { found }
+}
+
+impl From<Literal> for Expr {
+    fn from(literal: Literal) -> Expr {
+        Expr::Literal(literal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::physical::ColumnId;
+    use crate::types::TimestampUs;
+
+    fn column(number: u32) -> Expr {
+        Expr::Column(ColumnId(number))
+    }
+
+    fn binary(op: BinaryOp, left: Expr, right: Expr) -> Expr {
+        Expr::Binary { op, left: Box::new(left), right: Box::new(right) }
+    }
+
+    fn int(number: i64) -> Expr {
+        Expr::Literal(Literal::Integer(number))
+    }
+
+    fn run(expr: &Expr, columns: Vec<Vec<Value>>) -> (Vec<String>, Vec<(usize, Fault)>) {
+        let rows = columns.first().map_or(1, Vec::len);
+        let columns = columns.into_iter().map(|values| Arc::new(Column::from_values(values))).collect();
+        let mut faults = Faults::default();
+        let scope = Scope { now: TimestampUs(0) };
+        let result =
+            Expression::compile(expr).unwrap().evaluate(&Columns::new(columns, rows), &scope, &mut faults);
+        let text = |row| {
+            let mut out = String::new();
+            result.write_json(row, &mut out);
+            out
+        };
+        ((0..rows).map(text).collect(), faults.iter().collect())
+    }
+
+    #[test]
+    fn logic_is_three_valued_and_forgets_the_faults_it_would_not_have_met() {
+        let (t, f, n) = (Value::Boolean(true), Value::Boolean(false), Value::Null);
+        let left = vec![t.clone(), t.clone(), t.clone(), f.clone(), f.clone(), f.clone(), n.clone(), n.clone(), n.clone()];
+        let right = vec![t.clone(), f.clone(), n.clone(), t.clone(), f.clone(), n.clone(), t, f, n];
+        let (and, _) = run(&binary(BinaryOp::And, column(0), column(1)), vec![left.clone(), right.clone()]);
+        assert_eq!(and.join(" "), "true false null false false false null false null");
+        let (or, _) = run(&binary(BinaryOp::Or, column(0), column(1)), vec![left, right]);
+        assert_eq!(or.join(" "), "true true true true false null true null null");
+
+        let guard = binary(BinaryOp::NotEqual, column(0), int(0));
+        let quotient = binary(BinaryOp::Greater, binary(BinaryOp::Divide, int(10), column(0)), int(1));
+        let zero_and_five = vec![vec![Value::Integer(0), Value::Integer(5)]];
+        let guarded = binary(BinaryOp::And, guard, quotient.clone());
+        assert_eq!(run(&guarded, zero_and_five.clone()), (vec!["false".into(), "true".into()], vec![]));
+        let bare = run(&quotient, zero_and_five);
+        assert_eq!(bare, (vec!["null".into(), "true".into()], vec![(0, Fault::DivisionByZero)]));
+    }
+
+    #[test]
+    fn case_and_coalesce_count_faults_of_what_they_choose_only() {
+        let quotient = || binary(BinaryOp::Divide, int(10), column(0));
+        let is_zero = binary(BinaryOp::Equal, column(0), int(0));
+        let case = Expr::Case { branches: vec![(is_zero, int(-1))], otherwise: Some(Box::new(quotient())) };
+        let rows = vec![vec![Value::Integer(0), Value::Integer(4), Value::Null]];
+        assert_eq!(run(&case, rows.clone()), (vec!["-1".into(), "2.5".into(), "null".into()], vec![]));
+        let coalesce = Expr::Call { function: "COALESCE".into(), arguments: vec![column(0), quotient()] };
+        assert_eq!(run(&coalesce, rows), (vec!["0".into(), "4".into(), "null".into()], vec![]));
+    }
+
+    #[test]
+    fn mixed_types_go_row_by_row() {
+        let mixed = vec![vec![Value::Integer(40), Value::Float(39.4), Value::String("41".into()), Value::Null]];
+        let warm = binary(BinaryOp::Greater, column(0), Expr::Literal(Literal::Float(39.5)));
+        assert_eq!(run(&warm, mixed.clone()).0.join(" "), "true false null null");
+        let (doubled, faults) = run(&binary(BinaryOp::Multiply, column(0), int(2)), mixed);
+        assert_eq!(doubled.join(" "), "80 78.8 null null");
+        assert_eq!(faults, [(2, Fault::WrongType)]);
+    }
+
+    #[test]
+    fn in_like_and_paths() {
+        let rows = || vec![vec![Value::String("sf".into()), Value::String("seattle".into()), Value::Null]];
+        let text = |text: &str| Expr::Literal(Literal::String(text.into()));
+        let list = Expr::In { operand: Box::new(column(0)), list: vec![text("sf"), text("la")], negated: true };
+        assert_eq!(run(&list, rows()).0.join(" "), "false true null");
+        let with_null =
+            Expr::In { operand: Box::new(column(0)), list: vec![text("sf"), Literal::Null.into()], negated: false };
+        assert_eq!(run(&with_null, rows()).0.join(" "), "true null null");
+        let like =
+            Expr::Like { operand: Box::new(column(0)), pattern: Box::new(text("s%t_e")), escape: None, negated: false };
+        assert_eq!(run(&like, rows()).0.join(" "), "false true null");
+        let path = Expr::Path {
+            operand: Box::new(column(0)),
+            steps: vec![PathStep::Member("a".into()), PathStep::Index(1)],
+            as_text: true,
+        };
+        let json = vec![vec![Value::Json(r#"{"a":[1,2.50]}"#.into()), Value::Integer(1)]];
+        assert_eq!(run(&path, json).0.join(" "), "\"2.5\" null");
+    }
+
+    #[test]
+    fn a_damaged_call_is_refused_when_it_is_compiled() {
+        let call = |function: &str, arguments| Expr::Call { function: function.into(), arguments };
+        assert!(Expression::compile(&call("NO_SUCH", vec![])).is_err());
+        assert!(Expression::compile(&call("SQRT", vec![])).is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! Every fixed limit of the SQL crate. What an operator may set is in the configuration.
+
+/// The text given at once. Large INSERTs fit; a file of data belongs into the publish API.
+pub const SQL_BYTES_MAX: usize = 4 << 20;
+/// Levels of an expression tree, whether by brackets or by a chain of operators: parser, binder and evaluator recurse.
+pub const EXPRESSION_DEPTH_MAX: usize = 128;
+/// Characters of a source line that an error draws.
+pub const ERROR_LINE_CHARS_MAX: usize = 160;
+/// Levels of objects and arrays in a payload: the scanner recurses.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Result rows that wait for a reader of a SELECT.
+pub const ROWS_BUFFERED_MAX: usize = 1_024;
+/// State rows read at once when a task starts.
+pub const STATE_SCAN_ROWS: usize = 4_096;
+/// Groups that an aggregate keeps decoded between steps; past it, it reads them from the store again.
+pub const GROUPS_CACHED_MAX: usize = 100_000;
+/// Groups of a one-shot or push read, which has no store behind it.
+pub const GROUPS_IN_MEMORY_MAX: usize = 1_000_000;
+/// Windows that close in one step; the others follow in the next ones.
+pub const TIMERS_PER_STEP_MAX: usize = 8_192;
+/// Stored bytes that a task takes from its follower at once.
+pub const FOLLOW_BYTES: usize = 4 << 20;
+/// Payload bytes that one step takes in, so that what it puts out fits a Batch.
+pub const STEP_BYTES_MAX: usize = 4 << 20;
+/// State rows that one Batch deletes when a query is dropped.
+pub const FORGET_ROWS_PER_BATCH: usize = 4_096;
+/// Bytes of rows that ORDER BY may hold to sort them.
+pub const SORT_BYTES_MAX: usize = 256 << 20;
+
+const _: () = assert!(STEP_BYTES_MAX * 4 <= headwater_store::limits::BATCH_BYTES_MAX);
+/// Stored bytes that a one-shot read takes from a shard at once.
+pub const READ_AHEAD_BYTES: usize = 256 << 10;
+/// How often an INSERT routes again when the routing changes under it.
+pub const ROUTE_RETRIES_MAX: usize = 8;

@@ -1,0 +1,31 @@
+//! What the engine tells of itself.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+use crate::query::ReadyStep;
+
+/// A step of a persistent query.
+pub(crate) fn step(query: &str, records: usize, step: &ReadyStep, took: Duration) {
+    let query = || query.to_owned();
+    counter!("headwater_sql_records_read_total", "query" => query()).increment(records as u64);
+    counter!("headwater_sql_rows_written_total", "query" => query()).increment(step.rows);
+    if step.late > 0 {
+        counter!("headwater_sql_rows_late_total", "query" => query()).increment(step.late);
+    }
+    for (_, fault) in &step.errors {
+        counter!("headwater_sql_errors_total", "query" => query(), "fault" => fault.label()).increment(1);
+    }
+    histogram!("headwater_sql_step_seconds", "query" => query()).record(took.as_secs_f64());
+}
+
+/// A task that dropped its memory and begins again.
+pub(crate) fn task_restarted(query: &str) {
+    counter!("headwater_sql_task_restarts_total", "query" => query.to_owned()).increment(1);
+}
+
+/// A task that gave up.
+pub(crate) fn task_failed(query: &str) {
+    counter!("headwater_sql_task_failures_total", "query" => query.to_owned()).increment(1);
+}

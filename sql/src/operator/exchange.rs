@@ -1,0 +1,85 @@
+//! Keeps the rows whose output goes to this task's group. Every task reads all input; this is where they part.
+//!
+//! It stands before the aggregate, so that a group's state is kept in one place, the one where its results go.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use headwater_store::{GroupId, Record, StreamRow, TopicName, shard_for};
+
+use super::sink::key_of;
+use super::{Operator, Place, Port};
+use crate::change::Delta;
+use crate::expression::{Expression, Faults};
+use crate::plan::physical::{PlanError, Routing};
+use crate::step::{Step, Stop};
+use crate::template::CompiledTemplate;
+
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// None: everything passes.
+    part: Option<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    output: Arc<StreamRow>,
+    group: GroupId,
+    topic: Option<CompiledTemplate>,
+    key: Vec<Expression>,
+}
+
+impl Exchange {
+    pub fn new(routing: &Routing, place: &Place) -> Result<Exchange, PlanError> {
+        let Place::Group { output, group } = place else { return Ok(Exchange { part: None }) };
+        if output.shards.iter().all(|shard| shard == group) {
+            return Ok(Exchange { part: None });
+        }
+        let topic = routing.topic.as_ref().map(CompiledTemplate::compile).transpose()?;
+        let key = routing.key.iter().map(Expression::compile).collect::<Result<_, _>>()?;
+        Ok(Exchange { part: Some(Part { output: output.clone(), group: *group, topic, key }) })
+    }
+}
+
+impl Operator for Exchange {
+    fn apply(&mut self, _: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
+        let Some(part) = &self.part else {
+            step.emit(delta.clone());
+            return Ok(());
+        };
+        // Not told here: what the row is worked out from is worked out again below, once, where the row goes.
+        let mut faults = Faults::default();
+        let scope = step.scope();
+        let topics = part.topic.as_ref().map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
+        let keys: Vec<_> =
+            part.key.iter().map(|column| column.evaluate(&delta.rows, &scope, &mut faults)).collect();
+        let mut last: Option<(Option<TopicName>, Bytes, bool)> = None;
+        let kept: Vec<u32> = (0..delta.len())
+            .filter(|row| {
+                let topic = topics.as_ref().and_then(|topics| topics[*row].clone());
+                let key = key_of(&keys, *row, delta.origin[*row]);
+                match &last {
+                    Some((same_topic, same_key, here)) if *same_topic == topic && *same_key == key => *here,
+                    _ => {
+                        let shard = place_of(&part.output, topic.clone(), key.clone());
+                        let here = shard.group == part.group;
+                        last = Some((topic, key, here));
+                        here
+                    }
+                }
+            })
+            .map(|row| row as u32)
+            .collect();
+        step.emit(delta.take(&kept));
+        Ok(())
+    }
+}
+
+/// The shard of a row's record: by its topic where it has one, else by its key without the window.
+pub(crate) fn place_of(
+    output: &StreamRow,
+    topic: Option<TopicName>,
+    placement: Bytes,
+) -> headwater_store::ShardId {
+    shard_for(output, &Record { topic, key: Some(placement), ..Record::default() })
+}

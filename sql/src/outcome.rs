@@ -1,0 +1,68 @@
+//! What a statement answers with.
+
+use tokio::sync::mpsc;
+
+use crate::error::SqlError;
+use crate::limits::ROWS_BUFFERED_MAX;
+
+/// The answer to one statement.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is done, and in place.
+    Done {
+        /// For people: `stream demo created`.
+        message: String,
+    },
+    /// Rows that end: a one-shot SELECT, SHOW, DESCRIBE, EXPLAIN.
+    Rows(RowStream),
+    /// Rows that go on until the query is terminated or the receiver is dropped: SELECT … EMIT. It is already
+    /// listening: what is appended from now on will be seen.
+    Changes(RowStream),
+}
+
+/// Rows as they come, each one compact line of JSON with its members in column order. Bounded: who does not read
+/// holds the query back, never the memory. Dropping it ends the query.
+#[derive(Debug)]
+pub struct RowStream {
+    rows: mpsc::Receiver<Result<String, SqlError>>,
+}
+
+/// The query's end of a [`RowStream`].
+pub(crate) type RowSender = mpsc::Sender<Result<String, SqlError>>;
+
+impl RowStream {
+    /// A channel of rows.
+    pub(crate) fn channel() -> (RowSender, RowStream) {
+        let (sender, rows) = mpsc::channel(ROWS_BUFFERED_MAX);
+        (sender, RowStream { rows })
+    }
+
+    /// Rows that are there already.
+    pub(crate) fn ready(rows: Vec<String>) -> RowStream {
+        let (sender, stream) = mpsc::channel(rows.len().max(1));
+        for row in rows {
+            // The channel has room for all of them and its receiver is held here.
+            let _ = sender.try_send(Ok(row));
+        }
+        RowStream { rows: stream }
+    }
+
+    /// The next row; None at the end. An error is the last item.
+    pub async fn next(&mut self) -> Option<Result<String, SqlError>> {
+        self.rows.recv().await
+    }
+
+    /// As [`RowStream::next`], for those who write their own `Stream`.
+    pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<String, SqlError>>> {
+        self.rows.poll_recv(context)
+    }
+
+    /// All rows to the end.
+    pub async fn collect(mut self) -> Result<Vec<String>, SqlError> {
+        let mut rows = Vec::new();
+        while let Some(row) = self.next().await {
+            rows.push(row?);
+        }
+        Ok(rows)
+    }
+}

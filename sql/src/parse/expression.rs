@@ -1,0 +1,336 @@
+//! Expressions, by climbing precedence. From loose to tight:
+//! `OR`, `AND`, `NOT`, comparison (`= <> < <= > >= IS LIKE BETWEEN IN`), `||`, `+ -`, `* / % DIV`, sign,
+//! and what follows a value (`.b`, `[i]`, `->`, `->>`, `::type`).
+
+use nom::branch::alt;
+use nom::combinator::{cut, map, opt};
+use nom::multi::{many1, separated_list0, separated_list1};
+use nom::sequence::{delimited, preceded};
+use nom::{Input, Parser};
+
+use crate::ast::{Arguments, Expr, ExprKind, TypeName, UnaryOp};
+use crate::error::{SqlError, codes};
+use crate::limits::EXPRESSION_DEPTH_MAX;
+use crate::parse::input::{
+    Expected, Parsed, Tokens, any_name, keyword, labelled, name, number, say, symbol, text, token,
+};
+use crate::parse::literal::{data_type, interval};
+use crate::parse::token::Kind;
+use crate::plan::physical::BinaryOp;
+use crate::span::Span;
+
+const OR: u8 = 1;
+const AND: u8 = 2;
+const NOT: u8 = 3;
+const COMPARE: u8 = 4;
+const CONCAT: u8 = 5;
+const ADD: u8 = 6;
+const MULTIPLY: u8 = 7;
+const SIGN: u8 = 8;
+
+/// A whole expression.
+pub fn expression(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    labelled("an expression", |input| climb(input, OR)).parse(input)
+}
+
+/// An operand, and all operators behind it that bind at least as tightly as `level`.
+fn climb(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
+    let depth = &input.state.depth;
+    if depth.get() >= EXPRESSION_DEPTH_MAX {
+        return too_deep(input.first().span);
+    }
+    depth.set(depth.get() + 1);
+    let result = climb_inside(input, level);
+    depth.set(depth.get() - 1);
+    result
+}
+
+fn climb_inside(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
+    let (mut rest, mut left) = prefixed(input)?;
+    loop {
+        rest.note(Expected::Class("an operator"));
+        let Some((found, op)) = infix(rest) else { return Ok((rest, left)) };
+        if found < level {
+            return Ok((rest, left));
+        }
+        let operator = rest.first().span;
+        (rest, left) = match op {
+            Infix::Binary(op) => {
+                let (rest, right) = right_side(rest.take_from(1), found + 1)?;
+                let kind = ExprKind::Binary { op, left: Box::new(left), right: Box::new(right) };
+                (rest, Expr::new(kind, input.span_to(rest)))
+            }
+            Infix::Test => test(input, rest, left)?,
+        };
+        if left.depth > EXPRESSION_DEPTH_MAX {
+            return too_deep(operator);
+        }
+    }
+}
+
+fn right_side(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
+    cut(labelled("an expression", |input| climb(input, level))).parse(input)
+}
+
+fn too_deep<T>(span: Span) -> Parsed<'static, T> {
+    let message = format!("an expression has at most {EXPRESSION_DEPTH_MAX} levels of operators and brackets");
+    say(SqlError::new(codes::TOO_DEEP, message)
+        .at(span)
+        .help("write long chains of `=` and OR as `x IN (…)`, and long chains of AND as several queries"))
+}
+
+enum Infix {
+    Binary(BinaryOp),
+    /// IS, LIKE, BETWEEN, IN, and NOT in front of them.
+    Test,
+}
+
+/// The operator that comes next, and how tightly it binds.
+fn infix(input: Tokens<'_>) -> Option<(u8, Infix)> {
+    let binary = |level, op| Some((level, Infix::Binary(op)));
+    match input.first().kind {
+        Kind::Word(Some(word)) => match word {
+            "OR" => binary(OR, BinaryOp::Or),
+            "AND" => binary(AND, BinaryOp::And),
+            "DIV" => binary(MULTIPLY, BinaryOp::IntegerDivide),
+            "IS" | "LIKE" | "BETWEEN" | "IN" | "NOT" => Some((COMPARE, Infix::Test)),
+            _ => None,
+        },
+        Kind::Symbol(symbol) => match symbol {
+            "=" => binary(COMPARE, BinaryOp::Equal),
+            "<>" | "!=" => binary(COMPARE, BinaryOp::NotEqual),
+            "<" => binary(COMPARE, BinaryOp::Less),
+            "<=" => binary(COMPARE, BinaryOp::LessOrEqual),
+            ">" => binary(COMPARE, BinaryOp::Greater),
+            ">=" => binary(COMPARE, BinaryOp::GreaterOrEqual),
+            "||" => binary(CONCAT, BinaryOp::Concat),
+            "+" => binary(ADD, BinaryOp::Add),
+            "-" => binary(ADD, BinaryOp::Subtract),
+            "*" => binary(MULTIPLY, BinaryOp::Multiply),
+            "/" => binary(MULTIPLY, BinaryOp::Divide),
+            "%" => binary(MULTIPLY, BinaryOp::Modulo),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `start` is where `operand` begins, `input` where its test does.
+fn test<'a>(start: Tokens<'a>, input: Tokens<'a>, operand: Expr) -> Parsed<'a, Expr> {
+    let operand = Box::new(operand);
+    let done = |rest: Tokens<'a>, kind| Ok((rest, Expr::new(kind, start.span_to(rest))));
+    if let Ok((rest, _)) = keyword("IS")(input) {
+        let (rest, not) = opt(keyword("NOT")).parse(rest)?;
+        let (rest, _) = cut(keyword("NULL")).parse(rest)?;
+        return done(rest, ExprKind::IsNull { operand, negated: not.is_some() });
+    }
+    let (rest, not) = opt(keyword("NOT")).parse(input)?;
+    let negated = not.is_some();
+    let (rest, which) = cut(alt((keyword("LIKE"), keyword("BETWEEN"), keyword("IN")))).parse(rest)?;
+    match which.kind {
+        Kind::Word(Some("LIKE")) => {
+            let (rest, pattern) = right_side(rest, CONCAT)?;
+            let (rest, escape) = opt(preceded(keyword("ESCAPE"), cut(text("a string")))).parse(rest)?;
+            done(rest, ExprKind::Like { operand, pattern: Box::new(pattern), escape, negated })
+        }
+        Kind::Word(Some("BETWEEN")) => {
+            let (rest, symmetric) = opt(keyword("SYMMETRIC")).parse(rest)?;
+            let (rest, low) = right_side(rest, CONCAT)?;
+            let (rest, _) = cut(keyword("AND")).parse(rest)?;
+            let (rest, high) = right_side(rest, CONCAT)?;
+            let (low, high, symmetric) = (Box::new(low), Box::new(high), symmetric.is_some());
+            done(rest, ExprKind::Between { operand, low, high, symmetric, negated })
+        }
+        _ => {
+            let (rest, _) = cut(symbol("(")).parse(rest)?;
+            if rest.first().kind == Kind::Word(Some("SELECT")) {
+                return say(SqlError::not_supported("a subquery", rest.first().span));
+            }
+            let (rest, list) = cut(separated_list1(symbol(","), expression)).parse(rest)?;
+            let (rest, _) = cut(symbol(")")).parse(rest)?;
+            done(rest, ExprKind::In { operand, list, negated })
+        }
+    }
+}
+
+/// NOT and signs, then a value.
+fn prefixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let (op, level) = match input.first().kind {
+        Kind::Word(Some("NOT")) => (UnaryOp::Not, NOT),
+        Kind::Symbol("-") => (UnaryOp::Minus, SIGN),
+        Kind::Symbol("+") => (UnaryOp::Plus, SIGN),
+        _ => return postfixed(input),
+    };
+    let (rest, operand) = right_side(input.take_from(1), level)?;
+    let kind = ExprKind::Unary { op, operand: Box::new(operand) };
+    Ok((rest, Expr::new(kind, input.span_to(rest))))
+}
+
+/// A value and what follows it: `.b`, `[i]`, `->`, `->>`, `::type`.
+fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let (mut rest, mut base) = primary(input)?;
+    loop {
+        let Kind::Symbol(symbol) = rest.first().kind else { return Ok((rest, base)) };
+        let after = rest.take_from(1);
+        let operator = rest.first().span;
+        let boxed = |base| Box::new(base);
+        let kind;
+        (rest, kind) = match symbol {
+            "." => {
+                let (rest, name) = cut(any_name("a field name")).parse(after)?;
+                (rest, ExprKind::Member { base: boxed(base), name })
+            }
+            "[" => {
+                let (rest, index) = cut(expression).parse(after)?;
+                if rest.first().kind == Kind::Symbol(":") {
+                    return say(SqlError::not_supported("a slice `a[1:2]`", rest.first().span));
+                }
+                let (rest, _) = cut(self::symbol("]")).parse(rest)?;
+                (rest, ExprKind::Index { base: boxed(base), index: boxed(index) })
+            }
+            "->" | "->>" => {
+                let (rest, key) = cut(arrow_key).parse(after)?;
+                (rest, ExprKind::Arrow { base: boxed(base), key: boxed(key), as_text: symbol == "->>" })
+            }
+            "#>" | "#>>" => return say(SqlError::not_supported(format!("the operator `{symbol}`"), operator)),
+            "::" => {
+                let (rest, to) = cut(data_type).parse(after)?;
+                (rest, ExprKind::Cast { operand: boxed(base), to })
+            }
+            _ => return Ok((rest, base)),
+        };
+        base = Expr::new(kind, input.span_to(rest));
+        if base.depth > EXPRESSION_DEPTH_MAX {
+            return too_deep(operator);
+        }
+    }
+}
+
+/// What stands behind `->`: a key in either quotes, a position, or an expression in brackets.
+fn arrow_key(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let key = |input| {
+        token(input, Expected::Class("a string"), |token| matches!(token.kind, Kind::Text | Kind::DoubleQuoted))
+    };
+    let position = |input| {
+        let (rest, sign) = opt(symbol("-")).parse(input)?;
+        let (rest, digits) = number("a number")(rest)?;
+        let value = Expr::new(ExprKind::Number(digits.text.to_owned()), digits.span);
+        let kind = match sign {
+            Some(_) => ExprKind::Unary { op: UnaryOp::Minus, operand: Box::new(value) },
+            None => return Ok((rest, value)),
+        };
+        Ok((rest, Expr::new(kind, input.span_to(rest))))
+    };
+    alt((map(key, |token| Expr::new(ExprKind::Text(token.unquoted().into_owned()), token.span)), position, bracketed))
+        .parse(input)
+}
+
+fn primary(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let spanned = |kind: ExprKind, span| Expr::new(kind, span);
+    alt((
+        map(number("a number"), move |token| spanned(ExprKind::Number(token.text.to_owned()), token.span)),
+        map(text("a string"), move |text| spanned(ExprKind::Text(text.text), text.span)),
+        map(keyword("NULL"), move |token| spanned(ExprKind::Null, token.span)),
+        map(keyword("TRUE"), move |token| spanned(ExprKind::Bool(true), token.span)),
+        map(keyword("FALSE"), move |token| spanned(ExprKind::Bool(false), token.span)),
+        map(interval, move |interval| spanned(ExprKind::Interval(interval), interval.span)),
+        moment,
+        case,
+        cast,
+        array,
+        bracketed,
+        call,
+        map(name("a name"), move |name| {
+            let span = name.span;
+            spanned(ExprKind::Name(name), span)
+        }),
+    ))
+    .parse(input)
+}
+
+/// `TIMESTAMP '…'`, `DATE '…'`; without a string behind them the words are names.
+fn moment(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let (rest, word) = alt((keyword("TIMESTAMP"), keyword("DATE"))).parse(input)?;
+    let (rest, value) = text("a string")(rest)?;
+    let kind = match word.kind {
+        Kind::Word(Some("DATE")) => ExprKind::Date(value.text),
+        _ => ExprKind::Timestamp(value.text),
+    };
+    Ok((rest, Expr::new(kind, input.span_to(rest))))
+}
+
+fn bracketed(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let (rest, _) = symbol("(")(input)?;
+    if rest.first().kind == Kind::Word(Some("SELECT")) {
+        return say(SqlError::not_supported("a subquery", rest.first().span));
+    }
+    let (rest, mut inner) = cut(expression).parse(rest)?;
+    let (rest, _) = cut(symbol(")")).parse(rest)?;
+    // The span takes the brackets in, so that a span's text is an expression again.
+    inner.span = input.span_to(rest);
+    Ok((rest, inner))
+}
+
+/// `[a, b]`, `ARRAY[a, b]`
+fn array(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let (rest, _) = opt(keyword("ARRAY")).parse(input)?;
+    let (rest, _) = symbol("[")(rest)?;
+    let (rest, items) = cut(separated_list0(symbol(","), expression)).parse(rest)?;
+    let (rest, _) = cut(symbol("]")).parse(rest)?;
+    Ok((rest, Expr::new(ExprKind::Array(items), input.span_to(rest))))
+}
+
+fn case(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let (rest, _) = keyword("CASE")(input)?;
+    let (rest, operand) = if rest.first().kind == Kind::Word(Some("WHEN")) {
+        (rest, None)
+    } else {
+        map(cut(expression), |operand| Some(Box::new(operand))).parse(rest)?
+    };
+    let branch = (preceded(keyword("WHEN"), cut(expression)), preceded(cut(keyword("THEN")), cut(expression)));
+    let (rest, branches) = cut(many1(branch)).parse(rest)?;
+    let (rest, otherwise) = opt(preceded(keyword("ELSE"), cut(expression))).parse(rest)?;
+    let (rest, _) = cut(keyword("END")).parse(rest)?;
+    let kind = ExprKind::Case { operand, branches, otherwise: otherwise.map(Box::new) };
+    Ok((rest, Expr::new(kind, input.span_to(rest))))
+}
+
+fn cast(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    let inside = (cut(expression), preceded(cut(keyword("AS")), cut(data_type)));
+    let (rest, (operand, to)): (_, (Expr, TypeName)) =
+        delimited((keyword("CAST"), symbol("(")), inside, cut(symbol(")"))).parse(input)?;
+    Ok((rest, Expr::new(ExprKind::Cast { operand: Box::new(operand), to }, input.span_to(rest))))
+}
+
+/// `name(a, b)`, `COUNT(*)`. LEFT and RIGHT are functions when a bracket follows.
+fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    if input.second().is_none_or(|token| token.kind != Kind::Symbol("(")) {
+        return Err(nom::Err::Error(crate::parse::input::Fault::Unexpected));
+    }
+    let (rest, name) = match input.first().kind {
+        Kind::Word(Some("LEFT" | "RIGHT")) => any_name("a function")(input)?,
+        _ => name("a function")(input)?,
+    };
+    let (rest, _) = symbol("(")(rest)?;
+    if let Kind::Word(Some("DISTINCT")) = rest.first().kind {
+        return say(SqlError::not_supported(format!("DISTINCT inside {}", name.text), rest.first().span));
+    }
+    let (rest, arguments) = match symbol("*")(rest) {
+        Ok((rest, _)) => (rest, Arguments::Star),
+        Err(_) => map(cut(separated_list0(symbol(","), expression)), Arguments::List).parse(rest)?,
+    };
+    let (rest, _) = cut(symbol(")")).parse(rest)?;
+    let bracket_follows = rest.second().is_some_and(|token| token.kind == Kind::Symbol("("));
+    let (rest, filter) = match rest.first().kind {
+        Kind::Word(Some("OVER")) if bracket_follows => {
+            return say(SqlError::not_supported("OVER", rest.first().span));
+        }
+        Kind::Word(Some("FILTER")) if bracket_follows => {
+            let inside = preceded(cut(keyword("WHERE")), cut(expression));
+            let filter = delimited((keyword("FILTER"), symbol("(")), inside, cut(symbol(")")));
+            map(filter, |filter| Some(Box::new(filter))).parse(rest)?
+        }
+        _ => (rest, None),
+    };
+    Ok((rest, Expr::new(ExprKind::Call { name, arguments, filter }, input.span_to(rest))))
+}

@@ -1,0 +1,104 @@
+//! Intervals, types, counts.
+
+use nom::branch::alt;
+use nom::combinator::{map, opt};
+use nom::multi::separated_list1;
+use nom::sequence::delimited;
+use nom::{Input, Parser};
+
+use crate::ast::{Interval, TypeName};
+use crate::error::{SqlError, codes};
+use crate::parse::input::{
+    Parsed, Tokens, any_name, double_quotes_are_text, keyword, number, say, symbol, text,
+};
+use crate::parse::suggest::did_you_mean;
+use crate::parse::token::Kind;
+use crate::types::{self, DataType};
+
+const UNITS: &[&str] = &["MICROSECOND", "MILLISECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "YEAR"];
+
+/// `INTERVAL '10' SECOND`, `INTERVAL 10 SECONDS`, `INTERVAL '10 seconds'`. Without a count behind it the word is a name.
+pub fn interval(input: Tokens<'_>) -> Parsed<'_, Interval> {
+    let (rest, _) = keyword("INTERVAL")(input)?;
+    let count = alt((
+        map(number("a number"), |token| token.text.to_owned()),
+        map(double_quotes_are_text(true, text("a string")), |text| text.text),
+    ));
+    let (rest, sign) = opt(symbol("-")).parse(rest)?;
+    let (rest, count) = { count }.parse(rest)?;
+    let (count, unit) = match count.trim().split_once(' ') {
+        Some((count, unit)) => (count.to_owned(), Some(unit.trim().to_owned())),
+        None => (count, None),
+    };
+    let (rest, unit) = match unit {
+        Some(unit) => (rest, unit),
+        None => match any_name("a unit of time")(rest) {
+            Ok((rest, name)) => (rest, name.text),
+            Err(_) => return Err(nom::Err::Failure(crate::parse::input::Fault::Unexpected)),
+        },
+    };
+    let span = input.span_to(rest);
+    let wrong = |message: String| say(SqlError::new(codes::BAD_LITERAL, message).at(span).help(
+        "an interval is a whole number and a unit: INTERVAL '10' SECOND; the units are MICROSECOND, MILLISECOND, SECOND, MINUTE, HOUR, DAY, WEEK, MONTH and YEAR",
+    ));
+    let Ok(mut number) = count.trim().parse::<i64>() else {
+        return wrong(format!("`{}` is not a whole number", count.trim()));
+    };
+    if sign.is_some() {
+        number = number.saturating_neg();
+    }
+    match types::Interval::of(number, &unit) {
+        Some(value) => Ok((rest, Interval { value, span })),
+        None if types::Interval::of(0, &unit).is_some() => wrong(format!("an interval of {number} {unit} is too long")),
+        None => say(SqlError::new(codes::BAD_LITERAL, format!("`{unit}` is not a unit of time"))
+            .at(span)
+            .detail(format!("the units are {}", UNITS.join(", ")))
+            .help_if(did_you_mean(&unit, UNITS.iter().copied()))),
+    }
+}
+
+/// `DECIMAL(10,2)`, `STRING[]`, `DOUBLE PRECISION`
+pub fn data_type(input: Tokens<'_>) -> Parsed<'_, TypeName> {
+    let (mut rest, name) = any_name("a type")(input)?;
+    let mut spelled = name.text;
+    if spelled.eq_ignore_ascii_case("double") && rest.first().text.eq_ignore_ascii_case("precision") {
+        spelled.push_str(" PRECISION");
+        rest = rest.take_from(1);
+    }
+    let arguments = delimited(symbol("("), separated_list1(symbol(","), number("a number")), symbol(")"));
+    let after;
+    if rest.first().kind == Kind::Symbol("(") {
+        let numbers;
+        (after, numbers) = { arguments }.parse(rest)?;
+        let numbers: Vec<_> = numbers.iter().map(|token| token.text).collect();
+        spelled = format!("{spelled}({})", numbers.join(","));
+    } else {
+        after = rest;
+    }
+    let mut rest = after;
+    while rest.first().kind == Kind::Symbol("[") && rest.second().is_some_and(|t| t.kind == Kind::Symbol("]")) {
+        spelled.push_str("[]");
+        rest = rest.take_from(2);
+    }
+    let span = input.span_to(rest);
+    match spelled.parse::<DataType>() {
+        Ok(data_type) => Ok((rest, TypeName { data_type, span })),
+        Err(error) => {
+            let name = spelled.split(['(', '[']).next().unwrap_or_default();
+            let help = did_you_mean(name, DataType::NAMES.iter().copied())
+                .unwrap_or_else(|| format!("types are {} and arrays such as STRING[]", DataType::NAMES.join(", ")));
+            say(SqlError::new(codes::BAD_LITERAL, error.to_string()).at(span).help(help))
+        }
+    }
+}
+
+/// A whole number that is not negative.
+pub fn count(input: Tokens<'_>) -> Parsed<'_, u64> {
+    let (rest, token) = number("a number")(input)?;
+    match token.text.parse() {
+        Ok(count) => Ok((rest, count)),
+        Err(_) => say(SqlError::new(codes::BAD_LITERAL, format!("`{}` is not a whole number of at most 2^64 - 1", token.text))
+            .at(token.span)),
+    }
+}
+

@@ -1,0 +1,246 @@
+//! Every statement but SELECT.
+
+use nom::branch::alt;
+use nom::combinator::{cut, map, opt};
+use nom::multi::separated_list1;
+use nom::sequence::{delimited, preceded};
+use nom::Parser;
+
+use crate::ast::{
+    ColumnDef, CreateConnector, CreateStream, Drop, Expr, Insert, InsertValues, Name, ObjectKind, Quote, Row, Show,
+    Statement, StatementKind, Text, WithOption,
+};
+use crate::error::{SqlError, codes};
+use crate::parse::expression::expression;
+use crate::parse::input::{
+    Expected, Fault, Parsed, Tokens, any_name, double_quotes_are_text, keyword, keywords, name, say, symbol, text,
+    token,
+};
+use crate::parse::literal::data_type;
+use crate::parse::select::{refuse, select};
+use crate::parse::token::Kind;
+
+/// One statement, without its `;`.
+pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
+    refuse_unsupported(input)?;
+    let (rest, kind) = alt((
+        map(select, StatementKind::Select),
+        map(insert, StatementKind::Insert),
+        create,
+        show,
+        map(preceded(keyword("DESCRIBE"), cut(object_name)), StatementKind::Describe),
+        drop,
+        terminate,
+        pause_or_resume,
+        explain,
+    ))
+    .parse(input)?;
+    Ok((rest, Statement { kind, span: input.span_to(rest) }))
+}
+
+fn refuse_unsupported(input: Tokens<'_>) -> Result<(), nom::Err<Fault>> {
+    let Kind::Word(Some(word)) = input.first().kind else { return Ok(()) };
+    match word {
+        "WITH" => refuse(input, "WITH before SELECT", &["WITH"]),
+        "TRIM" => refuse(input, "TRIM STREAM", &["TRIM"]),
+        "ADVANCE" => refuse(input, "ADVANCE WATERMARK", &["ADVANCE"]),
+        "SET" => refuse(input, "SET", &["SET"]),
+        _ => Ok(()),
+    }
+}
+
+fn object_name(input: Tokens<'_>) -> Parsed<'_, Name> {
+    name("a name")(input)
+}
+
+/// `IF NOT EXISTS`; HStreamDB's `IF NOT EXIST` too.
+fn if_not_exists(input: Tokens<'_>) -> Parsed<'_, bool> {
+    let clause = (keywords(&["IF", "NOT"]), cut(alt((keyword("EXISTS"), keyword("EXIST")))));
+    map(opt(clause), |found| found.is_some()).parse(input)
+}
+
+fn if_exists(input: Tokens<'_>) -> Parsed<'_, bool> {
+    let clause = (keyword("IF"), cut(alt((keyword("EXISTS"), keyword("EXIST")))));
+    map(opt(clause), |found| found.is_some()).parse(input)
+}
+
+fn create(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("CREATE")(input)?;
+    refuse(rest, "CREATE TABLE", &["TABLE"])?;
+    refuse(rest, "CREATE VIEW", &["VIEW", "MATERIALIZED"])?;
+    refuse(rest, "CREATE SCHEMA", &["SCHEMA"])?;
+    refuse(rest, "CREATE FUNCTION", &["FUNCTION"])?;
+    refuse(rest, "CREATE SOURCE CONNECTOR", &["SOURCE"])?;
+    cut(alt((
+        map(preceded(keyword("STREAM"), cut(create_stream)), StatementKind::CreateStream),
+        map(preceded(keywords(&["SINK", "CONNECTOR"]), cut(create_connector)), StatementKind::CreateConnector),
+    )))
+    .parse(rest)
+}
+
+fn create_stream(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
+    let (rest, if_not_exists) = if_not_exists(input)?;
+    let (rest, name) = object_name(rest)?;
+    let columns = delimited(symbol("("), cut(separated_list1(symbol(","), column)), cut(symbol(")")));
+    let (rest, columns) = opt(columns).parse(rest)?;
+    let topic = double_quotes_are_text(true, text("a topic filter in quotes"));
+    let topics = preceded(keyword("FROM"), cut(preceded(keyword("TOPIC"), separated_list1(symbol(","), topic))));
+    let (rest, topics): (_, Option<Vec<Text>>) = opt(topics).parse(rest)?;
+    let (rest, options) = opt(with_options).parse(rest)?;
+    let (rest, query) = opt(preceded(keyword("AS"), cut(select))).parse(rest)?;
+    let before = rest;
+    let (rest, late_options) = if query.is_some() { opt(with_options).parse(rest)? } else { (rest, None) };
+    if options.is_some() && late_options.is_some() {
+        return say(SqlError::new(codes::WRITTEN_TWICE, "WITH is given twice")
+            .at(before.span_to(rest))
+            .help("put all options into one WITH, before AS or at the end"));
+    }
+    let stream = CreateStream {
+        name,
+        if_not_exists,
+        columns: columns.unwrap_or_default(),
+        topics: topics.unwrap_or_default(),
+        options: options.or(late_options).unwrap_or_default(),
+        query,
+    };
+    Ok((rest, stream))
+}
+
+fn column(input: Tokens<'_>) -> Parsed<'_, ColumnDef> {
+    let (mut rest, (name, data_type)) = (name("a column name"), cut(data_type)).parse(input)?;
+    let (mut not_null, mut key) = (false, false);
+    loop {
+        if let Ok((after, _)) = keywords(&["NOT", "NULL"])(rest) {
+            (rest, not_null) = (after, true);
+        } else if let Ok((after, _)) = keyword("KEY")(rest) {
+            (rest, key) = (after, true);
+        } else {
+            return Ok((rest, ColumnDef { name, data_type, not_null, key, span: input.span_to(rest) }));
+        }
+    }
+}
+
+/// `WITH (NAME = value, …)`
+fn with_options(input: Tokens<'_>) -> Parsed<'_, Vec<WithOption>> {
+    let option = map((any_name("an option"), preceded(symbol("="), cut(expression))), |(name, value)| {
+        WithOption { name, value }
+    });
+    let list = delimited(symbol("("), separated_list1(symbol(","), option), symbol(")"));
+    preceded(keyword("WITH"), cut(double_quotes_are_text(true, list))).parse(input)
+}
+
+fn create_connector(input: Tokens<'_>) -> Parsed<'_, CreateConnector> {
+    let (rest, early) = if_not_exists(input)?;
+    let (rest, name) = object_name(rest)?;
+    let (rest, _) = keyword("TO")(rest)?;
+    let (rest, kind) = name_of_kind(rest)?;
+    let (rest, late) = if_not_exists(rest)?;
+    let (rest, options) = with_options(rest)?;
+    Ok((rest, CreateConnector { name, if_not_exists: early || late, kind, options }))
+}
+
+fn name_of_kind(input: Tokens<'_>) -> Parsed<'_, Name> {
+    any_name("a kind of connector")(input)
+}
+
+fn insert(input: Tokens<'_>) -> Parsed<'_, Insert> {
+    let (rest, _) = keyword("INSERT")(input)?;
+    let (rest, _) = cut(keyword("INTO")).parse(rest)?;
+    let (rest, stream) = cut(name("a stream")).parse(rest)?;
+    let names = delimited(symbol("("), cut(separated_list1(symbol(","), any_name("a column name"))), cut(symbol(")")));
+    let (rest, columns) = opt(names).parse(rest)?;
+    refuse(rest, "INSERT INTO … SELECT", &["SELECT"])?;
+    let (rest, _) = cut(keyword("VALUES")).parse(rest)?;
+    let rows = double_quotes_are_text(true, separated_list1(symbol(","), row));
+    if rest.first().kind == Kind::Symbol("(") || columns.is_some() {
+        let (rest, rows) = cut(rows).parse(rest)?;
+        return Ok((rest, Insert { stream, values: InsertValues::Rows { columns, rows } }));
+    }
+    let payloads = double_quotes_are_text(true, separated_list1(symbol(","), expression));
+    let (rest, payloads) = cut(payloads).parse(rest)?;
+    Ok((rest, Insert { stream, values: InsertValues::Payloads(payloads) }))
+}
+
+fn row(input: Tokens<'_>) -> Parsed<'_, Row> {
+    let inside = cut(separated_list1(symbol(","), expression));
+    let (rest, values): (_, Vec<Expr>) = delimited(symbol("("), inside, cut(symbol(")"))).parse(input)?;
+    Ok((rest, Row { values, span: input.span_to(rest) }))
+}
+
+fn object_kind(input: Tokens<'_>) -> Parsed<'_, ObjectKind> {
+    alt((
+        map(keyword("STREAM"), |_| ObjectKind::Stream),
+        map(keyword("QUERY"), |_| ObjectKind::Query),
+        map(keyword("CONNECTOR"), |_| ObjectKind::Connector),
+    ))
+    .parse(input)
+}
+
+fn show(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("SHOW")(input)?;
+    for word in ["TABLES", "VIEWS", "SCHEMAS", "FUNCTIONS"] {
+        refuse(rest, &format!("SHOW {word}"), &[word])?;
+    }
+    let create = (opt(object_kind), object_name);
+    let (rest, show) = cut(alt((
+        map(keyword("STREAMS"), |_| Show::Streams),
+        map(keyword("QUERIES"), |_| Show::Queries),
+        map(keyword("CONNECTORS"), |_| Show::Connectors),
+        map(preceded(keyword("CREATE"), cut(create)), |(kind, name)| Show::Create(kind, name)),
+    )))
+    .parse(rest)?;
+    Ok((rest, StatementKind::Show(show)))
+}
+
+fn drop(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("DROP")(input)?;
+    for word in ["TABLE", "VIEW", "SCHEMA", "FUNCTION"] {
+        refuse(rest, &format!("DROP {word}"), &[word])?;
+    }
+    let (rest, (kind, early, name, late, force)) =
+        cut((object_kind, if_exists, id, if_exists, opt(keyword("FORCE")))).parse(rest)?;
+    Ok((rest, StatementKind::Drop(Drop { kind, name, if_exists: early || late, force: force.is_some() })))
+}
+
+/// The name of a query: HStreamDB gave them numbers and printed them in quotes, so both are taken.
+fn id(input: Tokens<'_>) -> Parsed<'_, Name> {
+    let other = |input| {
+        let (rest, token) =
+            token(input, Expected::Class("a name"), |token| matches!(token.kind, Kind::Number | Kind::Text))?;
+        Ok((rest, Name { text: token.unquoted().into_owned(), quote: Quote::Back, span: token.span }))
+    };
+    alt((object_name, other)).parse(input)
+}
+
+fn terminate(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("TERMINATE")(input)?;
+    let which = alt((map(keyword("ALL"), |_| None), map(id, Some)));
+    let (rest, which) = cut(alt((map(keyword("ALL"), |_| None), preceded(keyword("QUERY"), which)))).parse(rest)?;
+    Ok((rest, StatementKind::Terminate(which)))
+}
+
+fn pause_or_resume(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, verb) = alt((keyword("PAUSE"), keyword("RESUME"))).parse(input)?;
+    let resume = verb.kind == Kind::Word(Some("RESUME"));
+    let (rest, what) = cut(alt((keyword("QUERY"), keyword("CONNECTOR")))).parse(rest)?;
+    let (rest, name) = cut(id).parse(rest)?;
+    let kind = match (what.kind, resume) {
+        (Kind::Word(Some("CONNECTOR")), _) => StatementKind::RunConnector(name, resume),
+        (_, true) => StatementKind::ResumeQuery(name),
+        (_, false) => StatementKind::Terminate(Some(name)),
+    };
+    Ok((rest, kind))
+}
+
+fn explain(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("EXPLAIN")(input)?;
+    refuse(rest, "EXPLAIN ANALYZE", &["ANALYZE"])?;
+    refuse(rest, "EXPLAIN FORMAT", &["FORMAT"])?;
+    let explained = alt((map(select, StatementKind::Select), create));
+    let (after, kind) = cut(explained).parse(rest)?;
+    let inner = Statement { kind, span: rest.span_to(after) };
+    if !matches!(&inner.kind, StatementKind::Select(_) | StatementKind::CreateStream(_)) {
+        return say(SqlError::not_supported("EXPLAIN of this statement", inner.span));
+    }
+    Ok((after, StatementKind::Explain(Box::new(inner))))
+}

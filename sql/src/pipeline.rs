@@ -1,0 +1,235 @@
+//! A plan, running: decoder, operators and state of one task, without any I/O of its own.
+//!
+//! ```text
+//! apply(records)*  decode -> frontier of each row -> operators, one after the other
+//! finish(now)      watermark -> timers that are due -> advance, operator by operator -> Finished
+//! ```
+//!
+//! Between the first `apply` and `finish` is one step. What `finish` gives is what the step's Batch holds; when that
+//! Batch is not committed, the pipeline is thrown away and a new one is made from what is.
+
+use std::collections::VecDeque;
+
+use headwater_store::{Put, Record, ShardId, StreamId};
+
+use crate::change::{Delta, Diff, RecordId};
+use crate::decode::Decoder;
+use crate::function::Scope;
+use crate::limits::TIMERS_PER_STEP_MAX;
+use crate::operator::{self, Operator, Place, Port};
+use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
+use crate::step::{Gathered, SinkRow, State, Step, Stop};
+use crate::types::TimestampUs;
+use crate::value::Fault;
+use crate::watermark::Watermarks;
+
+/// A plan, running.
+#[derive(Debug)]
+pub struct Pipeline {
+    sources: Vec<SourceStage>,
+    stages: Vec<Stage>,
+    state: State,
+    gathered: Gathered,
+    /// What goes on to the next operator: (stage, port, changes).
+    queue: VecDeque<(usize, Port, Delta)>,
+}
+
+#[derive(Debug)]
+struct SourceStage {
+    stream: StreamId,
+    decoder: Decoder,
+    /// None: a read that ends, for which nothing is late.
+    watermarks: Option<Watermarks>,
+    users: Vec<(usize, Port)>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    id: OperatorId,
+    operator: Box<dyn Operator>,
+    users: Vec<(usize, Port)>,
+}
+
+/// What a step comes to.
+#[derive(Debug)]
+pub struct Finished {
+    /// In order.
+    pub rows: Vec<SinkRow>,
+    /// Values that could not be worked out.
+    pub errors: Vec<(RecordId, Fault)>,
+    /// Rows that came after their window had closed.
+    pub late: u64,
+    /// Changes of state.
+    pub puts: Vec<Put>,
+    /// Timers that are due and did not fit this step: finish another one at once.
+    pub more: bool,
+}
+
+impl Pipeline {
+    /// Makes the operators of `plan`. `watermarks` has one entry per source of the plan, in its order.
+    pub fn new(
+        plan: &Plan,
+        place: &Place,
+        state: State,
+        watermarks: Vec<Option<Watermarks>>,
+    ) -> Result<Pipeline, PlanError> {
+        plan.check()?;
+        let mut pipeline = Pipeline {
+            sources: Vec::new(),
+            stages: Vec::new(),
+            state,
+            gathered: Gathered::default(),
+            queue: VecDeque::new(),
+        };
+        let mut watermarks = watermarks.into_iter();
+        for node in &plan.nodes {
+            match operator::build(node, &plan.order_by, place)? {
+                Some(operator) => {
+                    let users = pipeline.users(plan, node);
+                    pipeline.stages.push(Stage { id: node.id, operator, users });
+                }
+                None => {
+                    let Op::Source(source) = &node.op else { continue };
+                    pipeline.sources.push(SourceStage {
+                        stream: source.stream,
+                        decoder: Decoder::new(source)?,
+                        watermarks: watermarks.next().flatten(),
+                        users: pipeline.users(plan, node),
+                    });
+                }
+            }
+        }
+        Ok(pipeline)
+    }
+
+    /// The stages that read a node's output, by their numbers.
+    fn users(&self, plan: &Plan, of: &Node) -> Vec<(usize, Port)> {
+        let stages = plan.nodes.iter().filter(|node| !matches!(node.op, Op::Source(_))).enumerate();
+        let ports = |(stage, node): (usize, &Node)| -> Vec<(usize, Port)> {
+            let read = node.inputs.iter().enumerate().filter(|(_, input)| **input == of.id);
+            read.map(|(port, _)| (stage, port as Port)).collect()
+        };
+        stages.flat_map(ports).collect()
+    }
+
+    /// Takes in records, which are in the order of their shards.
+    pub fn apply(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<(), Stop> {
+        for number in 0..self.sources.len() {
+            let source = &mut self.sources[number];
+            let own = |(id, _): &(RecordId, Record)| id.shard.stream == source.stream;
+            let delta = if records.iter().all(own) {
+                source.read(records, now, &mut self.gathered)?
+            } else {
+                let own: Vec<_> = records.iter().filter(|record| own(record)).cloned().collect();
+                source.read(&own, now, &mut self.gathered)?
+            };
+            let users = self.sources[number].users.clone();
+            self.pass_on(&users, delta);
+            self.drain(now)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the step. `ended`: there will be no more input.
+    pub fn finish(&mut self, now: TimestampUs, ended: bool) -> Result<Finished, Stop> {
+        let advance = |source: &mut SourceStage| match &mut source.watermarks {
+            Some(watermarks) => watermarks.advance(now),
+            None => TimestampUs::MIN,
+        };
+        let watermark = self.sources.iter_mut().map(advance).min().unwrap_or(TimestampUs::MIN);
+        let watermark = if ended { TimestampUs::MAX } else { watermark };
+        // A window that closes for a million keys is many steps: a step must fit a Batch.
+        let mut timers_left = TIMERS_PER_STEP_MAX;
+        for number in 0..self.stages.len() {
+            while timers_left > 0 {
+                let Some((at, key)) = self.state.next_timer(self.stages[number].id, watermark) else { break };
+                self.run(number, now, |operator, step| operator.timer(at, &key, step))?;
+                timers_left -= 1;
+            }
+            self.run(number, now, |operator, step| operator.advance(0, watermark, step))?;
+            self.drain(now)?;
+        }
+        let Gathered { rows, errors, late } = std::mem::take(&mut self.gathered);
+        Ok(Finished { rows, errors, late, puts: self.state.take_puts(), more: timers_left == 0 })
+    }
+
+    /// Something waits for the watermark, so that time alone can bring output.
+    pub fn has_timers(&self) -> bool {
+        self.state.has_timers()
+    }
+
+    /// The watermarks of all shards, to be saved.
+    pub fn shard_watermarks(&self) -> Vec<(ShardId, TimestampUs)> {
+        self.watermarks().flat_map(Watermarks::shards).collect()
+    }
+
+    /// The sources' watermarks, in the order of the plan.
+    pub fn source_watermarks(&self) -> Vec<TimestampUs> {
+        self.watermarks().map(Watermarks::combined).collect()
+    }
+
+    fn watermarks(&self) -> impl Iterator<Item = &Watermarks> {
+        self.sources.iter().filter_map(|source| source.watermarks.as_ref())
+    }
+
+    fn run(
+        &mut self,
+        stage: usize,
+        now: TimestampUs,
+        call: impl FnOnce(&mut dyn Operator, &mut Step<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let mut emitted = Vec::new();
+        let Stage { id, operator, .. } = &mut self.stages[stage];
+        let mut step = Step {
+            now,
+            operator: *id,
+            state: &mut self.state,
+            gathered: &mut self.gathered,
+            emitted: &mut emitted,
+        };
+        call(operator.as_mut(), &mut step)?;
+        let users = self.stages[stage].users.clone();
+        emitted.into_iter().for_each(|delta| self.pass_on(&users, delta));
+        Ok(())
+    }
+
+    fn pass_on(&mut self, users: &[(usize, Port)], delta: Delta) {
+        let Some(((last, last_port), others)) = users.split_last() else { return };
+        if delta.is_empty() {
+            return;
+        }
+        self.queue.extend(others.iter().map(|(stage, port)| (*stage, *port, delta.clone())));
+        self.queue.push_back((*last, *last_port, delta));
+    }
+
+    fn drain(&mut self, now: TimestampUs) -> Result<(), Stop> {
+        while let Some((stage, port, delta)) = self.queue.pop_front() {
+            self.run(stage, now, |operator, step| operator.apply(port, &delta, step))?;
+        }
+        Ok(())
+    }
+}
+
+impl SourceStage {
+    fn read(
+        &mut self,
+        records: &[(RecordId, Record)],
+        now: TimestampUs,
+        gathered: &mut Gathered,
+    ) -> Result<Delta, Stop> {
+        let decoded = self.decoder.decode(records, &Scope { now })?;
+        gathered.errors.extend(decoded.errors);
+        let rows = decoded.rows.rows();
+        let mut frontier = Vec::with_capacity(rows);
+        let mut time = Vec::with_capacity(rows);
+        for (row, event) in decoded.time.iter().enumerate() {
+            let (shard, appended) = (decoded.origin[row].shard, decoded.appended[row]);
+            frontier.push(match &mut self.watermarks {
+                Some(watermarks) => watermarks.observe(shard, *event, appended, now),
+                None => TimestampUs::MIN,
+            });
+            time.push(event.unwrap_or(appended));
+        }
+        Ok(Delta { rows: decoded.rows, diff: Diff::Append, time, origin: decoded.origin, frontier })
+    }
+}

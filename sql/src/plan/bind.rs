@@ -1,0 +1,110 @@
+//! The binder: from the AST to what the store and the operators understand, against one snapshot of the catalog.
+//!
+//! Names become column numbers, texts become topics and times, types are checked as far as they are known: declared
+//! columns, literals and the results of functions have types, the fields of an open stream show theirs only at run time.
+//!
+//! What a name means, first match wins:
+//! 1. `_topic` and the other system columns; `window_start` and `window_end` where there is a window;
+//! 2. in WHERE, GROUP BY, HAVING, ORDER BY and templates, the name of an item of the SELECT list;
+//! 3. a declared column or a `{name}` level of the stream's topic filters;
+//! 4. in an open stream, a field of the payload, NULL where a record lacks it.
+
+mod create;
+mod expression;
+mod insert;
+mod option;
+mod path;
+mod scope;
+mod select;
+mod template;
+mod topic;
+
+use std::sync::Arc;
+
+use headwater_store::{Catalog, ConnectorSpec, StreamRow, StreamSpec};
+
+use crate::ast;
+use crate::error::{SqlError, codes};
+use crate::parse::did_you_mean;
+use crate::plan::physical::{Plan, WriteRules};
+use crate::types::{DataType, TimestampUs};
+
+pub use insert::BoundInsert;
+
+/// Binds statements of one text against one snapshot of the catalog.
+#[derive(Debug, Clone, Copy)]
+pub struct Binder<'a> {
+    catalog: &'a Catalog,
+    source: &'a str,
+}
+
+/// A bound SELECT.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoundSelect {
+    /// What to run.
+    pub plan: Plan,
+    /// True: EMIT, it goes on; false: it reads what is stored and ends.
+    pub push: bool,
+    /// What looks like a slip and is none for certain.
+    pub warnings: Vec<String>,
+}
+
+/// A bound CREATE STREAM.
+#[derive(Debug, Clone)]
+pub struct BoundStream {
+    /// The stream.
+    pub spec: StreamSpec,
+    /// AS SELECT: the query that writes it.
+    pub plan: Option<Plan>,
+    /// What looks like a slip and is none for certain.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Binder<'a> {
+    /// `source` is the text that the statements' spans count in.
+    pub fn new(catalog: &'a Catalog, source: &'a str) -> Binder<'a> {
+        Binder { catalog, source }
+    }
+
+    /// A SELECT by itself: one-shot without EMIT, else a push query.
+    pub fn select(&self, select: &ast::Select) -> Result<BoundSelect, SqlError> {
+        select::alone(self, select)
+    }
+
+    /// CREATE STREAM, with or without AS SELECT. `sql` is kept in the catalog.
+    pub fn create_stream(&self, create: &ast::CreateStream, sql: &str) -> Result<BoundStream, SqlError> {
+        create::stream(self, create, sql)
+    }
+
+    /// CREATE SINK CONNECTOR. `sql` is kept in the catalog.
+    pub fn create_connector(&self, create: &ast::CreateConnector, sql: &str) -> Result<ConnectorSpec, SqlError> {
+        create::connector(self, create, sql)
+    }
+
+    /// INSERT; `now` is what NOW() gives.
+    pub fn insert(&self, insert: &ast::Insert, now: TimestampUs) -> Result<BoundInsert, SqlError> {
+        insert::insert(self, insert, now)
+    }
+
+    /// The active stream of that name.
+    pub fn stream(&self, name: &ast::Name) -> Result<&'a Arc<StreamRow>, SqlError> {
+        self.catalog.stream(&name.text).ok_or_else(|| {
+            let names = self.catalog.streams.keys().map(String::as_str);
+            SqlError::new(codes::UNKNOWN_STREAM, format!("stream `{}` does not exist", name.text))
+                .at(name.span)
+                .help(did_you_mean(&name.text, names).unwrap_or_else(|| {
+                    format!("create it with `CREATE STREAM {};`, or see `SHOW STREAMS;`", name.text)
+                }))
+        })
+    }
+}
+
+/// How records written to `stream` by name are keyed, checked and addressed.
+pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
+    create::write_rules(stream)
+}
+
+/// The columns that every record has, with their types.
+pub fn system_columns() -> impl Iterator<Item = (&'static str, DataType)> {
+    scope::SYSTEM.iter().map(|(name, _, data_type)| (*name, data_type.clone()))
+}

@@ -1,0 +1,481 @@
+//! Expressions: names to columns, functions to the table of functions, types checked where they are known.
+//!
+//! With GROUP BY an expression of the SELECT list is over the aggregate's output, not over the source. It is bound over
+//! the source all the same, and on the way up every part that equals a grouping expression becomes that group column.
+//! Columns of the aggregate's output are marked meanwhile by [`AFTER`]; a column of the source that is still there in
+//! the end is not grouped.
+
+mod literal;
+mod operator;
+
+use crate::ast::{self, Arguments, ExprKind, Name, Quote};
+use crate::error::{SqlError, codes};
+use crate::function;
+use crate::parse::did_you_mean;
+use crate::plan::bind::path::{self, Steps};
+use crate::plan::bind::scope::Scope;
+use crate::plan::physical::{AggregateCall, AggregateFunction, ColumnId, Expr, UnaryOp};
+use crate::span::Span;
+use crate::types::{DataType, Literal};
+
+/// Added to the numbers of columns of the aggregate's output.
+const AFTER: u32 = 1 << 30;
+
+/// Where an expression stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// WHERE: before any grouping.
+    Where,
+    /// GROUP BY.
+    GroupBy,
+    /// Inside an aggregate function.
+    Argument,
+    /// The SELECT list.
+    Item,
+    /// HAVING, ORDER BY, a template: the SELECT list's names are known.
+    Result,
+    /// The options of a stream: its columns, nothing else.
+    Option,
+}
+
+impl Place {
+    fn after_grouping(self) -> bool {
+        matches!(self, Place::Item | Place::Result)
+    }
+
+    fn sees_aliases(self) -> bool {
+        matches!(self, Place::Where | Place::GroupBy | Place::Result)
+    }
+}
+
+/// A bound expression and what is known of its type.
+#[derive(Debug, Clone)]
+pub struct Typed {
+    /// Over the source, or over the aggregate's output.
+    pub expr: Expr,
+    /// `Any` where only the value knows.
+    pub data_type: DataType,
+}
+
+impl Typed {
+    fn new(expr: Expr, data_type: DataType) -> Typed {
+        Typed { expr, data_type }
+    }
+
+    fn boolean(expr: Expr) -> Typed {
+        Typed { expr, data_type: DataType::Boolean }
+    }
+}
+
+/// GROUP BY, once it is bound.
+#[derive(Debug, Default)]
+pub struct Grouping {
+    /// The grouping expressions, over the source.
+    pub group: Vec<Typed>,
+    /// `window_start` and `window_end` follow them.
+    pub windowed: bool,
+    /// The aggregate functions that were asked for so far.
+    pub calls: Vec<(AggregateCall, DataType)>,
+    /// Columns of the source met in the expression being bound.
+    pub(super) ungrouped: Vec<(ColumnId, Span)>,
+}
+
+impl Grouping {
+    fn window_columns(&self) -> usize {
+        if self.windowed { 2 } else { 0 }
+    }
+}
+
+/// Binds the expressions of one query or stream.
+#[derive(Debug)]
+pub struct Expressions<'a> {
+    /// The stream they are over.
+    pub scope: Scope<'a>,
+    /// The names of the SELECT list, with what they stand for.
+    pub aliases: Vec<(String, &'a ast::Expr)>,
+    /// Some: the query groups.
+    pub grouping: Option<Grouping>,
+    /// What looks like a slip.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Expressions<'a> {
+    /// Over the columns of `scope`.
+    pub fn new(scope: Scope<'a>) -> Expressions<'a> {
+        Expressions { scope, aliases: Vec::new(), grouping: None, warnings: Vec::new() }
+    }
+
+    /// Binds an expression that stands alone, to the end: its columns are those of the operator it runs in.
+    pub fn bind(&mut self, ast: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
+        if let Some(grouping) = &mut self.grouping {
+            grouping.ungrouped.clear();
+        }
+        let mut typed = self.part(ast, place)?;
+        if place.after_grouping() && let Some(grouping) = &self.grouping {
+            finish(&mut typed.expr, &mut |column| {
+                let span = grouping.ungrouped.iter().find(|(raw, _)| *raw == column).map_or(ast.span, |(_, span)| *span);
+                let name = self.scope.schema.columns.get(column.index()).map_or("", |column| column.name.as_str());
+                not_grouped(name, span)
+            })?;
+        }
+        Ok(typed)
+    }
+
+    /// As [`Expressions::bind`], for what must be TRUE or FALSE.
+    pub fn condition(&mut self, ast: &ast::Expr, place: Place, what: &str) -> Result<Expr, SqlError> {
+        let typed = self.bind(ast, place)?;
+        if typed.data_type.may_be_boolean() {
+            return Ok(typed.expr);
+        }
+        Err(SqlError::new(codes::WRONG_TYPE, format!("{what} takes a BOOLEAN, this is {}", article(&typed.data_type)))
+            .at(ast.span))
+    }
+
+    fn part(&mut self, ast: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
+        let typed = self.part_inside(ast, place)?;
+        let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) else { return Ok(typed) };
+        match grouping.group.iter().position(|group| group.expr == typed.expr) {
+            Some(at) => {
+                grouping.ungrouped.retain(|(_, span)| span.start < ast.span.start || span.end > ast.span.end);
+                Ok(Typed { expr: Expr::Column(ColumnId(AFTER + at as u32)), ..typed })
+            }
+            None => Ok(typed),
+        }
+    }
+
+    fn part_inside(&mut self, ast: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
+        match &ast.kind {
+            ExprKind::Name(_)
+            | ExprKind::Member { .. }
+            | ExprKind::Index { .. }
+            | ExprKind::Arrow { as_text: false, .. } => self.path(ast, place),
+            ExprKind::Arrow { base, key, .. } => {
+                let base = self.part(base, place)?;
+                let steps = vec![path::step(key)?];
+                let expr = Expr::Path { operand: Box::new(base.expr), steps, as_text: true };
+                Ok(Typed::new(expr, DataType::String))
+            }
+            ExprKind::Call { name, arguments, filter } => self.call(ast, name, arguments, filter.as_deref(), place),
+            ExprKind::Cast { operand, to } => {
+                let operand = self.part(operand, place)?;
+                let to = to.data_type.clone();
+                Ok(Typed::new(Expr::Cast { operand: Box::new(operand.expr), to: to.clone() }, to))
+            }
+            ExprKind::Case { operand, branches, otherwise } => {
+                self.case(operand.as_deref(), branches, otherwise.as_deref(), place)
+            }
+            ExprKind::Array(items) => {
+                let items = items.iter().map(|item| self.part(item, place)).collect::<Result<Vec<_>, _>>()?;
+                let of = common_type(items.iter().map(|item| &item.data_type));
+                let items = items.into_iter().map(|item| item.expr).collect();
+                Ok(Typed::new(Expr::Array(items), DataType::Array(Box::new(of))))
+            }
+            ExprKind::Unary { .. }
+            | ExprKind::Binary { .. }
+            | ExprKind::IsNull { .. }
+            | ExprKind::Like { .. }
+            | ExprKind::Between { .. }
+            | ExprKind::In { .. } => self.operator(ast, place),
+            ExprKind::Null => Ok(Typed::new(Expr::Literal(Literal::Null), DataType::Any)),
+            _ => literal::literal(ast),
+        }
+    }
+
+    /// A name, or a path into one.
+    fn path(&mut self, ast: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
+        let (root, mut steps) = path::path(ast)?;
+        let ExprKind::Name(name) = &root.kind else {
+            let base = self.part(root, place)?;
+            return into(base, steps, ast.span);
+        };
+        let mut name = name.clone();
+        if self.scope.is_qualifier(&name.text) && let Some((text, span)) = steps.take_member() {
+            name = Name { text, quote: name.quote, span: name.span.to(span) };
+        } else if let Some(found) = self.named_elsewhere(&name, place)? {
+            return into(found, steps, ast.span);
+        }
+        if name.quote == Quote::Double && self.scope.is_open() {
+            self.warnings.push(format!(
+                "`\"{0}\"` is read as the field {0}; if a string is meant, write '{0}'",
+                name.text
+            ));
+        }
+        let column = self.scope.resolve(&name, &mut steps)?;
+        if let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) {
+            grouping.ungrouped.push((column, ast.span));
+        }
+        let data_type = self.scope.schema.columns[column.index()].data_type.clone();
+        into(Typed::new(Expr::Column(column), data_type), steps, ast.span)
+    }
+
+    /// What is not a column of the stream: the window's columns and the names of the SELECT list.
+    fn named_elsewhere(&mut self, name: &Name, place: Place) -> Result<Option<Typed>, SqlError> {
+        if let Some(grouping) = self.grouping.as_ref().filter(|grouping| grouping.windowed) {
+            let position = ["window_start", "window_end"].iter().position(|column| *column == name.text);
+            if let Some(position) = position {
+                if !place.after_grouping() {
+                    let message = format!("`{}` is known only after grouping", name.text);
+                    return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message)
+                        .at(name.span)
+                        .help("use it in the SELECT list or in HAVING"));
+                }
+                let column = ColumnId(AFTER + (grouping.group.len() + position) as u32);
+                return Ok(Some(Typed::new(Expr::Column(column), DataType::Timestamp)));
+            }
+        }
+        if !place.sees_aliases() || crate::plan::bind::scope::is_system_name(&name.text) {
+            return Ok(None);
+        }
+        let Some(ast) = self.aliases.iter().find(|(alias, _)| *alias == name.text).map(|(_, ast)| *ast) else {
+            return Ok(None);
+        };
+        // An item is not bound by the names of the list it stands in, so this ends.
+        let inside = match place {
+            Place::Result => Place::Item,
+            _ => Place::Argument,
+        };
+        self.part(ast, inside).map(Some).map_err(|error| {
+            if error.code != codes::MISPLACED_AGGREGATE {
+                return error;
+            }
+            let message = format!("`{}` is an aggregate, and its value is known only after grouping", name.text);
+            SqlError::new(codes::MISPLACED_AGGREGATE, message).at(name.span).help("write the condition in HAVING")
+        })
+    }
+
+    fn call(
+        &mut self,
+        ast: &ast::Expr,
+        name: &Name,
+        arguments: &Arguments,
+        filter: Option<&ast::Expr>,
+        place: Place,
+    ) -> Result<Typed, SqlError> {
+        if let Some(function) = AggregateFunction::from_name(&name.text) {
+            return self.aggregate(ast, function, arguments, filter, place);
+        }
+        if let Some(filter) = filter {
+            let message = format!("FILTER stands only after an aggregate function, and {} is none", name.text);
+            return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message).at(filter.span));
+        }
+        let Some(function) = function::lookup(&name.text) else { return Err(unknown_function(name)) };
+        let Arguments::List(list) = arguments else {
+            let message = format!("{} does not take `*`", function.name);
+            return Err(SqlError::new(codes::WRONG_ARGUMENTS, message).at(ast.span));
+        };
+        let bound = list.iter().map(|argument| self.part(argument, place)).collect::<Result<Vec<_>, _>>()?;
+        let (arguments, types): (Vec<_>, Vec<_>) = bound.into_iter().map(|typed| (typed.expr, typed.data_type)).unzip();
+        function.check(&types).map_err(|error| match error {
+            function::CallError::Count { .. } => {
+                SqlError::new(codes::WRONG_ARGUMENTS, error.to_string()).at(ast.span).detail(function.about)
+            }
+            function::CallError::Type { position, .. } => {
+                SqlError::new(codes::WRONG_TYPE, error.to_string()).at(list[position].span).detail(function.about)
+            }
+        })?;
+        let data_type = function.returns(&types);
+        Ok(Typed::new(Expr::Call { function: function.name.to_owned(), arguments }, data_type))
+    }
+
+    fn aggregate(
+        &mut self,
+        ast: &ast::Expr,
+        function: AggregateFunction,
+        arguments: &Arguments,
+        filter: Option<&ast::Expr>,
+        place: Place,
+    ) -> Result<Typed, SqlError> {
+        let name = function.name();
+        if !place.after_grouping() || self.grouping.is_none() {
+            let (message, help) = match place {
+                Place::Where => (format!("{name} cannot stand in WHERE"), "write the condition in HAVING"),
+                Place::GroupBy => (format!("{name} cannot stand in GROUP BY"), "group by columns"),
+                Place::Argument => (format!("{name} cannot stand inside another aggregate"), "aggregate twice with two queries"),
+                _ => (format!("{name} cannot stand here"), "use it in the SELECT list of a query"),
+            };
+            return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message).at(ast.span).help(help));
+        }
+        let argument = match arguments {
+            Arguments::Star if function == AggregateFunction::Count => None,
+            Arguments::Star => {
+                let message = format!("{name} does not take `*`");
+                return Err(SqlError::new(codes::WRONG_ARGUMENTS, message).at(ast.span).help("only COUNT(*) counts rows"));
+            }
+            Arguments::List(list) if list.len() == 1 => Some(&list[0]),
+            Arguments::List(list) => {
+                let message = format!("{name} takes 1 argument, {} given", list.len());
+                return Err(SqlError::new(codes::WRONG_ARGUMENTS, message).at(ast.span));
+            }
+        };
+        let bound = argument.map(|argument| self.part(argument, Place::Argument)).transpose()?;
+        let data_type = bound.as_ref().map_or(DataType::Any, |typed| typed.data_type.clone());
+        if matches!(function, AggregateFunction::Sum | AggregateFunction::Avg) && !data_type.may_be_number() {
+            let message = format!("{name} takes a number, this is {}", article(&data_type));
+            return Err(SqlError::new(codes::WRONG_TYPE, message).at(argument.map_or(ast.span, |argument| argument.span)));
+        }
+        let filter = match filter {
+            Some(filter) => {
+                let bound = self.part(filter, Place::Argument)?;
+                Some(self.boolean_operand("FILTER", filter, bound)?.expr)
+            }
+            None => None,
+        };
+        let returns = function.returns(&data_type);
+        let call = AggregateCall { function, argument: bound.map(|typed| typed.expr), filter };
+        let Some(grouping) = &mut self.grouping else {
+            return Err(SqlError::internal("an aggregate was bound outside of a grouped query"));
+        };
+        let at = grouping.calls.iter().position(|(known, _)| *known == call).unwrap_or_else(|| {
+            grouping.calls.push((call, returns.clone()));
+            grouping.calls.len() - 1
+        });
+        let column = AFTER as usize + grouping.group.len() + grouping.window_columns() + at;
+        Ok(Typed::new(Expr::Column(ColumnId(column as u32)), returns))
+    }
+
+    fn case(
+        &mut self,
+        operand: Option<&ast::Expr>,
+        branches: &[(ast::Expr, ast::Expr)],
+        otherwise: Option<&ast::Expr>,
+        place: Place,
+    ) -> Result<Typed, SqlError> {
+        let mut bound = Vec::with_capacity(branches.len());
+        let mut types = Vec::with_capacity(branches.len() + 1);
+        for (when, then) in branches {
+            let condition = match operand {
+                Some(operand) => self.equal(operand, when, place)?,
+                None => {
+                    let condition = self.part(when, place)?;
+                    self.boolean_operand("WHEN", when, condition)?
+                }
+            };
+            let result = self.part(then, place)?;
+            types.push(result.data_type);
+            bound.push((condition.expr, result.expr));
+        }
+        let otherwise = otherwise.map(|otherwise| self.part(otherwise, place)).transpose()?;
+        types.extend(otherwise.iter().map(|typed| typed.data_type.clone()));
+        let otherwise = otherwise.map(|typed| Box::new(typed.expr));
+        Ok(Typed::new(Expr::Case { branches: bound, otherwise }, common_type(types.iter())))
+    }
+}
+
+/// Steps that are not part of a column go into its value.
+fn into(base: Typed, mut steps: Steps, span: Span) -> Result<Typed, SqlError> {
+    if steps.is_empty() {
+        return Ok(base);
+    }
+    if !matches!(base.data_type, DataType::Any | DataType::Jsonb | DataType::Array(_)) {
+        let message = format!("there is nothing inside {}", article(&base.data_type));
+        return Err(SqlError::new(codes::WRONG_TYPE, message).at(span));
+    }
+    let steps = steps.take_all();
+    Ok(Typed::new(Expr::Path { operand: Box::new(base.expr), steps, as_text: false }, DataType::Any))
+}
+
+/// Takes the mark off the columns of the aggregate's output; a column without one is not grouped.
+fn finish(expr: &mut Expr, ungrouped: &mut dyn FnMut(ColumnId) -> SqlError) -> Result<(), SqlError> {
+    let mut wrong = None;
+    rewrite_columns(expr, &mut |column| match column.0.checked_sub(AFTER) {
+        Some(number) => Some(Expr::Column(ColumnId(number))),
+        None => {
+            wrong.get_or_insert(column);
+            None
+        }
+    });
+    wrong.map_or(Ok(()), |column| Err(ungrouped(column)))
+}
+
+/// Puts other expressions in the place of columns.
+pub fn rewrite_columns(expr: &mut Expr, replace: &mut dyn FnMut(ColumnId) -> Option<Expr>) {
+    match expr {
+        Expr::Column(column) => {
+            if let Some(other) = replace(*column) {
+                *expr = other;
+            }
+        }
+        Expr::Literal(_) => {}
+        Expr::Unary { operand, .. } | Expr::Cast { operand, .. } | Expr::Path { operand, .. } => {
+            rewrite_columns(operand, replace);
+        }
+        Expr::Binary { left, right, .. } => {
+            rewrite_columns(left, replace);
+            rewrite_columns(right, replace);
+        }
+        Expr::Call { arguments: list, .. } | Expr::Array(list) => {
+            list.iter_mut().for_each(|item| rewrite_columns(item, replace));
+        }
+        Expr::Case { branches, otherwise } => {
+            for (condition, result) in branches {
+                rewrite_columns(condition, replace);
+                rewrite_columns(result, replace);
+            }
+            otherwise.iter_mut().for_each(|otherwise| rewrite_columns(otherwise, replace));
+        }
+        Expr::In { operand, list, .. } => {
+            rewrite_columns(operand, replace);
+            list.iter_mut().for_each(|item| rewrite_columns(item, replace));
+        }
+        Expr::Like { operand, pattern, .. } => {
+            rewrite_columns(operand, replace);
+            rewrite_columns(pattern, replace);
+        }
+    }
+}
+
+fn not_grouped(name: &str, span: Span) -> SqlError {
+    SqlError::new(codes::NOT_GROUPED, format!("column `{name}` is neither grouped nor aggregated"))
+        .at(span)
+        .detail("a group has many rows, and the column may differ among them")
+        .help(format!("add `{name}` to GROUP BY, or use it inside COUNT, SUM, AVG, MIN or MAX"))
+}
+
+fn unknown_function(name: &Name) -> SqlError {
+    let scalar = function::all().flat_map(|function| std::iter::once(function.name).chain(function.aliases.iter().copied()));
+    let names = scalar.chain(AggregateFunction::ALL.iter().map(|function| function.name()));
+    let upper = name.text.to_ascii_uppercase();
+    SqlError::new(codes::UNKNOWN_FUNCTION, format!("function `{}` does not exist", name.text))
+        .at(name.span)
+        .help_if(did_you_mean(&upper, names))
+}
+
+/// The one type all have, as far as they are known; `Any` where they differ.
+fn common_type<'t>(types: impl Iterator<Item = &'t DataType>) -> DataType {
+    let mut known = types.filter(|data_type| **data_type != DataType::Any);
+    let Some(first) = known.next() else { return DataType::Any };
+    if known.all(|data_type| data_type == first) { first.clone() } else { DataType::Any }
+}
+
+/// The time that a text tells, in microseconds since the epoch.
+pub fn literal_moment(text: &str, span: Span) -> Result<i64, SqlError> {
+    match literal::moment(text, &DataType::Timestamp, span)? {
+        Literal::Timestamp(us) => Ok(us),
+        _ => Err(SqlError::internal("a moment is not a TIMESTAMP").at(span)),
+    }
+}
+
+/// `an INTEGER`, `a STRING`
+pub fn article(data_type: &DataType) -> String {
+    let name = data_type.to_string();
+    let article = if name.starts_with(['A', 'I']) { "an" } else { "a" };
+    format!("{article} {name}")
+}
+
+/// `-x` of a number literal is a literal.
+fn negated(literal: &Expr) -> Option<Expr> {
+    match literal {
+        Expr::Literal(Literal::Integer(number)) => Some(Expr::Literal(Literal::Integer(number.checked_neg()?))),
+        Expr::Literal(Literal::Float(number)) => Some(Expr::Literal(Literal::Float(-number))),
+        Expr::Literal(Literal::Decimal(text)) => {
+            let text = format!("-{text}");
+            // -2^63 is an INTEGER although 2^63 is not.
+            Some(Expr::Literal(text.parse().map_or(Literal::Decimal(text), Literal::Integer)))
+        }
+        _ => None,
+    }
+}
+
+fn negate(operand: Expr) -> Expr {
+    negated(&operand).unwrap_or_else(|| Expr::Unary { op: UnaryOp::Negate, operand: Box::new(operand) })
+}

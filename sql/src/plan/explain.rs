@@ -1,0 +1,269 @@
+//! EXPLAIN: a plan as people read it, the sink on top, each operator under the one it feeds.
+
+use std::fmt::Write as _;
+
+use crate::parse::is_plain_name;
+use crate::plan::physical::{
+    Aggregate, BinaryOp, Emit, Expr, Form, Node, Op, PathStep, Plan, Routing, Schema, Sink, SinkItem, Source,
+    SourceColumn, Start, StateBound, Template, TemplatePart, UnaryOp, WindowKind,
+};
+use crate::types::{Interval, Literal};
+
+/// The lines of EXPLAIN.
+pub fn explain(plan: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(limit) = plan.limit {
+        lines.push(format!("Limit {limit}"));
+    }
+    if !plan.order_by.is_empty() {
+        let input = plan.nodes.iter().rev().nth(1).map(|node| &node.schema);
+        let item = |item: &crate::plan::physical::OrderBy| {
+            let direction = if item.descending { " DESC" } else { "" };
+            format!("{}{direction}", input.map_or_else(String::new, |input| show(&item.expr, input)))
+        };
+        lines.push(format!("Sort {}", join(plan.order_by.iter().map(item))));
+    }
+    let empty = Schema::default();
+    for node in plan.nodes.iter().rev() {
+        let input = node.inputs.first().and_then(|id| plan.nodes.iter().find(|node| node.id == *id));
+        let depth = lines.len();
+        let line = operator(node, input.map_or(&empty, |input| &input.schema));
+        lines.push(format!("{:1$}{line}", "", depth * 2));
+    }
+    lines
+}
+
+fn operator(node: &Node, input: &Schema) -> String {
+    let mut line = match &node.op {
+        Op::Source(source) => self::source(source, &node.schema),
+        Op::Filter(predicate) => format!("Filter {}", show(predicate, input)),
+        Op::Project(columns) => format!("Project {}", list(columns, input)),
+        Op::Exchange(to) => format!("Exchange {}", routing(to, input)),
+        Op::Window(window) => {
+            let WindowKind::Tumbling { size_us } = window.kind;
+            format!("Window tumbling {}, grace {}", length(size_us), length(window.grace_us))
+        }
+        Op::Aggregate(aggregate) => self::aggregate(aggregate, input),
+        Op::Sink(sink) => self::sink(sink, input),
+    };
+    let form = match node.form {
+        Form::Append => "append",
+        Form::Upsert => "upsert",
+        Form::Retract => "retract",
+    };
+    write!(line, " [{form}").unwrap_or_default();
+    if !node.key.is_empty() {
+        let key = join(node.key.iter().map(|column| name(&node.schema, column.index())));
+        write!(line, " by {key}").unwrap_or_default();
+    }
+    line.push(']');
+    match node.bound {
+        StateBound::Stateless => {}
+        StateBound::Windows { retention_us } => {
+            write!(line, ", keeps a row per key and window until {} after its end", length(retention_us)).unwrap_or_default();
+        }
+        StateBound::Keys => line.push_str(", keeps a row per key for ever (warning: unbounded)"),
+    }
+    line
+}
+
+fn source(source: &Source, schema: &Schema) -> String {
+    let mut line = format!("Source {}", source.name);
+    match &source.start {
+        Start::Latest => line.push_str(" from now on"),
+        Start::Earliest => line.push_str(" from the beginning"),
+        Start::Timestamp(ms) => {
+            let time = crate::calendar::format_timestamp(ms.saturating_mul(1_000));
+            write!(line, " from {time}").unwrap_or_default();
+        }
+        Start::Offset(offset) => write!(line, " from offset {offset}").unwrap_or_default(),
+        Start::At(offsets) => write!(line, " from offsets {}", join(offsets.iter().map(u64::to_string))).unwrap_or_default(),
+    }
+    match &source.timestamp {
+        Some(time) => {
+            let (time, delay) = (show(time, schema), length(source.delay_us));
+            write!(line, ", event time {time}, watermark {delay} behind").unwrap_or_default();
+        }
+        None => line.push_str(", event time = append time"),
+    }
+    if !source.columns.is_empty() {
+        let kind = |(column, number): (&SourceColumn, usize)| match column {
+            SourceColumn::Capture(_) => format!("{} (topic level)", name(schema, number)),
+            _ => name(schema, number),
+        };
+        write!(line, ", reads {}", join(source.columns.iter().zip(0..).map(kind))).unwrap_or_default();
+    }
+    line
+}
+
+fn aggregate(aggregate: &Aggregate, input: &Schema) -> String {
+    let calls = aggregate.calls.iter().map(|call| {
+        let argument = call.argument.as_ref().map_or_else(|| "*".to_owned(), |argument| show(argument, input));
+        let filter = call.filter.as_ref().map(|filter| format!(" FILTER (WHERE {})", show(filter, input)));
+        format!("{}({argument}){}", call.function.name(), filter.unwrap_or_default())
+    });
+    let mut line = format!("Aggregate {}", join(calls));
+    let window = aggregate.window.map(|_| "window".to_owned());
+    let groups = join(aggregate.group.iter().map(|group| show(group, input)).chain(window));
+    if !groups.is_empty() {
+        write!(line, " by {groups}").unwrap_or_default();
+    }
+    line.push_str(match aggregate.emit {
+        Emit::AtEnd => ", at the end",
+        Emit::Changes => ", each change",
+        Emit::Final => ", once per window",
+    });
+    line
+}
+
+fn sink(sink: &Sink, input: &Schema) -> String {
+    let items = sink.items.iter().map(|item| match item {
+        SinkItem::Column { name, column } if input.columns[column.index()].name == *name => quoted(name),
+        SinkItem::Column { name, column } => format!("{} AS {}", self::name(input, column.index()), quoted(name)),
+        SinkItem::Star(_) => "*".to_owned(),
+    });
+    let mut line = format!("Sink {}", join(items));
+    if !sink.key.is_empty() {
+        write!(line, ", key {}", list(&sink.key, input)).unwrap_or_default();
+    }
+    if let Some(topic) = &sink.routing.topic {
+        write!(line, ", topic {}, qos {}", template(topic, input), sink.qos.bits()).unwrap_or_default();
+        if sink.retain {
+            line.push_str(", retained");
+        }
+    }
+    line
+}
+
+fn routing(routing: &Routing, input: &Schema) -> String {
+    match &routing.topic {
+        Some(topic) => format!("by topic {}", template(topic, input)),
+        None if routing.key.is_empty() => "by record".to_owned(),
+        None => format!("by {}", list(&routing.key, input)),
+    }
+}
+
+fn template(template: &Template, input: &Schema) -> String {
+    let part = |part: &TemplatePart| match part {
+        TemplatePart::Text(text) => text.clone(),
+        TemplatePart::Value { expr, slashes } => format!("{{{}{}}}", if *slashes { "+" } else { "" }, show(expr, input)),
+    };
+    template.parts.iter().map(part).collect()
+}
+
+fn length(us: i64) -> String {
+    Interval::from_us(us).to_string()
+}
+
+fn quoted(name: &str) -> String {
+    if is_plain_name(name) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// Labels such as `a.b` and `_topic[1]` are shown as they are.
+fn name(schema: &Schema, number: usize) -> String {
+    schema.columns.get(number).map_or_else(|| format!("column {number}"), |column| column.name.clone())
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn list(exprs: &[Expr], input: &Schema) -> String {
+    join(exprs.iter().map(|expr| show(expr, input)))
+}
+
+/// An expression as SQL, every operator in brackets but the outermost.
+pub fn show(expr: &Expr, input: &Schema) -> String {
+    let text = inner(expr, input);
+    match text.strip_prefix('(').and_then(|text| text.strip_suffix(')')) {
+        Some(bare) if matches!(expr, Expr::Binary { .. } | Expr::Unary { .. } | Expr::In { .. } | Expr::Like { .. }) => {
+            bare.to_owned()
+        }
+        _ => text,
+    }
+}
+
+fn inner(expr: &Expr, input: &Schema) -> String {
+    let part = |expr: &Expr| inner(expr, input);
+    let not = |negated: bool| if negated { "NOT " } else { "" };
+    match expr {
+        Expr::Column(column) => name(input, column.index()),
+        Expr::Literal(literal) => self::literal(literal),
+        Expr::Unary { op: UnaryOp::Not, operand } => format!("(NOT {})", part(operand)),
+        Expr::Unary { op: UnaryOp::Negate, operand } => format!("(-{})", part(operand)),
+        Expr::Unary { op: UnaryOp::IsNull, operand } => format!("({} IS NULL)", part(operand)),
+        Expr::Unary { op: UnaryOp::IsNotNull, operand } => format!("({} IS NOT NULL)", part(operand)),
+        Expr::Binary { op, left, right } => format!("({} {} {})", part(left), op.symbol(), part(right)),
+        Expr::Call { function, arguments } => format!("{function}({})", list(arguments, input)),
+        Expr::Cast { operand, to } => format!("CAST({} AS {to})", show(operand, input)),
+        Expr::Path { operand, steps, as_text } => {
+            let mut text = part(operand);
+            for step in steps {
+                match step {
+                    PathStep::Member(name) => write!(text, ".{}", quoted(name)).unwrap_or_default(),
+                    PathStep::Index(index) => write!(text, "[{index}]").unwrap_or_default(),
+                }
+            }
+            if *as_text { format!("CAST({text} AS STRING)") } else { text }
+        }
+        Expr::Case { branches, otherwise } => {
+            let mut text = "CASE".to_owned();
+            for (condition, result) in branches {
+                write!(text, " WHEN {} THEN {}", show(condition, input), show(result, input)).unwrap_or_default();
+            }
+            if let Some(otherwise) = otherwise {
+                write!(text, " ELSE {}", show(otherwise, input)).unwrap_or_default();
+            }
+            text + " END"
+        }
+        Expr::In { operand, list: items, negated } => {
+            format!("({} {}IN ({}))", part(operand), not(*negated), list(items, input))
+        }
+        Expr::Like { operand, pattern, escape, negated } => {
+            let escape = escape.map(|escape| format!(" ESCAPE '{escape}'")).unwrap_or_default();
+            format!("({} {}LIKE {}{escape})", part(operand), not(*negated), part(pattern))
+        }
+        Expr::Array(items) => format!("[{}]", list(items, input)),
+    }
+}
+
+fn literal(literal: &Literal) -> String {
+    let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    match literal {
+        Literal::Null => "NULL".to_owned(),
+        Literal::Boolean(truth) => truth.to_string().to_uppercase(),
+        Literal::Integer(number) => number.to_string(),
+        Literal::Float(number) => format!("{number:?}"),
+        Literal::Decimal(number) => number.clone(),
+        Literal::String(string) | Literal::Jsonb(string) => text(string),
+        Literal::Bytea(bytes) => format!("{} bytes", bytes.len()),
+        Literal::Date(days) => format!("DATE {}", text(&crate::calendar::format_date(*days))),
+        Literal::Time(us) => format!("TIME {}", text(&crate::calendar::format_time(*us))),
+        Literal::Timestamp(us) => format!("TIMESTAMP {}", text(&crate::calendar::format_timestamp(*us))),
+        Literal::Interval(interval) => format!("INTERVAL {}", text(&interval.to_string())),
+        Literal::Array(items) => format!("[{}]", join(items.iter().map(self::literal))),
+    }
+}
+
+impl BinaryOp {
+    /// As it is written.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            BinaryOp::Or => "OR",
+            BinaryOp::And => "AND",
+            BinaryOp::Equal => "=",
+            BinaryOp::NotEqual => "<>",
+            BinaryOp::Less => "<",
+            BinaryOp::LessOrEqual => "<=",
+            BinaryOp::Greater => ">",
+            BinaryOp::GreaterOrEqual => ">=",
+            BinaryOp::Add => "+",
+            BinaryOp::Subtract => "-",
+            BinaryOp::Multiply => "*",
+            BinaryOp::Divide => "/",
+            BinaryOp::IntegerDivide => "DIV",
+            BinaryOp::Modulo => "%",
+            BinaryOp::Concat => "||",
+        }
+    }
+}

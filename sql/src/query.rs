@@ -1,0 +1,290 @@
+//! One persistent query in one group: where exactly-once comes from.
+//!
+//! The cursor and the state live where the output goes. For each group that has shards of the output stream there is a
+//! task, on that group's leader; it reads every input shard and keeps the rows whose output is its group's. One step
+//! is one Batch of that group:
+//!
+//! ```text
+//! when    QUERY_PROGRESS[query] == the progress this step began with,  and the term is this task's
+//! append  the output records
+//! put     the changed state rows and timers
+//! put     QUERY_PROGRESS[query] = cursors and watermarks after the step
+//! ```
+//!
+//! So however often a process dies, is fenced off, or does not learn the outcome of a write: a step has happened once
+//! or not at all, and whoever goes on begins with the progress that was committed. On any error of a write the task
+//! forgets all it has in memory and loads it again.
+//!
+//! [`QueryCore`] is this without I/O: records in, Batch out. [`task`] is the loop around it.
+
+pub(crate) mod task;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use headwater_store::{
+    Batch, Condition, ControlError, GroupId, Offset, QueryRow, Record, ShardId, StreamRow, Term,
+    TimestampMs, decode_control, encode_control, retained_put, tables,
+};
+
+use crate::change::RecordId;
+use crate::operator::{Place, place_of};
+use crate::pipeline::{Finished, Pipeline};
+use crate::plan::physical::{Op, PLAN_VERSION, Plan, PlanError, Source, Start};
+use crate::step::{Committed, SinkRow, State, Stop};
+use crate::types::TimestampUs;
+use crate::value::Fault;
+use crate::watermark::{WatermarkRules, Watermarks};
+
+/// How far a query has come in one group: the row that fences its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub struct Progress {
+    /// The version of the plan whose state this is.
+    pub plan: u32,
+    /// Steps committed so far.
+    pub step: u64,
+    /// The last step's time: `now()` never goes back.
+    pub now: TimestampUs,
+    /// The next offset of each input shard.
+    pub cursors: Vec<(ShardId, Offset)>,
+    /// The watermark of each input shard.
+    pub watermarks: Vec<(ShardId, TimestampUs)>,
+    /// The watermark of each source of the plan, which silence may have moved past those of its shards.
+    pub combined: Vec<TimestampUs>,
+}
+
+impl Progress {
+    /// The key of a query's row in its group.
+    pub fn key(query: u64) -> Bytes {
+        Bytes::copy_from_slice(&query.to_be_bytes())
+    }
+
+    /// As a row.
+    pub fn encode(&self) -> Bytes {
+        encode_control(self)
+    }
+
+    /// From a row.
+    pub fn decode(row: &[u8]) -> Result<Progress, ControlError> {
+        decode_control(row)
+    }
+}
+
+/// What of the configuration a query needs.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryRules {
+    /// `sql.idle`
+    pub idle_us: i64,
+    /// `sql.future_skew_max`
+    pub future_skew_us: i64,
+}
+
+/// Why a query cannot begin. It would fail again: only a person can help.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// Its plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Its progress row.
+    #[error("the progress of the query cannot be read: {0}")]
+    Progress(#[from] ControlError),
+    /// The store, for now.
+    #[error(transparent)]
+    Read(#[from] headwater_store::ReadError),
+    /// A plan that nobody resolved the start of.
+    #[error("the plan does not say where to begin")]
+    NoStart,
+    /// An input is gone.
+    #[error("input stream {0} does not exist any more")]
+    NoInput(headwater_store::StreamId),
+}
+
+/// A persistent query in one group, without I/O.
+#[derive(Debug)]
+pub struct QueryCore {
+    query: u64,
+    group: GroupId,
+    output: Arc<StreamRow>,
+    pipeline: Pipeline,
+    /// As of the step that runs.
+    progress: Progress,
+    /// The row as it is committed.
+    committed: Option<Bytes>,
+}
+
+/// A step that is ready to be committed.
+#[derive(Debug)]
+pub struct ReadyStep {
+    /// Without the condition on the term.
+    pub batch: Batch,
+    /// It holds more than the progress: it must be written. Else that can wait.
+    pub writes: bool,
+    /// Timers are due: make another step at once.
+    pub more: bool,
+    /// What could not be worked out.
+    pub errors: Vec<(RecordId, Fault)>,
+    /// Rows that came too late.
+    pub late: u64,
+    /// Records put out.
+    pub rows: u64,
+    /// The progress after it.
+    progress_row: Bytes,
+}
+
+impl QueryCore {
+    /// From what is committed: `progress` is the row of QUERY_PROGRESS, `state` the table of the group. `inputs` are
+    /// the input streams, `now` is the time of the start.
+    pub fn load(
+        query: &QueryRow,
+        output: Arc<StreamRow>,
+        inputs: &[Arc<StreamRow>],
+        group: GroupId,
+        progress: Option<Bytes>,
+        state: Committed,
+        rules: QueryRules,
+        now: TimestampUs,
+    ) -> Result<QueryCore, LoadError> {
+        let plan = Plan::decode(&query.plan)?;
+        let loaded = match &progress {
+            Some(row) => Progress::decode(row)?,
+            None => Progress { plan: PLAN_VERSION, cursors: begin(&plan, inputs)?, ..Progress::default() },
+        };
+        let now = now.max(loaded.now);
+        let watermarks = plan.sources().enumerate().map(|(number, (_, source))| {
+            let saved = |shard: ShardId| {
+                let found = loaded.watermarks.iter().find(|(saved, _)| *saved == shard);
+                (shard, found.map_or(TimestampUs::MIN, |(_, watermark)| *watermark))
+            };
+            let shards = loaded.cursors.iter().map(|(shard, _)| *shard).filter(|shard| shard.stream == source.stream);
+            let combined = loaded.combined.get(number).copied().unwrap_or(TimestampUs::MIN);
+            Some(Watermarks::new(rules_of(source, rules), shards.map(saved), combined, now))
+        });
+        let with_timers = plan.nodes.iter().filter(|node| matches!(node.op, Op::Aggregate(_))).map(|node| node.id);
+        let state = State::load(query.id, state, with_timers)?;
+        let place = Place::Group { output: output.clone(), group };
+        let pipeline = Pipeline::new(&plan, &place, state, watermarks.collect())?;
+        Ok(QueryCore { query: query.id, group, output, pipeline, progress: loaded, committed: progress })
+    }
+
+    /// Where each input shard is to be read on.
+    pub fn cursors(&self) -> &[(ShardId, Offset)] {
+        &self.progress.cursors
+    }
+
+    /// Time alone can bring output.
+    pub fn waits_for_time(&self) -> bool {
+        self.pipeline.has_timers()
+    }
+
+    /// Makes a step of these records, each the next of its shard; of none, to let time pass.
+    pub fn step(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<ReadyStep, Stop> {
+        let now = now.max(self.progress.now);
+        if !records.is_empty() {
+            self.pipeline.apply(records, now)?;
+        }
+        let finished = self.pipeline.finish(now, false)?;
+        for (id, _) in records {
+            if let Some((_, cursor)) = self.progress.cursors.iter_mut().find(|(shard, _)| *shard == id.shard) {
+                *cursor = id.offset.plus(1);
+            }
+        }
+        self.progress.step += 1;
+        self.progress.now = now;
+        self.progress.watermarks = self.pipeline.shard_watermarks();
+        self.progress.combined = self.pipeline.source_watermarks();
+        Ok(self.ready(finished))
+    }
+
+    fn ready(&self, finished: Finished) -> ReadyStep {
+        let progress_row = self.progress.encode();
+        let key = Progress::key(self.query);
+        let writes = !finished.rows.is_empty() || !finished.puts.is_empty();
+        let rows = finished.rows.len() as u64;
+        let expected = Condition::Row { table: tables::QUERY_PROGRESS, key: key.clone(), value: self.committed.clone() };
+        let mut batch = Batch::new(self.group).when(expected);
+        let mut errors = finished.errors;
+        for (shard, records) in self.records(finished.rows, &mut errors) {
+            if self.output.options.retain {
+                let now = TimestampMs(self.progress.now.0 / 1_000);
+                batch.puts.extend(records.iter().filter_map(|record| retained_put(record, &[], now)));
+            }
+            batch = batch.append(shard, records);
+        }
+        batch.puts.extend(finished.puts);
+        let batch = batch.put(tables::QUERY_PROGRESS, key, progress_row.clone());
+        ReadyStep { batch, writes, more: finished.more, errors, late: finished.late, rows, progress_row }
+    }
+
+    /// The output records by shard, in order.
+    fn records(
+        &self,
+        rows: Vec<SinkRow>,
+        errors: &mut Vec<(RecordId, Fault)>,
+    ) -> Vec<(ShardId, Vec<Record>)> {
+        let mut shards: Vec<(ShardId, Vec<Record>)> = Vec::new();
+        for row in rows {
+            let shard = place_of(&self.output, row.topic.clone(), row.placement);
+            // The Exchange let only this group's rows in. Should a plan's two routings disagree, no other group's
+            // task has the row either: it is told, not lost silently.
+            if shard.group != self.group {
+                errors.push((row.origin, Fault::BadTopic));
+                continue;
+            }
+            let record = Record {
+                key: Some(row.key),
+                topic: row.topic,
+                payload: row.payload.map(Bytes::from),
+                qos: self.output.options.qos,
+                retain: self.output.options.retain,
+                ..Record::default()
+            };
+            match shards.iter_mut().find(|(there, _)| *there == shard) {
+                Some((_, records)) => records.push(record),
+                None => shards.push((shard, vec![record])),
+            }
+        }
+        shards
+    }
+
+    /// A step's Batch is committed: the next one builds on it.
+    pub fn committed(&mut self, step: &ReadyStep) {
+        self.committed = Some(step.progress_row.clone());
+    }
+
+    /// The progress alone, for when steps have written nothing for a while.
+    pub fn save(&self) -> ReadyStep {
+        self.ready(Finished { rows: Vec::new(), errors: Vec::new(), late: 0, puts: Vec::new(), more: false })
+    }
+}
+
+impl ReadyStep {
+    /// The Batch, fenced by the task's term.
+    pub fn batch_in(&self, term: Term) -> Batch {
+        self.batch.clone().when(Condition::Term(term))
+    }
+}
+
+/// A source's own rules, and the configuration's where it has none.
+pub(crate) fn rules_of(source: &Source, rules: QueryRules) -> WatermarkRules {
+    WatermarkRules {
+        delay_us: source.delay_us,
+        idle_us: source.idle_us.unwrap_or(rules.idle_us),
+        future_skew_us: rules.future_skew_us,
+    }
+}
+
+fn begin(plan: &Plan, inputs: &[Arc<StreamRow>]) -> Result<Vec<(ShardId, Offset)>, LoadError> {
+    let mut cursors: Vec<(ShardId, Offset)> = Vec::new();
+    for (_, source) in plan.sources() {
+        let Start::At(offsets) = &source.start else { return Err(LoadError::NoStart) };
+        let stream = inputs.iter().find(|stream| stream.id == source.stream);
+        let stream = stream.ok_or(LoadError::NoInput(source.stream))?;
+        for (shard, offset) in stream.shard_ids().zip(offsets) {
+            if !cursors.iter().any(|(known, _)| *known == shard) {
+                cursors.push((shard, Offset(*offset)));
+            }
+        }
+    }
+    Ok(cursors)
+}
+

@@ -1,0 +1,313 @@
+//! The loop around a [`QueryCore`]: follow, step, commit; forget and load again when something goes wrong.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headwater_store::{
+    Follower, GroupId, Offset, QueryRow, ReadError, Record, Store, StoredBatch, StreamRow, Term, WriteError, tables,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{LoadError, Progress, QueryCore, QueryRules, ReadyStep};
+use crate::change::RecordId;
+use crate::limits::{FOLLOW_BYTES, STEP_BYTES_MAX};
+use crate::metrics;
+use crate::step::{Committed, Stop};
+use crate::types::TimestampUs;
+
+/// The longest pause before a task tries again.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often a task looks at the clock while windows wait for it.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What a task needs.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskContext {
+    pub store: Store,
+    pub query: Arc<QueryRow>,
+    pub output: Arc<StreamRow>,
+    pub group: GroupId,
+    pub rules: QueryRules,
+    pub step_records_max: usize,
+    pub cursor_save_every: Duration,
+    pub status: Arc<Mutex<TaskStatus>>,
+}
+
+/// What a task is doing, for SHOW QUERIES.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// Running, waiting, or failed for good.
+    pub phase: TaskPhase,
+    /// Why it failed, or last had to begin again.
+    pub last_error: Option<String>,
+    /// Records read since it was started here.
+    pub records: u64,
+    /// Rows put out since it was started here.
+    pub rows: u64,
+    /// Values that could not be worked out.
+    pub errors: u64,
+    /// Rows that came too late.
+    pub late: u64,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TaskPhase {
+    /// Waiting for this node to lead the group, or for a pause to end.
+    #[default]
+    Waiting,
+    /// Reading and writing.
+    Running,
+    /// It would fail again: RESUME tries.
+    Failed,
+}
+
+/// Why a task stopped serving.
+enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Memory is dropped and all is loaded again.
+    Again(String),
+    /// Only a person can help.
+    Failed(String),
+}
+
+/// Runs until it is stopped or fails for good.
+pub(crate) async fn run(context: TaskContext, stop: CancellationToken) {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let Some(term) = lead(&context, &stop).await else { return };
+        let began = Instant::now();
+        let ended = serve(&context, term, &stop).await;
+        let query = context.query.name.as_str();
+        match ended {
+            Ended::Stopped => return,
+            Ended::Failed(reason) => {
+                tracing::error!(query, group = %context.group, %reason, "the query failed");
+                metrics::task_failed(query);
+                context.tell(|status| {
+                    status.phase = TaskPhase::Failed;
+                    status.last_error = Some(reason);
+                });
+                return;
+            }
+            Ended::Again(reason) => {
+                tracing::warn!(query, group = %context.group, %reason, "the query begins again from what is committed");
+                metrics::task_restarted(query);
+                context.tell(|status| {
+                    status.phase = TaskPhase::Waiting;
+                    status.last_error = Some(reason);
+                });
+                pause = if began.elapsed() > RETRY_MAX { Duration::from_millis(50) } else { (pause * 2).min(RETRY_MAX) };
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Waits until this node leads the group; gives its term. None: told to stop.
+async fn lead(context: &TaskContext, stop: &CancellationToken) -> Option<Term> {
+    let mut leadership = context.store.leadership(context.group);
+    loop {
+        let now = *leadership.borrow_and_update();
+        if now.leading {
+            return Some(now.term);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            changed = leadership.changed() => changed.ok()?,
+        }
+    }
+}
+
+/// The records of what a follower gave, cut into steps.
+#[derive(Default)]
+struct Inbox {
+    steps: Vec<Vec<(RecordId, Record)>>,
+}
+
+impl Inbox {
+    fn fill(&mut self, found: Vec<(StoredBatch, Offset)>, records_max: usize) -> Result<(), ReadError> {
+        let mut bytes = 0;
+        for (batch, from) in found {
+            for (offset, record) in batch.records_from(from)? {
+                let size = record.size_bytes();
+                let room = |step: &Vec<_>| step.len() < records_max && bytes + size <= STEP_BYTES_MAX;
+                if !self.steps.last().is_some_and(room) {
+                    self.steps.push(Vec::new());
+                    bytes = 0;
+                }
+                bytes += size;
+                if let Some(step) = self.steps.last_mut() {
+                    step.push((RecordId { shard: batch.shard, offset }, record));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn serve(context: &TaskContext, term: Term, stop: &CancellationToken) -> Ended {
+    let core = match load(context).await {
+        Ok(core) => core,
+        Err(LoadError::Read(ReadError::Stopped)) => return Ended::Stopped,
+        Err(LoadError::Read(error)) => return Ended::Again(error.to_string()),
+        Err(error) => return Ended::Failed(error.to_string()),
+    };
+    let follower = context.store.follow_from(core.cursors().to_vec());
+    context.tell(|status| status.phase = TaskPhase::Running);
+    let mut serving = Serving { context, term, core, unsaved: false, saved_at: Instant::now() };
+    match serving.follow(follower, stop).await {
+        Ok(()) => Ended::Stopped,
+        Err(ended) => ended,
+    }
+}
+
+async fn load(context: &TaskContext) -> Result<QueryCore, LoadError> {
+    let TaskContext { store, query, output, group, rules, .. } = context;
+    let catalog = store.catalog().borrow().clone();
+    let inputs: Vec<_> = query.inputs.iter().filter_map(|id| catalog.stream_by_id(*id).cloned()).collect();
+    let (store, query, output, group, rules) = (store.clone(), query.clone(), output.clone(), *group, *rules);
+    let now = TimestampUs::from_ms(store.now());
+    let reader = store.clone();
+    store
+        .blocking(move || {
+            let progress = reader.table(group, tables::QUERY_PROGRESS).get(&Progress::key(query.id))?;
+            let state = Committed::Table(reader.table(group, tables::QUERY_STATE));
+            QueryCore::load(&query, output, &inputs, group, progress, state, rules, now)
+        })
+        .await
+}
+
+/// One term's work.
+struct Serving<'c> {
+    context: &'c TaskContext,
+    term: Term,
+    core: QueryCore,
+    /// Steps since the last commit have moved the cursor and written nothing.
+    unsaved: bool,
+    saved_at: Instant,
+}
+
+impl Serving<'_> {
+    async fn follow(&mut self, mut follower: Follower, stop: &CancellationToken) -> Result<(), Ended> {
+        let mut leadership = self.context.store.leadership(self.context.group);
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.save().await,
+                _ = leadership.changed() => {
+                    let now = *leadership.borrow();
+                    if !now.leading || now.term != self.term {
+                        return Err(Ended::Again("the group has another leader".to_owned()));
+                    }
+                }
+                found = follower.next(FOLLOW_BYTES) => {
+                    let mut inbox = Inbox::default();
+                    inbox.fill(found.map_err(read_failed)?, self.context.step_records_max).map_err(read_failed)?;
+                    for records in inbox.steps {
+                        self.step(&records).await?;
+                        if stop.is_cancelled() {
+                            break;
+                        }
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    if self.core.waits_for_time() {
+                        self.step(&[]).await?;
+                    }
+                }
+            }
+            if self.unsaved && self.saved_at.elapsed() >= self.context.cursor_save_every {
+                self.save().await?;
+            }
+        }
+    }
+
+    /// When to look again though nothing came.
+    fn deadline(&self) -> Option<Instant> {
+        let save = self.unsaved.then(|| self.saved_at + self.context.cursor_save_every);
+        let tick = self.core.waits_for_time().then(|| Instant::now() + TICK);
+        save.into_iter().chain(tick).min()
+    }
+
+    async fn step(&mut self, records: &[(RecordId, Record)]) -> Result<(), Ended> {
+        let began = Instant::now();
+        let mut records = records;
+        loop {
+            let now = TimestampUs::from_ms(self.context.store.now());
+            let step = self.core.step(records, now).map_err(|stop| match stop {
+                Stop::Read(error) => read_failed(error),
+                other => Ended::Failed(other.to_string()),
+            })?;
+            self.tell(&step, records.len());
+            if step.writes {
+                self.commit(&step).await?;
+            } else if !records.is_empty() {
+                self.unsaved = true;
+            }
+            metrics::step(&self.context.query.name, records.len(), &step, began.elapsed());
+            if !step.more {
+                return Ok(());
+            }
+            records = &[];
+        }
+    }
+
+    async fn save(&mut self) -> Result<(), Ended> {
+        if self.unsaved { self.commit(&self.core.save()).await } else { Ok(()) }
+    }
+
+    async fn commit(&mut self, step: &ReadyStep) -> Result<(), Ended> {
+        match self.context.store.write(step.batch_in(self.term)).await {
+            Ok(_) => {
+                self.core.committed(step);
+                self.unsaved = false;
+                self.saved_at = Instant::now();
+                Ok(())
+            }
+            Err(WriteError::Stopped) => Err(Ended::Stopped),
+            Err(error @ WriteError::TooLarge { .. }) => Err(Ended::Failed(format!("a step cannot be written: {error}"))),
+            Err(error) => Err(Ended::Again(error.to_string())),
+        }
+    }
+
+    fn tell(&self, step: &ReadyStep, records: usize) {
+        for (record, fault) in &step.errors {
+            tracing::debug!(query = %self.context.query.name, %record, %fault, "a value could not be worked out");
+        }
+        self.context.tell(|status| {
+            status.records += records as u64;
+            status.rows += step.rows;
+            status.errors += step.errors.len() as u64;
+            status.late += step.late;
+        });
+    }
+}
+
+impl TaskContext {
+    fn tell(&self, change: impl FnOnce(&mut TaskStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn read_failed(error: ReadError) -> Ended {
+    match error {
+        ReadError::Stopped => Ended::Stopped,
+        // It would be damaged or gone again.
+        ReadError::Damaged { .. } | ReadError::Trimmed { .. } => Ended::Failed(error.to_string()),
+        ReadError::Engine(_) => Ended::Again(error.to_string()),
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,324 @@
+//! SELECTs: queries without a name, whose rows go to whoever asked and whose state is in memory.
+//!
+//! A one-shot SELECT reads what is stored now, from the first shard's first record to the last of each shard as they
+//! were when it began, merged by append time, and ends. A push SELECT follows; it writes nothing, so it loses nothing
+//! when its reader goes.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_store::{Catalog, Follower, Offset, Position, ReadError, Record, ShardId, Store, TimestampMs};
+use tokio_util::sync::CancellationToken;
+
+use crate::change::RecordId;
+use crate::error::{SqlError, codes};
+use crate::limits::{FOLLOW_BYTES, READ_AHEAD_BYTES, SORT_BYTES_MAX};
+use crate::operator::Place;
+use crate::outcome::RowSender;
+use crate::pipeline::{Finished, Pipeline};
+use crate::plan::physical::{OrderBy, Plan, Source, Start};
+use crate::query::{QueryRules, rules_of};
+use crate::step::{Committed, SinkRow, State, Stop};
+use crate::types::TimestampUs;
+use crate::value::Value;
+use crate::watermark::Watermarks;
+
+/// How often a push SELECT looks at the clock while windows wait for it.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Where each shard of a source is read from.
+pub(crate) async fn positions(
+    store: &Store,
+    catalog: &Catalog,
+    source: &Source,
+) -> Result<Vec<(ShardId, Offset)>, ReadError> {
+    let Some(stream) = catalog.stream_by_id(source.stream) else { return Ok(Vec::new()) };
+    let shards: Vec<ShardId> = stream.shard_ids().collect();
+    let position = match &source.start {
+        Start::Latest => Position::Latest,
+        Start::Earliest => Position::Earliest,
+        Start::Timestamp(ms) => Position::Timestamp(TimestampMs(*ms)),
+        Start::Offset(offset) => Position::Offset(Offset(*offset)),
+        Start::At(offsets) => return Ok(shards.into_iter().zip(offsets.iter().map(|at| Offset(*at))).collect()),
+    };
+    store.resolve(shards, position).await
+}
+
+/// Shared by both sorts of SELECT.
+struct Reading {
+    pipeline: Pipeline,
+    rows: RowSender,
+    order_by: Vec<OrderBy>,
+    /// Rows that may still be sent.
+    left: u64,
+    /// ORDER BY: all rows, until the end.
+    held: Vec<SinkRow>,
+    held_bytes: usize,
+}
+
+/// The reader is satisfied, or gone.
+struct Done;
+
+impl Reading {
+    fn new(plan: &Plan, watermarks: Vec<Option<Watermarks>>, rows: RowSender) -> Result<Reading, SqlError> {
+        let state = State::load(0, Committed::Memory(BTreeMap::new()), [])?;
+        let pipeline = Pipeline::new(plan, &Place::Here, state, watermarks)
+            .map_err(|error| SqlError::internal(error.to_string()))?;
+        let left = plan.limit.unwrap_or(u64::MAX);
+        Ok(Reading { pipeline, rows, order_by: plan.order_by.clone(), left, held: Vec::new(), held_bytes: 0 })
+    }
+
+    /// Sends a step's rows, or holds them to be sorted.
+    async fn take(&mut self, finished: Finished) -> Result<Option<Done>, SqlError> {
+        if self.order_by.is_empty() {
+            return Ok(self.send(finished.rows).await);
+        }
+        self.held_bytes += finished.rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + 64).sum::<usize>();
+        if self.held_bytes > SORT_BYTES_MAX {
+            let message = format!("ORDER BY would have to hold more than {} MiB of rows", SORT_BYTES_MAX >> 20);
+            return Err(SqlError::new(codes::TOO_LARGE, message).help("narrow it down with WHERE"));
+        }
+        self.held.extend(finished.rows);
+        Ok(None)
+    }
+
+    async fn send(&mut self, rows: Vec<SinkRow>) -> Option<Done> {
+        // A tombstone says that a row is gone; to a reader without keys it says nothing.
+        for row in rows.into_iter().filter_map(|row| row.payload) {
+            if self.left == 0 || self.rows.send(Ok(row)).await.is_err() {
+                return Some(Done);
+            }
+            self.left -= 1;
+        }
+        (self.left == 0).then_some(Done)
+    }
+
+    async fn send_sorted(&mut self) {
+        let order_by = std::mem::take(&mut self.order_by);
+        let mut rows = std::mem::take(&mut self.held);
+        rows.sort_by(|a, b| compare(&a.order, &b.order, &order_by));
+        self.send(rows).await;
+    }
+}
+
+/// NULLs last, or first when descending; what does not compare is equal.
+fn compare(a: &[Value], b: &[Value], order_by: &[OrderBy]) -> Ordering {
+    for ((a, b), item) in a.iter().zip(b).zip(order_by) {
+        let order = match (a.is_null(), b.is_null()) {
+            (false, false) => a.compare(b).unwrap_or(Ordering::Equal),
+            (a, b) => a.cmp(&b),
+        };
+        let order = if item.descending { order.reverse() } else { order };
+        if order.is_ne() {
+            return order;
+        }
+    }
+    Ordering::Equal
+}
+
+/// A one-shot SELECT, ready to run.
+pub(crate) struct OneShot {
+    reading: Reading,
+    shards: Vec<ShardReader>,
+    store: Store,
+    step_records_max: usize,
+}
+
+/// Reads one shard to where it ended at the begin.
+struct ShardReader {
+    shard: ShardId,
+    next: Offset,
+    end: Offset,
+    ahead: VecDeque<(RecordId, Record)>,
+}
+
+impl OneShot {
+    /// Fixes what is read: what is appended later is not in it.
+    pub async fn begin(
+        store: Store,
+        plan: &Plan,
+        rows: RowSender,
+        step_records_max: usize,
+    ) -> Result<OneShot, SqlError> {
+        let catalog = store.catalog().borrow().clone();
+        let mut shards = Vec::new();
+        for (_, source) in plan.sources() {
+            for (shard, next) in positions(&store, &catalog, source).await? {
+                let (first, end) = store.bounds(shard).await?;
+                shards.push(ShardReader { shard, next: next.max(first), end, ahead: VecDeque::new() });
+            }
+        }
+        let watermarks = plan.sources().map(|_| None).collect();
+        Ok(OneShot { reading: Reading::new(plan, watermarks, rows)?, shards, store, step_records_max })
+    }
+
+    /// Reads to the end; an error is the last thing the reader gets.
+    pub async fn run(mut self) {
+        if let Err(error) = self.read().await {
+            // Nobody is there to be told when the reader is gone.
+            let _ = self.reading.rows.send(Err(error)).await;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), SqlError> {
+        let now = TimestampUs::from_ms(self.store.now());
+        loop {
+            let records = self.next_records().await?;
+            if !records.is_empty() {
+                self.reading.pipeline.apply(&records, now).map_err(stopped)?;
+            }
+            let ended = records.is_empty();
+            let finished = self.reading.pipeline.finish(now, ended).map_err(stopped)?;
+            if self.reading.take(finished).await?.is_some() {
+                return Ok(());
+            }
+            if ended {
+                self.reading.send_sorted().await;
+                return Ok(());
+            }
+            // A long read is one task among many.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The next records of all shards by append time.
+    async fn next_records(&mut self) -> Result<Vec<(RecordId, Record)>, SqlError> {
+        let mut records = Vec::new();
+        while records.len() < self.step_records_max {
+            for shard in &mut self.shards {
+                shard.fill(&self.store).await?;
+            }
+            let head = |shard: &ShardReader| shard.ahead.front().map(|(id, record)| (record.timestamp, id.shard));
+            let Some((_, at)) =
+                self.shards.iter().enumerate().filter_map(|(at, shard)| head(shard).map(|head| (head, at))).min()
+            else {
+                break;
+            };
+            records.extend(self.shards[at].ahead.pop_front());
+        }
+        Ok(records)
+    }
+}
+
+impl ShardReader {
+    async fn fill(&mut self, store: &Store) -> Result<(), ReadError> {
+        while self.ahead.is_empty() && self.next < self.end {
+            let batches = store.read(self.shard, self.next, READ_AHEAD_BYTES).await?;
+            if batches.is_empty() {
+                // Trimmed while it was read: there is nothing left of what it was to read.
+                self.next = self.end;
+            }
+            for batch in batches {
+                for (offset, record) in batch.records_from(self.next)? {
+                    if offset < self.end {
+                        self.ahead.push_back((RecordId { shard: self.shard, offset }, record));
+                    }
+                }
+                self.next = self.next.max(batch.end());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A push SELECT, already listening.
+pub(crate) struct Push {
+    reading: Reading,
+    follower: Follower,
+    store: Store,
+    step_records_max: usize,
+}
+
+impl Push {
+    /// Begins to listen: what is appended after this returns will be seen.
+    pub async fn begin(
+        store: Store,
+        plan: &Plan,
+        rows: RowSender,
+        rules: QueryRules,
+        step_records_max: usize,
+    ) -> Result<Push, SqlError> {
+        let catalog = store.catalog().borrow().clone();
+        let now = TimestampUs::from_ms(store.now());
+        let (mut cursors, mut watermarks) = (Vec::new(), Vec::new());
+        for (_, source) in plan.sources() {
+            let positions = positions(&store, &catalog, source).await?;
+            let shards = positions.iter().map(|(shard, _)| (*shard, TimestampUs::MIN));
+            watermarks.push(Some(Watermarks::new(rules_of(source, rules), shards, TimestampUs::MIN, now)));
+            cursors.extend(positions);
+        }
+        let follower = store.follow_from(cursors);
+        Ok(Push { reading: Reading::new(plan, watermarks, rows)?, follower, store, step_records_max })
+    }
+
+    /// Goes on until the reader is gone, LIMIT is reached, or `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        if let Err(error) = self.follow(&stop).await {
+            let _ = self.reading.rows.send(Err(error)).await;
+        }
+    }
+
+    async fn follow(&mut self, stop: &CancellationToken) -> Result<(), SqlError> {
+        let gone = self.reading.rows.clone();
+        loop {
+            let waits = self.reading.pipeline.has_timers();
+            let found = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = gone.closed() => return Ok(()),
+                found = self.follower.next(FOLLOW_BYTES) => found?,
+                () = tokio::time::sleep(TICK), if waits => Vec::new(),
+            };
+            let mut records = Vec::new();
+            for (batch, from) in found {
+                let id = |offset| RecordId { shard: batch.shard, offset };
+                records.extend(batch.records_from(from)?.into_iter().map(|(offset, record)| (id(offset), record)));
+            }
+            // Nothing: time passes.
+            let nothing: &[(RecordId, Record)] = &[];
+            let steps = records.chunks(self.step_records_max).chain(records.is_empty().then_some(nothing));
+            for step in steps {
+                if self.step(step).await?.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self, records: &[(RecordId, Record)]) -> Result<Option<Done>, SqlError> {
+        let now = TimestampUs::from_ms(self.store.now());
+        self.reading.pipeline.apply(records, now).map_err(stopped)?;
+        loop {
+            let finished = self.reading.pipeline.finish(now, false).map_err(stopped)?;
+            let more = finished.more;
+            if let Some(done) = self.reading.take(finished).await? {
+                return Ok(Some(done));
+            }
+            if !more {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Why a SELECT ended, in the words of its error.
+fn stopped(stop: Stop) -> SqlError {
+    match stop {
+        Stop::BadRecord(error) => SqlError::new(codes::BAD_RECORD, error.to_string()),
+        Stop::Read(error) => error.into(),
+        Stop::TooManyGroups(_) => SqlError::new(codes::TOO_LARGE, stop.to_string()),
+        Stop::State(_) => SqlError::internal(stop.to_string()),
+    }
+}
+
+/// Resolves where a persistent query begins, for all its tasks at once.
+pub(crate) async fn resolve_start(store: &Store, plan: &mut Plan) -> Result<(), ReadError> {
+    let catalog: Arc<Catalog> = store.catalog().borrow().clone();
+    for source in plan.sources_mut() {
+        let offsets = positions(store, &catalog, source).await?;
+        source.start = Start::At(offsets.into_iter().map(|(_, offset)| offset.0).collect());
+    }
+    Ok(())
+}

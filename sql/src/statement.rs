@@ -1,0 +1,282 @@
+//! What each statement does: parsed, bound, and carried out against the store's catalog and the engine's queries.
+
+mod describe;
+mod show;
+
+use headwater_store::{Catalog, CatalogError, QuerySpec, QueryState, StreamRow, StreamState};
+
+use crate::ast::{
+    CreateConnector, CreateStream, Drop, Insert, Name, ObjectKind, Select, Statement, StatementKind, WithOption,
+};
+use crate::engine::Engine;
+use crate::error::{SqlError, codes};
+use crate::outcome::{Outcome, RowStream};
+use crate::parse::{did_you_mean, parse};
+use crate::plan::{Binder, explain};
+use crate::types::TimestampUs;
+
+impl Engine {
+    /// Carries out the statements of a text in order and gives an answer for each. All of them are parsed before the
+    /// first one is carried out; afterwards the first error ends it, and says which statement it was.
+    ///
+    /// `SELECT … EMIT` must be the last one: its rows do not end.
+    pub async fn execute(&self, sql: &str) -> Result<Vec<Outcome>, SqlError> {
+        let statements = parse(sql)?;
+        let count = statements.len();
+        refuse_early_push(&statements).map_err(|error| error.locate(sql))?;
+        let mut outcomes = Vec::with_capacity(count);
+        for (at, statement) in statements.iter().enumerate() {
+            let outcome = self.statement(statement, sql).await;
+            outcomes.push(outcome.map_err(|error| error.locate(sql).in_statement(at + 1, count))?);
+        }
+        Ok(outcomes)
+    }
+
+    async fn statement(&self, statement: &Statement, source: &str) -> Result<Outcome, SqlError> {
+        // Taken once: what a statement is checked against does not change under it.
+        let catalog = self.store().catalog().borrow().clone();
+        let binder = Binder::new(&catalog, source);
+        let sql = statement.span.of(source);
+        match &statement.kind {
+            StatementKind::CreateStream(create) => self.create_stream(&catalog, &binder, create, sql).await,
+            StatementKind::CreateConnector(create) => self.create_connector(&catalog, &binder, create, sql).await,
+            StatementKind::Insert(insert) => self.insert_statement(&binder, insert).await,
+            StatementKind::Select(select) => self.select(&binder, select).await,
+            StatementKind::Show(show) => Ok(rows(self.show(&catalog, show)?)),
+            StatementKind::Describe(name) => Ok(rows(describe::stream(binder.stream(name)?))),
+            StatementKind::Drop(drop) => self.drop_object(&catalog, drop).await,
+            StatementKind::Terminate(Some(name)) => self.run_query(&catalog, name, QueryState::Terminated).await,
+            StatementKind::Terminate(None) => self.terminate_all(&catalog).await,
+            StatementKind::ResumeQuery(name) => self.run_query(&catalog, name, QueryState::Running).await,
+            StatementKind::RunConnector(name, running) => self.run_connector(&catalog, name, *running).await,
+            StatementKind::Explain(explained) => explain_statement(&binder, explained, source),
+        }
+    }
+
+    async fn create_stream(
+        &self,
+        catalog: &Catalog,
+        binder: &Binder<'_>,
+        create: &CreateStream,
+        sql: &str,
+    ) -> Result<Outcome, SqlError> {
+        let name = &create.name.text;
+        if create.if_not_exists && catalog.streams.contains_key(name) {
+            return Ok(done(format!("stream {name} exists already")));
+        }
+        let bound = binder.create_stream(create, sql)?;
+        let made = match bound.plan {
+            None => self.store().create_stream(bound.spec).await.map(|_| format!("stream {name} created")),
+            Some(mut plan) => {
+                self.resolve_start(&mut plan).await?;
+                let inputs = plan.inputs();
+                let spec = QuerySpec { output: bound.spec, plan: plan.encode(), inputs, sql: sql.to_owned() };
+                let made = self.store().create_query(spec).await;
+                made.map(|_| format!("stream {name} created, query {name} is running"))
+            }
+        };
+        match made {
+            Ok(message) => Ok(done(with_warnings(message, &bound.warnings))),
+            // Somebody else was faster.
+            Err(CatalogError::Exists { .. }) if create.if_not_exists => Ok(done(format!("stream {name} exists already"))),
+            Err(error) => Err(taken(error, &create.name)),
+        }
+    }
+
+    async fn create_connector(
+        &self,
+        catalog: &Catalog,
+        binder: &Binder<'_>,
+        create: &CreateConnector,
+        sql: &str,
+    ) -> Result<Outcome, SqlError> {
+        let name = &create.name.text;
+        let exists = || Ok(done(format!("connector {name} exists already")));
+        if create.if_not_exists && catalog.connectors.contains_key(name) {
+            return exists();
+        }
+        let spec = binder.create_connector(create, sql)?;
+        self.check_connector(&spec.kind, spec.sink, &spec.options).map_err(|message| {
+            let span = named_option(&create.options, &message).map_or(create.kind.span, |option| option.value.span);
+            SqlError::new(codes::BAD_OPTION, message).at(span)
+        })?;
+        match self.store().create_connector(spec).await {
+            Ok(_) => Ok(done(format!("connector {name} created"))),
+            Err(CatalogError::Exists { .. }) if create.if_not_exists => exists(),
+            Err(error) => Err(taken(error, &create.name)),
+        }
+    }
+
+    async fn insert_statement(&self, binder: &Binder<'_>, insert: &Insert) -> Result<Outcome, SqlError> {
+        let bound = binder.insert(insert, TimestampUs::from_ms(self.store().now()))?;
+        let count = self.insert(&bound.stream, &bound.rules, bound.rows).await.map_err(|error| error.at(insert.stream.span))?;
+        Ok(done(format!("{count} {} inserted", if count == 1 { "row" } else { "rows" })))
+    }
+
+    async fn select(&self, binder: &Binder<'_>, select: &Select) -> Result<Outcome, SqlError> {
+        let bound = binder.select(select)?;
+        for warning in &bound.warnings {
+            tracing::debug!(warning, "a SELECT looks like a slip");
+        }
+        if bound.push {
+            return Ok(Outcome::Changes(self.push(&bound.plan).await?));
+        }
+        Ok(Outcome::Rows(self.read(&bound.plan).await?))
+    }
+
+    async fn drop_object(&self, catalog: &Catalog, drop: &Drop) -> Result<Outcome, SqlError> {
+        let (kind, name) = (kind_name(drop.kind), &drop.name.text);
+        if !exists(catalog, drop.kind, name) {
+            if drop.if_exists {
+                return Ok(done(format!("{kind} {name} does not exist")));
+            }
+            return Err(missing(catalog, drop.kind, &drop.name));
+        }
+        if let (ObjectKind::Stream, true, Some(stream)) = (drop.kind, drop.force, catalog.streams.get(name)) {
+            self.drop_users(catalog, stream).await?;
+        }
+        let dropped = match drop.kind {
+            ObjectKind::Stream => self.store().drop_stream(name).await,
+            ObjectKind::Query => self.store().drop_query(name).await,
+            ObjectKind::Connector => self.store().drop_connector(name).await,
+        };
+        match dropped {
+            Ok(()) if drop.kind == ObjectKind::Query => {
+                Ok(done(format!("query {name} dropped, its stream stays")))
+            }
+            Ok(()) => Ok(done(format!("{kind} {name} dropped"))),
+            Err(CatalogError::Missing { .. }) if drop.if_exists => Ok(done(format!("{kind} {name} does not exist"))),
+            Err(error @ CatalogError::Used { .. }) => {
+                Err(SqlError::from(error).at(drop.name.span).help("drop that first, or all of it with FORCE"))
+            }
+            Err(error) => Err(SqlError::from(error).at(drop.name.span)),
+        }
+    }
+
+    /// FORCE: the queries that read or write the stream, and its connectors, go first.
+    async fn drop_users(&self, catalog: &Catalog, stream: &StreamRow) -> Result<(), SqlError> {
+        let gone = |result: Result<(), CatalogError>| match result {
+            // Dropped by somebody else meanwhile.
+            Ok(()) | Err(CatalogError::Missing { .. }) => Ok(()),
+            Err(error) => Err(SqlError::from(error)),
+        };
+        for query in catalog.queries.values() {
+            if query.output == stream.id || query.inputs.contains(&stream.id) {
+                gone(self.store().drop_query(&query.name).await)?;
+            }
+        }
+        for connector in catalog.connectors.values().filter(|connector| connector.stream == stream.id) {
+            gone(self.store().drop_connector(&connector.name).await)?;
+        }
+        Ok(())
+    }
+
+    async fn run_query(&self, catalog: &Catalog, name: &Name, state: QueryState) -> Result<Outcome, SqlError> {
+        if !catalog.queries.contains_key(&name.text) {
+            return Err(missing(catalog, ObjectKind::Query, name));
+        }
+        self.store().set_query_state(&name.text, state).await?;
+        let verb = if state == QueryState::Running { "resumed" } else { "terminated" };
+        Ok(done(format!("query {} {verb}", name.text)))
+    }
+
+    async fn terminate_all(&self, catalog: &Catalog) -> Result<Outcome, SqlError> {
+        let mut count = 0;
+        for query in catalog.queries.values().filter(|query| query.state == QueryState::Running) {
+            match self.store().set_query_state(&query.name, QueryState::Terminated).await {
+                Ok(()) => count += 1,
+                Err(CatalogError::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done(format!("{count} {} terminated", if count == 1 { "query" } else { "queries" })))
+    }
+
+    async fn run_connector(&self, catalog: &Catalog, name: &Name, running: bool) -> Result<Outcome, SqlError> {
+        if !catalog.connectors.contains_key(&name.text) {
+            return Err(missing(catalog, ObjectKind::Connector, name));
+        }
+        self.store().set_connector_running(&name.text, running).await?;
+        Ok(done(format!("connector {} {}", name.text, if running { "resumed" } else { "paused" })))
+    }
+}
+
+fn refuse_early_push(statements: &[Statement]) -> Result<(), SqlError> {
+    let Some((_, early)) = statements.split_last() else { return Ok(()) };
+    let push = early.iter().find_map(|statement| match &statement.kind {
+        StatementKind::Select(select) => select.emit,
+        _ => None,
+    });
+    match push {
+        Some(emit) => Err(SqlError::new(codes::NOT_ALLOWED, "a SELECT with EMIT does not end: nothing can follow it")
+            .at(emit.span)
+            .help("put it last, or leave out EMIT to read what is stored now")),
+        None => Ok(()),
+    }
+}
+
+fn explain_statement(binder: &Binder<'_>, statement: &Statement, source: &str) -> Result<Outcome, SqlError> {
+    let plan = match &statement.kind {
+        StatementKind::Select(select) => Some(binder.select(select)?.plan),
+        StatementKind::CreateStream(create) => binder.create_stream(create, statement.span.of(source))?.plan,
+        _ => None,
+    };
+    let plan = plan.ok_or_else(|| SqlError::not_supported("EXPLAIN of a statement without a SELECT", statement.span))?;
+    let line = |line: String| serde_json::json!({ "plan": line }).to_string();
+    Ok(rows(explain(&plan).into_iter().map(line).collect()))
+}
+
+fn done(message: String) -> Outcome {
+    Outcome::Done { message }
+}
+
+fn rows(rows: Vec<String>) -> Outcome {
+    Outcome::Rows(RowStream::ready(rows))
+}
+
+fn with_warnings(mut message: String, warnings: &[String]) -> String {
+    for warning in warnings {
+        message.push_str("\nwarning: ");
+        message.push_str(warning);
+    }
+    message
+}
+
+fn taken(error: CatalogError, name: &Name) -> SqlError {
+    let exists = matches!(error, CatalogError::Exists { .. });
+    let error = SqlError::from(error).at(name.span);
+    if exists { error.help("choose another name, or write IF NOT EXISTS") } else { error }
+}
+
+/// The option that a connector's check speaks of: its messages begin with the name.
+fn named_option<'a>(options: &'a [WithOption], message: &str) -> Option<&'a WithOption> {
+    let (name, _) = message.split_once(':')?;
+    options.iter().find(|option| option.name.text.eq_ignore_ascii_case(name))
+}
+
+fn kind_name(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Stream => "stream",
+        ObjectKind::Query => "query",
+        ObjectKind::Connector => "connector",
+    }
+}
+
+fn exists(catalog: &Catalog, kind: ObjectKind, name: &str) -> bool {
+    match kind {
+        ObjectKind::Stream => catalog.streams.get(name).is_some_and(|stream| stream.state != StreamState::Dropping),
+        ObjectKind::Query => catalog.queries.contains_key(name),
+        ObjectKind::Connector => catalog.connectors.contains_key(name),
+    }
+}
+
+fn missing(catalog: &Catalog, kind: ObjectKind, name: &Name) -> SqlError {
+    let (code, names): (_, Vec<&String>) = match kind {
+        ObjectKind::Stream => (codes::UNKNOWN_STREAM, catalog.streams.keys().collect()),
+        ObjectKind::Query => (codes::UNKNOWN_QUERY, catalog.queries.keys().collect()),
+        ObjectKind::Connector => (codes::UNKNOWN_CONNECTOR, catalog.connectors.keys().collect()),
+    };
+    SqlError::new(code, format!("{} `{}` does not exist", kind_name(kind), name.text))
+        .at(name.span)
+        .help_if(did_you_mean(&name.text, names.into_iter().map(String::as_str)))
+}

@@ -1,0 +1,141 @@
+//! SHOW: the catalog as rows, by name.
+
+use std::sync::Arc;
+
+use headwater_store::{Catalog, ConnectorRow, Format, QueryRow, StreamId, StreamRow, StreamState};
+use serde_json::{Value, json};
+
+use crate::ast::{ExprKind, Name, ObjectKind, Show, StatementKind};
+use crate::calendar;
+use crate::engine::Engine;
+use crate::error::SqlError;
+use crate::parse::parse;
+use crate::statement::{exists, kind_name, missing};
+
+impl Engine {
+    /// The rows of a SHOW.
+    pub(super) fn show(&self, catalog: &Catalog, show: &Show) -> Result<Vec<String>, SqlError> {
+        let stream_name = |id: &StreamId| catalog.stream_names.get(id).cloned();
+        let rows: Vec<Value> = match show {
+            Show::Streams => sorted(&catalog.streams).map(stream_row).collect(),
+            Show::Queries => sorted(&catalog.queries).map(|query| self.query_row(query, &stream_name)).collect(),
+            Show::Connectors => {
+                sorted(&catalog.connectors).map(|connector| connector_row(connector, &stream_name)).collect()
+            }
+            Show::Create(kind, name) => vec![create_row(catalog, *kind, name)?],
+        };
+        Ok(rows.iter().map(Value::to_string).collect())
+    }
+
+    fn query_row(&self, query: &QueryRow, stream_name: &dyn Fn(&StreamId) -> Option<String>) -> Value {
+        let status = self.query_status(query);
+        json!({
+            "name": query.name,
+            "state": status.state,
+            "output": stream_name(&query.output),
+            "inputs": query.inputs.iter().filter_map(stream_name).collect::<Vec<_>>(),
+            "records": status.records,
+            "rows": status.rows,
+            "errors": status.errors,
+            "late": status.late,
+            "last_error": status.last_error,
+            "created": time(query.created_at_ms),
+            "sql": query.sql,
+        })
+    }
+}
+
+/// By name: the catalog's maps have no order.
+fn sorted<'a, T: 'a>(rows: impl IntoIterator<Item = (&'a String, &'a Arc<T>)>) -> impl Iterator<Item = &'a T> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_by_key(|(name, _)| *name);
+    rows.into_iter().map(|(_, row)| &**row)
+}
+
+fn stream_row(stream: &StreamRow) -> Value {
+    json!({
+        "name": stream.name,
+        "format": match stream.options.format {
+            Format::Json => "JSON",
+            Format::Text => "TEXT",
+            Format::Raw => "RAW",
+        },
+        "shards": stream.shards.len(),
+        "captures": stream.captures,
+        "topic": stream.options.topic,
+        "query": stream.query,
+        "state": match stream.state {
+            StreamState::Creating => "creating",
+            StreamState::Active => "active",
+            StreamState::Dropping => "dropping",
+        },
+        "created": time(stream.created_at_ms),
+    })
+}
+
+/// Without the options: some are secret.
+fn connector_row(connector: &ConnectorRow, stream_name: &dyn Fn(&StreamId) -> Option<String>) -> Value {
+    json!({
+        "name": connector.name,
+        "kind": connector.kind,
+        "stream": stream_name(&connector.stream),
+        "state": if connector.running { "running" } else { "paused" },
+        "created": time(connector.created_at_ms),
+    })
+}
+
+fn time(ms: i64) -> String {
+    calendar::format_timestamp(ms.saturating_mul(1_000))
+}
+
+fn create_row(catalog: &Catalog, kind: Option<ObjectKind>, name: &Name) -> Result<Value, SqlError> {
+    let kinds = [ObjectKind::Stream, ObjectKind::Query, ObjectKind::Connector];
+    let kind = kind.or_else(|| kinds.into_iter().find(|kind| exists(catalog, *kind, &name.text)));
+    let kind = kind.unwrap_or(ObjectKind::Stream);
+    let sql = match kind {
+        ObjectKind::Stream => catalog.streams.get(&name.text).map(|stream| stream.sql.clone()),
+        ObjectKind::Query => catalog.queries.get(&name.text).map(|query| query.sql.clone()),
+        ObjectKind::Connector => catalog.connectors.get(&name.text).map(|connector| without_secrets(&connector.sql)),
+    };
+    let sql = sql.ok_or_else(|| missing(catalog, kind, name))?;
+    Ok(json!({ "name": name.text, "kind": kind_name(kind), "sql": sql }))
+}
+
+/// A connector's statement with `'…'` for what only its owner is to know.
+fn without_secrets(sql: &str) -> String {
+    const SECRET: &[&str] = &["SECRET", "HEADERS"];
+    let mut shown = sql.to_owned();
+    let Ok(statements) = parse(sql) else { return "…".to_owned() };
+    let Some(StatementKind::CreateConnector(create)) = statements.first().map(|statement| &statement.kind) else {
+        return "…".to_owned();
+    };
+    let secret = |name: &str| SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name));
+    let mut spans: Vec<_> = create
+        .options
+        .iter()
+        .filter(|option| secret(&option.name.text) && !matches!(option.value.kind, ExprKind::Null))
+        .map(|option| option.value.span)
+        .collect();
+    // From the last to the first, so that the earlier places stay where they are.
+    spans.sort_by_key(|span| std::cmp::Reverse(span.start));
+    for span in spans {
+        shown.replace_range(span.start..span.end, "'…'");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let sql = "CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', secret = 'whsec_abc', URL = 'https://x/', HEADERS = '{\"a\":1}')";
+        let shown = without_secrets(sql);
+        assert_eq!(
+            shown,
+            "CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', secret = '…', URL = 'https://x/', HEADERS = '…')"
+        );
+        assert_eq!(without_secrets("SELECT"), "…");
+    }
+}

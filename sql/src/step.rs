@@ -1,0 +1,127 @@
+//! [`Step`]: what an operator may do while a step runs.
+//!
+//! A step is an overlay. It reads committed state through what it has changed itself, and gathers changes, rows and
+//! errors that become one Batch, or nothing at all when the step is given up. Operators hold nothing durable outside
+//! of it.
+
+mod state;
+
+use crate::change::{Delta, RecordId};
+use crate::function::Scope;
+use crate::plan::physical::OperatorId;
+use crate::types::TimestampUs;
+use crate::value::{Fault, Value};
+
+pub use state::{Committed, Key, State};
+
+use bytes::Bytes;
+use headwater_store::{ReadError, TopicName};
+
+/// Why a task cannot go on with this step. Its memory is dropped; what is committed stays.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Stop {
+    /// ON_ERROR is fail.
+    #[error(transparent)]
+    BadRecord(#[from] crate::decode::BadRecord),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A state row that does not decode.
+    #[error("a state row of operator {} cannot be read", .0.0)]
+    State(OperatorId),
+    /// More groups than a one-shot or push read may hold.
+    #[error("the query holds more than {0} groups in memory; make it a persistent query with CREATE STREAM … AS")]
+    TooManyGroups(usize),
+}
+
+/// A row that a sink has made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkRow {
+    /// JSON; None: the key's row is gone.
+    pub payload: Option<String>,
+    /// The record's key.
+    pub key: Bytes,
+    /// What places the record when it has no topic: the key without the window.
+    pub placement: Bytes,
+    /// What it goes out on.
+    pub topic: Option<TopicName>,
+    /// ORDER BY's values.
+    pub order: Vec<Value>,
+    /// The record it came from.
+    pub origin: RecordId,
+}
+
+/// What a step has gathered besides state.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// In order.
+    pub rows: Vec<SinkRow>,
+    /// Values that could not be worked out.
+    pub errors: Vec<(RecordId, Fault)>,
+    /// Rows that came after their window had closed.
+    pub late: u64,
+}
+
+/// The view that one operator has of the step.
+#[derive(Debug)]
+pub struct Step<'a> {
+    pub(crate) now: TimestampUs,
+    pub(crate) operator: OperatorId,
+    pub(crate) state: &'a mut State,
+    pub(crate) gathered: &'a mut Gathered,
+    pub(crate) emitted: &'a mut Vec<Delta>,
+}
+
+impl Step<'_> {
+    /// The step's time; it is logged.
+    pub fn now(&self) -> TimestampUs {
+        self.now
+    }
+
+    /// What functions may know.
+    pub fn scope(&self) -> Scope {
+        Scope { now: self.now }
+    }
+
+    /// A row of one of this operator's tables.
+    pub fn get(&self, table: u8, key: &Key) -> Result<Option<Bytes>, Stop> {
+        Ok(self.state.get(self.operator, table, key)?)
+    }
+
+    /// Sets a row.
+    pub fn put(&mut self, table: u8, key: &Key, value: Bytes) {
+        self.state.put(self.operator, table, key, Some(value));
+    }
+
+    /// Deletes a row.
+    pub fn delete(&mut self, table: u8, key: &Key) {
+        self.state.put(self.operator, table, key, None);
+    }
+
+    /// Asks for [`crate::operator::Operator::timer`] once the watermark is there. Setting it again changes nothing.
+    pub fn set_timer(&mut self, at: TimestampUs, key: &Key) {
+        self.state.set_timer(self.operator, at, key);
+    }
+
+    /// Passes changes on.
+    pub fn emit(&mut self, delta: Delta) {
+        if !delta.is_empty() {
+            self.emitted.push(delta);
+        }
+    }
+
+    /// Puts a row out of the query.
+    pub fn write(&mut self, row: SinkRow) {
+        self.gathered.rows.push(row);
+    }
+
+    /// Tells of a value that could not be worked out.
+    pub fn error(&mut self, origin: RecordId, fault: Fault) {
+        self.gathered.errors.push((origin, fault));
+    }
+
+    /// Counts rows that came too late.
+    pub fn late(&mut self, rows: u64) {
+        self.gathered.late += rows;
+    }
+}

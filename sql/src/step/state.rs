@@ -1,0 +1,237 @@
+//! The state of one task: committed rows, and the overlay of the step that runs.
+//!
+//! ```text
+//! state   query u64 | slot u16 | operator u32 | table u8 | key
+//! timer   query u64 | slot u16 | operator u32 | 0xFF     | time i64, ordered | key
+//! ```
+//!
+//! Keys hash to the store's fixed slots (XXH3-64 over 1 024), so that state can move between groups by slot one day.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+use headwater_store::{Put, ReadError, SLOTS, Table, slot, tables};
+
+use crate::limits::STATE_SCAN_ROWS;
+use crate::plan::physical::OperatorId;
+use crate::types::TimestampUs;
+
+/// The table number of timers.
+const TIMERS: u8 = 0xFF;
+const PREFIX_BYTES: usize = 8 + 2 + 4 + 1;
+
+/// A key of an operator's table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Memcomparable.
+    pub bytes: Bytes,
+    /// From the part that rows are spread by.
+    pub slot: u16,
+}
+
+impl Key {
+    /// `bytes`, of which the first `spread_by` decide the slot.
+    pub fn new(bytes: impl Into<Bytes>, spread_by: usize) -> Key {
+        let bytes = bytes.into();
+        let slot = slot(&bytes[..spread_by]);
+        Key { bytes, slot }
+    }
+}
+
+/// Where committed rows are.
+#[derive(Debug)]
+pub enum Committed {
+    /// In the table of the task's group.
+    Table(Table),
+    /// Nowhere else: a one-shot or push read.
+    Memory(BTreeMap<Bytes, Bytes>),
+}
+
+/// The state of one task.
+#[derive(Debug)]
+pub struct State {
+    query: u64,
+    committed: Committed,
+    changed: HashMap<Bytes, Option<Bytes>>,
+    timers: BTreeSet<(OperatorId, TimestampUs, Key)>,
+}
+
+impl State {
+    /// For the query with this id; reads its timers. `operators` are those that may have some.
+    pub fn load(
+        query: u64,
+        committed: Committed,
+        operators: impl IntoIterator<Item = OperatorId>,
+    ) -> Result<State, ReadError> {
+        let mut state = State { query, committed, changed: HashMap::new(), timers: BTreeSet::new() };
+        if let Committed::Table(table) = &state.committed {
+            for operator in operators {
+                for slot in 0..SLOTS as u16 {
+                    let prefix = prefix(query, slot, operator, TIMERS);
+                    scan(table, &prefix, |key| {
+                        state.timers.extend(read_timer(operator, slot, key));
+                    })?;
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    pub(super) fn get(&self, operator: OperatorId, table: u8, key: &Key) -> Result<Option<Bytes>, ReadError> {
+        let row = self.row(operator, table, key);
+        match (self.changed.get(&row), &self.committed) {
+            (Some(changed), _) => Ok(changed.clone()),
+            (None, Committed::Table(table)) => table.get(&row),
+            (None, Committed::Memory(rows)) => Ok(rows.get(&row).cloned()),
+        }
+    }
+
+    pub(super) fn put(&mut self, operator: OperatorId, table: u8, key: &Key, value: Option<Bytes>) {
+        let row = self.row(operator, table, key);
+        self.changed.insert(row, value);
+    }
+
+    pub(super) fn set_timer(&mut self, operator: OperatorId, at: TimestampUs, key: &Key) {
+        if self.timers.insert((operator, at, key.clone())) {
+            let row = self.timer_row(operator, at, key);
+            self.changed.insert(row, Some(Bytes::new()));
+        }
+    }
+
+    /// Takes the operator's first timer that is due.
+    pub fn next_timer(&mut self, operator: OperatorId, watermark: TimestampUs) -> Option<(TimestampUs, Key)> {
+        let from = (operator, TimestampUs::MIN, Key { bytes: Bytes::new(), slot: 0 });
+        let (found, at, key) = self.timers.range(from..).next()?.clone();
+        if found != operator || at > watermark {
+            return None;
+        }
+        self.timers.remove(&(operator, at, key.clone()));
+        let row = self.timer_row(operator, at, &key);
+        self.changed.insert(row, None);
+        Some((at, key))
+    }
+
+    /// Something is waiting for the watermark.
+    pub fn has_timers(&self) -> bool {
+        !self.timers.is_empty()
+    }
+
+    /// Ends the step: its changes as puts of QUERY_STATE. In memory they are committed by this.
+    pub fn take_puts(&mut self) -> Vec<Put> {
+        let changed = std::mem::take(&mut self.changed);
+        match &mut self.committed {
+            Committed::Table(_) => {
+                let put = |(key, value)| Put { table: tables::QUERY_STATE, key, value };
+                let mut puts: Vec<Put> = changed.into_iter().map(put).collect();
+                // A Batch with the same content is the same bytes.
+                puts.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+                puts
+            }
+            Committed::Memory(rows) => {
+                for (key, value) in changed {
+                    match value {
+                        Some(value) => rows.insert(key, value),
+                        None => rows.remove(&key),
+                    };
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn row(&self, operator: OperatorId, table: u8, key: &Key) -> Bytes {
+        let mut row = Vec::with_capacity(PREFIX_BYTES + key.bytes.len());
+        row.extend(prefix(self.query, key.slot, operator, table));
+        row.extend_from_slice(&key.bytes);
+        row.into()
+    }
+
+    fn timer_row(&self, operator: OperatorId, at: TimestampUs, key: &Key) -> Bytes {
+        let mut row = Vec::with_capacity(PREFIX_BYTES + 8 + key.bytes.len());
+        row.extend(prefix(self.query, key.slot, operator, TIMERS));
+        row.extend((at.0 as u64 ^ 1 << 63).to_be_bytes());
+        row.extend_from_slice(&key.bytes);
+        row.into()
+    }
+}
+
+fn prefix(query: u64, slot: u16, operator: OperatorId, table: u8) -> [u8; PREFIX_BYTES] {
+    let mut bytes = [0; PREFIX_BYTES];
+    bytes[..8].copy_from_slice(&query.to_be_bytes());
+    bytes[8..10].copy_from_slice(&slot.to_be_bytes());
+    bytes[10..14].copy_from_slice(&operator.0.to_be_bytes());
+    bytes[14] = table;
+    bytes
+}
+
+fn read_timer(operator: OperatorId, slot: u16, row: &[u8]) -> Option<(OperatorId, TimestampUs, Key)> {
+    let (at, key) = row.get(PREFIX_BYTES..)?.split_first_chunk::<8>()?;
+    let at = TimestampUs((u64::from_be_bytes(*at) ^ 1 << 63) as i64);
+    Some((operator, at, Key { bytes: Bytes::copy_from_slice(key), slot }))
+}
+
+/// Shows the keys of all rows under a prefix, a page at a time.
+fn scan(table: &Table, prefix: &[u8], mut show: impl FnMut(&[u8])) -> Result<(), ReadError> {
+    let mut from: Vec<u8> = Vec::new();
+    loop {
+        let rows = table.scan(prefix, &from, STATE_SCAN_ROWS)?;
+        rows.iter().for_each(|(key, _)| show(key));
+        match rows.last() {
+            Some((last, _)) if rows.len() == STATE_SCAN_ROWS => {
+                from = [&last[..], &[0]].concat();
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn memory() -> State {
+        State::load(7, Committed::Memory(BTreeMap::new()), []).unwrap()
+    }
+
+    #[test]
+    fn timers_come_by_time_then_key_and_only_when_due() {
+        let mut state = memory();
+        let (a, b) = (Key::new("a", 1), Key::new("b", 1));
+        let op = OperatorId(3);
+        for (at, key) in [(20, &a), (10, &b), (10, &a), (10, &a)] {
+            state.set_timer(op, TimestampUs(at), key);
+        }
+        state.set_timer(OperatorId(4), TimestampUs(5), &a);
+        assert_eq!(state.next_timer(op, TimestampUs(9)), None);
+        assert_eq!(state.next_timer(op, TimestampUs(15)), Some((TimestampUs(10), a)));
+        assert_eq!(state.next_timer(op, TimestampUs(15)), Some((TimestampUs(10), b)));
+        assert_eq!(state.next_timer(op, TimestampUs(15)), None);
+        assert!(state.has_timers());
+    }
+
+    #[test]
+    fn a_step_reads_through_its_own_changes() {
+        let mut state = memory();
+        let (op, key) = (OperatorId(1), Key::new("k", 1));
+        state.put(op, 0, &key, Some("1".into()));
+        state.take_puts();
+        state.put(op, 0, &key, None);
+        assert_eq!(state.get(op, 0, &key).unwrap(), None);
+        assert_eq!(state.get(op, 1, &key).unwrap(), None);
+        state.changed.clear();
+        assert_eq!(state.get(op, 0, &key).unwrap(), Some("1".into()), "given up");
+    }
+
+    proptest! {
+        #[test]
+        fn timer_rows_read_back_and_order_by_time(at: i64, other: i64, key: Vec<u8>) {
+            let state = memory();
+            let key = Key::new(key, 0);
+            let row = state.timer_row(OperatorId(9), TimestampUs(at), &key);
+            prop_assert_eq!(read_timer(OperatorId(9), key.slot, &row), Some((OperatorId(9), TimestampUs(at), key.clone())));
+            let later = state.timer_row(OperatorId(9), TimestampUs(other), &key);
+            prop_assert_eq!(row.cmp(&later), at.cmp(&other));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Watermarks: how far event time has come, per shard and for the task.
+//!
+//! A shard's watermark is its largest event time less DELAY. The task's is the smallest of its shards', and never goes
+//! back. A shard that is silent for IDLE leaves the minimum, so that one quiet device does not hold all windows open;
+//! when all are silent, the task's watermark goes on by the time that passes. It never jumps to the wall clock: a
+//! stream of last year's data stays in last year.
+//!
+//! Two guards: an event time too far ahead of its append time moves nothing (a device with a wrong clock), and neither
+//! does a row without an event time of its own.
+
+use headwater_store::ShardId;
+
+use crate::types::TimestampUs;
+
+/// How a source's watermarks behave.
+#[derive(Debug, Clone, Copy)]
+pub struct WatermarkRules {
+    /// How far they stay behind the largest event time.
+    pub delay_us: i64,
+    /// After how long a silent shard leaves the minimum.
+    pub idle_us: i64,
+    /// An event time further ahead of its append time than this moves nothing.
+    pub future_skew_us: i64,
+}
+
+/// The watermarks of one source's shards, and their minimum.
+#[derive(Debug, Clone)]
+pub struct Watermarks {
+    rules: WatermarkRules,
+    shards: Vec<ShardClock>,
+    combined: TimestampUs,
+    /// The time of the last advance, to know what has passed since.
+    advanced_at: TimestampUs,
+}
+
+#[derive(Debug, Clone)]
+struct ShardClock {
+    shard: ShardId,
+    watermark: TimestampUs,
+    /// When it last gave a record, in the step's time.
+    heard_at: TimestampUs,
+    idle: bool,
+}
+
+impl Watermarks {
+    /// As they were saved; `now` is the time of the start, from which silence counts.
+    pub fn new(
+        rules: WatermarkRules,
+        saved: impl IntoIterator<Item = (ShardId, TimestampUs)>,
+        combined: TimestampUs,
+        now: TimestampUs,
+    ) -> Watermarks {
+        let clock = |(shard, watermark)| ShardClock { shard, watermark, heard_at: now, idle: false };
+        Watermarks { rules, shards: saved.into_iter().map(clock).collect(), combined, advanced_at: now }
+    }
+
+    /// Takes in one row's event time (None: it has none of its own) and gives the row's frontier: the watermark of
+    /// its shard before it, or that of the task, whichever is later.
+    pub fn observe(
+        &mut self,
+        shard: ShardId,
+        event: Option<TimestampUs>,
+        appended: TimestampUs,
+        now: TimestampUs,
+    ) -> TimestampUs {
+        let Some(clock) = self.shards.iter_mut().find(|clock| clock.shard == shard) else { return self.combined };
+        let frontier = clock.watermark.max(self.combined);
+        clock.heard_at = now;
+        clock.idle = false;
+        let in_time = |event: &TimestampUs| *event <= appended.plus_us(self.rules.future_skew_us);
+        if let Some(event) = event.filter(in_time) {
+            clock.watermark = clock.watermark.max(event.plus_us(-self.rules.delay_us));
+        }
+        frontier
+    }
+
+    /// The task's watermark at the end of a step.
+    pub fn advance(&mut self, now: TimestampUs) -> TimestampUs {
+        let passed_us = now.0.saturating_sub(self.advanced_at.0).max(0);
+        self.advanced_at = self.advanced_at.max(now);
+        let was_silent = self.shards.iter().all(|clock| clock.idle);
+        if was_silent {
+            self.combined = self.combined.plus_us(passed_us);
+            return self.combined;
+        }
+        self.leave_silent(now);
+        let active = self.shards.iter().filter(|clock| !clock.idle).map(|clock| clock.watermark);
+        if let Some(minimum) = active.min() {
+            self.combined = self.combined.max(minimum);
+        }
+        self.combined
+    }
+
+    /// Shards leave in the order in which they fell silent, each letting the minimum of the others through; so the
+    /// result does not depend on how often this is called.
+    fn leave_silent(&mut self, now: TimestampUs) {
+        let idle_us = self.rules.idle_us;
+        loop {
+            let silent = self.shards.iter_mut().filter(|clock| !clock.idle && now >= clock.heard_at.plus_us(idle_us));
+            let Some(next) = silent.min_by_key(|clock| (clock.heard_at, clock.watermark)) else { return };
+            next.idle = true;
+            let left = next.watermark;
+            let others = self.shards.iter().filter(|clock| !clock.idle).map(|clock| clock.watermark).min();
+            self.combined = self.combined.max(others.unwrap_or(left));
+        }
+    }
+
+    /// The task's watermark as of the last advance.
+    pub fn combined(&self) -> TimestampUs {
+        self.combined
+    }
+
+    /// Each shard's, to be saved.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, TimestampUs)> + '_ {
+        self.shards.iter().map(|clock| (clock.shard, clock.watermark))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater_store::{GroupId, StreamId};
+
+    const SECOND: i64 = 1_000_000;
+
+    fn shard(number: u16) -> ShardId {
+        ShardId { group: GroupId(1), stream: StreamId(1), number }
+    }
+
+    fn at(seconds: i64) -> TimestampUs {
+        TimestampUs(seconds * SECOND)
+    }
+
+    fn two_shards() -> Watermarks {
+        let rules = WatermarkRules { delay_us: 5 * SECOND, idle_us: 30 * SECOND, future_skew_us: 300 * SECOND };
+        Watermarks::new(rules, [(shard(0), TimestampUs::MIN), (shard(1), TimestampUs::MIN)], TimestampUs::MIN, at(1000))
+    }
+
+    #[test]
+    fn the_minimum_of_the_shards_less_the_delay_and_never_back() {
+        let mut marks = two_shards();
+        assert_eq!(marks.observe(shard(0), Some(at(100)), at(1000), at(1000)), TimestampUs::MIN);
+        assert_eq!(marks.advance(at(1000)), TimestampUs::MIN, "one shard has shown nothing");
+        marks.observe(shard(1), Some(at(50)), at(1000), at(1000));
+        assert_eq!(marks.advance(at(1000)), at(45));
+        assert_eq!(marks.observe(shard(1), Some(at(20)), at(1000), at(1000)), at(45), "out of order");
+        assert_eq!(marks.advance(at(1000)), at(45));
+        assert_eq!(marks.observe(shard(0), Some(at(60)), at(1000), at(1000)), at(95), "its own shard's, not the task's");
+    }
+
+    #[test]
+    fn a_silent_shard_leaves_and_when_all_are_silent_time_passes() {
+        let mut marks = two_shards();
+        marks.observe(shard(0), Some(at(100)), at(1000), at(1010));
+        assert_eq!(marks.advance(at(1029)), TimestampUs::MIN);
+        assert_eq!(marks.advance(at(1030)), at(95), "shard 1 left");
+        assert_eq!(marks.advance(at(1039)), at(95), "shard 0 still counts as heard");
+        assert_eq!(marks.advance(at(1040)), at(95), "now all are silent");
+        assert_eq!(marks.advance(at(1050)), at(105), "and ten seconds pass");
+        assert_eq!(marks.observe(shard(1), Some(at(100)), at(1051), at(1051)), at(105), "it is late by the task's");
+        assert_eq!(marks.advance(at(1060)), at(105), "shard 1 is back, and behind");
+    }
+
+    #[test]
+    fn how_often_it_is_asked_changes_nothing() {
+        let heard = |marks: &mut Watermarks| {
+            marks.observe(shard(0), Some(at(100)), at(1000), at(1001));
+            marks.observe(shard(1), Some(at(50)), at(1000), at(1002));
+        };
+        let (mut often, mut seldom) = (two_shards(), two_shards());
+        heard(&mut often);
+        heard(&mut seldom);
+        (1002..=1032).for_each(|now| {
+            often.advance(at(now));
+        });
+        assert_eq!(often.combined(), seldom.advance(at(1032)));
+        assert_eq!(often.combined(), at(45).max(at(45)));
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_and_a_row_without_time_move_nothing() {
+        let mut marks = two_shards();
+        for number in [0, 1] {
+            marks.observe(shard(number), Some(at(1301)), at(1000), at(1000));
+            marks.observe(shard(number), None, at(1000), at(1000));
+        }
+        assert_eq!(marks.advance(at(1000)), TimestampUs::MIN);
+        for number in [0, 1] {
+            marks.observe(shard(number), Some(at(1300)), at(1000), at(1000));
+        }
+        assert_eq!(marks.advance(at(1000)), at(1295));
+    }
+}

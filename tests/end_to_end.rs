@@ -1,0 +1,8 @@
+//! The main job from end to end, and what is said when something is wrong.
+
+mod articles;
+mod bad_input;
+mod clients;
+mod demo;
+mod folders;
+mod webhook;

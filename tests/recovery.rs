@@ -1,0 +1,3 @@
+//! kill -9, and what must be there afterwards.
+
+mod under_load;
