@@ -25,6 +25,7 @@ impl StoreConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless((1..=256).contains(&self.groups), "store.groups", "must be 1 to 256")?;
         ConfigError::unless(self.admission.0 >= 1 << 20, "store.admission", "must be at least 1MiB")?;
+        ConfigError::unless(self.admission.0 <= 1 << 30, "store.admission", "must be at most 1GiB")?;
         ConfigError::unless(
             self.tail_cache.0 >= 1 << 16,
             "store.tail_cache",

@@ -66,6 +66,15 @@ pub enum Condition {
     Term(Term),
 }
 
+impl Condition {
+    fn size_bytes(&self) -> usize {
+        match self {
+            Condition::Row { key, value, .. } => key.len() + value.as_ref().map_or(0, Bytes::len) + 16,
+            Condition::Term(_) => 16,
+        }
+    }
+}
+
 /// One atomic write to one group.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -145,7 +154,8 @@ impl Batch {
             .iter()
             .map(|put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 16)
             .sum();
-        64 + appends + puts
+        let conditions: usize = self.conditions.iter().map(Condition::size_bytes).sum();
+        64 + appends + puts + conditions
     }
 }
 

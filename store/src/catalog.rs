@@ -127,7 +127,7 @@ impl Default for StreamOptions {
 pub struct StreamRow {
     /// Never reused.
     pub id: StreamId,
-    /// Unique among streams; holds none of `/ @ : + # $`.
+    /// Unique among streams; holds none of `/ @ : + #`, and `$` only where Headwater made it.
     pub name: String,
     /// Creating, active, dropping.
     pub state: StreamState,

@@ -133,8 +133,9 @@ impl Store {
         }
         let revision = self
             .change(|change| {
-                let stream = active(change.catalog, name)?;
-                unused(change.catalog, &stream)?;
+                // One that a failed statement left half made, or half dropped, may be dropped too.
+                let stream = found(change.catalog.streams.get(name), "stream", name)?;
+                unused(change.catalog, stream)?;
                 set_state(change, name, StreamState::Dropping)?;
                 change.reroute();
                 Ok(())

@@ -8,8 +8,8 @@
 //!                          +-> apply committed entries -> tail, catalog, leadership -> writers' replies
 //! ```
 //!
-//! There is no linger: what arrives during an fsync is merged when it ends. While the log thread is busy the driver
-//! applies, answers and collects; it never waits for a disk itself.
+//! There is no linger: what arrives during an fsync is merged when it ends, and the log thread has its next work before
+//! the driver applies what the last one committed. The driver never waits for an fsync; a condition may make it read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub enum Message {
     /// The log could not be written: nothing more may be acknowledged.
     LogFailed(String),
     /// Rows up to these entries are on disk; the log in front of them may go.
-    Flushed(Vec<(GroupId, LogIndex)>),
+    Flushed(Vec<(GroupId, LogIndex, Term)>),
     /// A flush failed.
     FlushFailed(String),
     /// Commit what was admitted, then end.
@@ -202,8 +202,8 @@ impl Driver {
             Message::LogFailed(reason) => return Err(Fatal(format!("the raft log cannot be written: {reason}"))),
             Message::FlushFailed(reason) => return Err(Fatal(format!("rows cannot be flushed: {reason}"))),
             Message::Flushed(durable) => {
-                for (group, through) in durable {
-                    let write = self.groups[usize::from(group.0)].replica.cut(through);
+                for (group, through, term) in durable {
+                    let write = self.groups[usize::from(group.0)].replica.cut(through, term);
                     if !write.is_empty() {
                         self.writes.push((group, 0, write));
                     }
@@ -221,25 +221,39 @@ impl Driver {
                 self.propose(at);
             }
         }
-        for at in 0..self.groups.len() {
-            while let Some(turn) = self.groups[at].replica.turn() {
-                if !turn.write.is_empty() {
-                    self.writes.push((self.groups[at].id, turn.number, turn.write));
-                }
-                for entry in turn.committed {
-                    self.apply(at, entry)?;
-                }
+        loop {
+            let (any, committed) = self.collect();
+            // The log thread gets its work first: it syncs while this thread applies.
+            if !self.log_busy && self.writes.iter().any(|(_, _, write)| write.sync) {
+                self.hand_to_log()?;
             }
-            self.announce_leadership(at);
+            for (at, entry) in committed {
+                self.apply(at, entry)?;
+            }
+            if !any {
+                break;
+            }
         }
-        if !self.log_busy && self.writes.iter().any(|(_, _, write)| write.sync) {
-            self.hand_to_log()?;
-        }
+        (0..self.groups.len()).for_each(|at| self.announce_leadership(at));
         if self.unflushed_bytes >= self.flush_every_bytes {
             self.unflushed_bytes = 0;
             let _ = self.chores.send(Chore::Flush);
         }
         Ok(())
+    }
+
+    /// One turn of each group: its writes join `writes`, its committed entries are given back. Whether there was any.
+    fn collect(&mut self) -> (bool, Vec<(usize, CommittedEntry)>) {
+        let (mut any, mut committed) = (false, Vec::new());
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            let Some(turn) = group.replica.turn() else { continue };
+            any = true;
+            if !turn.write.is_empty() {
+                self.writes.push((group.id, turn.number, turn.write));
+            }
+            committed.extend(turn.committed.into_iter().map(|entry| (at, entry)));
+        }
+        (any, committed)
     }
 
     fn propose(&mut self, at: usize) {
@@ -251,7 +265,7 @@ impl Driver {
             return;
         }
         while !group.queue.is_empty() {
-            let time = entry_time(now, group.proposed_time);
+            let time = entry_time(now, group.proposed_time.max(group.applier.applied().time));
             let Merged { entry, waiters } = merge(&mut group.queue, time);
             let revisions = entry.items.iter().map(|item| item.revision).collect();
             match group.replica.propose(entry::encode(&entry)) {

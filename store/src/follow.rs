@@ -15,8 +15,8 @@ use crate::store::Shared;
 use crate::stored::StoredBatch;
 use crate::tail::TailRead;
 
-/// Entries that a follower of a group reads from disk at once.
-const ENTRIES_PER_READ: usize = 64;
+/// About the bytes that a follower of a group reads from disk at once; at least one entry.
+const READ_BYTES: usize = 4 << 20;
 
 /// Where a reader starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub struct AppliedEntry {
 
 impl AppliedEntry {
     pub(crate) fn size_bytes(&self) -> usize {
-        let appends: usize = self.appends.iter().map(|stored| stored.size_bytes() + 64).sum();
+        let appends: usize = self.appends.iter().map(|stored| stored.memory_bytes() + 64).sum();
         let puts: usize = self
             .puts
             .iter()
@@ -69,6 +69,7 @@ pub struct Follower {
     /// Taken and not yet handed out: it stays here when a call is dropped at an await.
     found: Vec<(StoredBatch, Offset)>,
     found_bytes: usize,
+    stopped: watch::Receiver<bool>,
 }
 
 #[derive(Debug)]
@@ -93,6 +94,7 @@ impl Follower {
             })
             .collect();
         Follower {
+            stopped: shared.stopped(),
             shared,
             cursors,
             groups,
@@ -119,8 +121,10 @@ impl Follower {
                 std::future::pending::<()>().await;
             }
             let news = self.groups.iter_mut().map(|group| Box::pin(group.applied.changed()));
-            let (changed, _, _) = select_all(news).await;
-            changed.map_err(|_| ReadError::Stopped)?;
+            tokio::select! {
+                _ = select_all(news) => {}
+                _ = self.stopped.wait_for(|stopped| *stopped) => return Err(ReadError::Stopped),
+            }
         }
     }
 
@@ -139,8 +143,7 @@ impl Follower {
     }
 
     async fn poll_group(&mut self, at: usize, max_bytes: usize) -> Result<(), ReadError> {
-        // Looked at first: what is applied later than this is either read below or announced again.
-        let applied = *self.groups[at].applied.borrow_and_update();
+        self.groups[at].applied.borrow_and_update();
         while self.found_bytes < max_bytes {
             match self.groups[at].live {
                 Some(next) => match self.shared.tail(self.groups[at].group).get(next) {
@@ -152,6 +155,9 @@ impl Follower {
                     TailRead::Evicted { .. } => self.groups[at].live = None,
                 },
                 None => {
+                    // Looked at before the read: what is applied later is either read or comes from the tail. Looked
+                    // at before every read: the tail may have moved past an older one.
+                    let applied = *self.groups[at].applied.borrow_and_update();
                     let before = self.found.len();
                     self.read_from_disk(at, max_bytes).await?;
                     if self.found.len() == before {
@@ -210,6 +216,7 @@ pub struct GroupFollower {
     next: LogIndex,
     /// Read from disk and not yet given.
     pending: VecDeque<Arc<AppliedEntry>>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl GroupFollower {
@@ -217,6 +224,7 @@ impl GroupFollower {
         let mut applied = shared.tail(group).applied();
         let next = applied.borrow_and_update().next();
         GroupFollower {
+            stopped: shared.stopped(),
             shared,
             group,
             applied,
@@ -236,7 +244,10 @@ impl GroupFollower {
                     self.next = self.next.next();
                     return Ok(entry);
                 }
-                TailRead::NotYet => self.applied.changed().await.map_err(|_| ReadError::Stopped)?,
+                TailRead::NotYet => tokio::select! {
+                    _ = self.applied.changed() => {}
+                    _ = self.stopped.wait_for(|stopped| *stopped) => return Err(ReadError::Stopped),
+                },
                 TailRead::Evicted { first } => self.read_from_disk(first).await?,
             }
         }
@@ -244,14 +255,11 @@ impl GroupFollower {
 
     async fn read_from_disk(&mut self, tail_first: LogIndex) -> Result<(), ReadError> {
         let (engine, group, from) = (self.shared.engine.clone(), self.group, self.next);
-        let entries = self
+        let (entries, next) = self
             .shared
-            .blocking(move || reader::read_entries(&*engine, group, from, tail_first, ENTRIES_PER_READ))
+            .blocking(move || reader::read_entries(&*engine, group, from, tail_first, READ_BYTES))
             .await?;
-        self.next = match entries.last() {
-            Some(last) if entries.len() == ENTRIES_PER_READ => last.index.next(),
-            _ => tail_first,
-        };
+        self.next = next;
         self.pending.extend(entries.into_iter().map(Arc::new));
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::driver::Message;
 use crate::engine::Family;
-use crate::ids::{GroupId, LogIndex};
+use crate::ids::{GroupId, LogIndex, Term};
 use crate::keys::applied;
 use crate::raft_log::LogEngine;
 use crate::store::Shared;
@@ -53,7 +53,7 @@ pub fn run(
 }
 
 /// Flushes, and gives how far each group's rows are durable.
-fn flush(shared: &Shared) -> Result<Vec<(GroupId, LogIndex)>, String> {
+fn flush(shared: &Shared) -> Result<Vec<(GroupId, LogIndex, Term)>, String> {
     shared.engine.flush().map_err(|error| error.to_string())?;
     let mut durable = Vec::new();
     for group in shared.all_groups() {
@@ -63,7 +63,7 @@ fn flush(shared: &Shared) -> Result<Vec<(GroupId, LogIndex)>, String> {
             .map_err(|error| error.to_string())?;
         if let Some(value) = value {
             let row = applied::decode(value).map_err(|error| format!("applied row of group {group}: {error}"))?;
-            durable.push((group, row.index));
+            durable.push((group, row.index, row.term));
         }
     }
     Ok(durable)

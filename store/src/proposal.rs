@@ -11,6 +11,7 @@ use crate::entry::{Entry, Item};
 use crate::error::WriteError;
 use crate::ids::{GroupId, LogIndex, RouteRevision, ShardId, TimestampMs};
 use crate::limits::{ENTRY_BYTES_TARGET, RECORD_BATCH_RECORDS_MAX};
+use crate::record::Record;
 use crate::record_batch::{encode_record, seal};
 
 /// How a writer learns what became of its Batch.
@@ -22,6 +23,8 @@ struct EncodedAppend {
     shard: ShardId,
     count: u32,
     body: Vec<u8>,
+    /// The writer's append was longer than a record batch may be; this follows the part before it.
+    continues: bool,
 }
 
 /// A Batch, ready to be merged. Its admission ends when it is dropped.
@@ -32,6 +35,7 @@ pub struct Proposal {
     conditions: Vec<Condition>,
     appends: Vec<EncodedAppend>,
     puts: Vec<Put>,
+    size_bytes: usize,
     pub reply: Reply,
     _admission: OwnedSemaphorePermit,
 }
@@ -39,31 +43,30 @@ pub struct Proposal {
 impl Proposal {
     /// Encodes the records of `batch`; runs where the writer runs.
     pub fn new(batch: Batch, reply: Reply, admission: OwnedSemaphorePermit) -> Proposal {
-        let encode = |append: &crate::batch::Append| {
-            let mut body = Vec::with_capacity(append.records.iter().map(|record| record.size_bytes()).sum());
-            append
-                .records
-                .iter()
-                .for_each(|record| encode_record(record, &mut body));
+        let encode = |(shard, part, records): (ShardId, usize, &[Record])| {
+            let mut body = Vec::with_capacity(records.iter().map(Record::size_bytes).sum());
+            records.iter().for_each(|record| encode_record(record, &mut body));
             EncodedAppend {
-                shard: append.shard,
-                count: append.records.len() as u32,
+                shard,
+                count: records.len() as u32,
                 body,
+                continues: part > 0,
             }
         };
+        let parts = batch.appends.iter().flat_map(|append| {
+            let parts = append.records.chunks(RECORD_BATCH_RECORDS_MAX).enumerate();
+            parts.map(|(part, records)| (append.shard, part, records))
+        });
         Proposal {
             group: batch.group,
             revision: batch.revision,
+            size_bytes: batch.size_bytes(),
+            appends: parts.map(encode).collect(),
             conditions: batch.conditions,
-            appends: batch.appends.iter().map(encode).collect(),
             puts: batch.puts,
             reply,
             _admission: admission,
         }
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.appends.iter().map(|append| append.body.len()).sum::<usize>() + self.puts.len() * 64
     }
 }
 
@@ -175,7 +178,7 @@ pub fn merge(queue: &mut std::collections::VecDeque<Proposal>, time: TimestampMs
     while bytes < ENTRY_BYTES_TARGET
         && let Some(proposal) = queue.pop_front()
     {
-        bytes += proposal.size_bytes();
+        bytes += proposal.size_bytes;
         if !items.last().is_some_and(|item| item.takes(&proposal)) {
             items.push(OpenItem {
                 revision: proposal.revision,
@@ -185,7 +188,14 @@ pub fn merge(queue: &mut std::collections::VecDeque<Proposal>, time: TimestampMs
         }
         let at = items.len() - 1;
         let item = &mut items[at];
-        let appends = proposal.appends.into_iter().map(|append| item.join(append)).collect();
+        let mut appends = Vec::with_capacity(proposal.appends.len());
+        for append in proposal.appends {
+            let continues = append.continues;
+            let place = item.join(append);
+            if !continues {
+                appends.push(place);
+            }
+        }
         item.puts.extend(proposal.puts);
         waiters.push(Waiter {
             item: at,

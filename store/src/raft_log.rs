@@ -47,7 +47,7 @@ impl MessageExt for EntryMessage {
 pub type LogEngine = raft_engine::Engine;
 
 /// Opens the log of all groups in `folder`. Only an invalid tail, the trace of a write that a crash cut short, is cut.
-pub fn open(folder: &Path) -> raft_engine::Result<Arc<LogEngine>> {
+pub fn open(folder: &Path) -> Result<Arc<LogEngine>, String> {
     let config = raft_engine::Config {
         dir: folder.to_string_lossy().into_owned(),
         recovery_mode: RecoveryMode::TolerateTailCorruption,
@@ -57,7 +57,11 @@ pub fn open(folder: &Path) -> raft_engine::Result<Arc<LogEngine>> {
         purge_threshold: ReadableSize(PURGE_BYTES),
         ..raft_engine::Config::default()
     };
-    LogEngine::open(config).map(Arc::new)
+    // raft-engine panics on some kinds of damage. Nothing of it is shared yet, so nothing is left half changed.
+    match std::panic::catch_unwind(|| LogEngine::open(config)) {
+        Ok(opened) => opened.map(Arc::new).map_err(|error| error.to_string()),
+        Err(_) => Err("the log engine panicked; its message is above".to_owned()),
+    }
 }
 
 /// What one group adds to the next log write.
@@ -173,13 +177,12 @@ impl RaftLog {
         }
     }
 
-    /// Cuts the log after `through`; gives the cut to write, if it is news.
-    pub fn cut(&mut self, through: LogIndex) -> Option<(LogIndex, Term)> {
+    /// Cuts the log after `through`, an entry of `term`; gives the cut to write, if it is news.
+    pub fn cut(&mut self, through: LogIndex, term: Term) -> Option<(LogIndex, Term)> {
         if through <= self.cut.0 || through > self.last {
             return None;
         }
-        let term = self.term(through.0).ok()?;
-        self.cut = (through, Term(term));
+        self.cut = (through, term);
         Some(self.cut)
     }
 
@@ -213,15 +216,22 @@ impl Storage for RaftLog {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
         let tail_first = self.tail.front().map_or(self.last.0 + 1, |entry| entry.index);
-        let mut entries = Vec::with_capacity((high - low) as usize);
+        let max_size = max_size.into();
+        let mut entries = Vec::new();
+        let mut next = low;
         if low < tail_first {
             let end = high.min(tail_first);
+            let max_bytes = max_size.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
             self.engine
-                .fetch_entries_to::<EntryMessage>(region(self.group), low, end, None, &mut entries)
+                .fetch_entries_to::<EntryMessage>(region(self.group), low, end, max_bytes, &mut entries)
                 .map_err(other)?;
+            next = low + entries.len() as u64;
         }
-        entries.extend((low.max(tail_first)..high).filter_map(|index| self.in_tail(index).cloned()));
-        raft::util::limit_size(&mut entries, max_size.into());
+        // Only where disk and tail meet: a size limit may have ended the read before.
+        if next >= tail_first {
+            entries.extend((next..high).filter_map(|index| self.in_tail(index).cloned()));
+        }
+        raft::util::limit_size(&mut entries, max_size);
         Ok(entries)
     }
 

@@ -68,30 +68,34 @@ pub fn offset_at(engine: &dyn Engine, shard: ShardId, time: TimestampMs) -> Resu
     Ok(low)
 }
 
-/// Entries of a group that appended something, from `from` and before `to`, at most `limit`, from their rows on disk.
+/// Entries of a group that appended something, from `from` and before `to`, from their rows on disk: about `max_bytes`,
+/// at least one. Beside them the index to go on from, `to` when there are no more.
 pub fn read_entries(
     engine: &dyn Engine,
     group: GroupId,
     from: LogIndex,
     to: LogIndex,
-    limit: usize,
-) -> Result<Vec<AppliedEntry>, ReadError> {
-    let mut rows = Vec::new();
-    engine.scan(
-        Family::Slice,
-        &entry_row::prefix(group),
-        &entry_row::key(group, from),
-        &mut |key, value| {
-            match entry_row::index(key) {
-                Ok(index) if index < to => rows.push((index, bytes::Bytes::copy_from_slice(value))),
-                _ => return false,
-            }
-            rows.len() < limit
-        },
-    )?;
-    rows.into_iter()
-        .map(|(index, value)| read_entry(engine, group, index, value))
-        .collect()
+    max_bytes: usize,
+) -> Result<(Vec<AppliedEntry>, LogIndex), ReadError> {
+    let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
+    while bytes < max_bytes {
+        let mut row = None;
+        let start = entry_row::key(group, next);
+        engine.scan(Family::Slice, &entry_row::prefix(group), &start, &mut |key, value| {
+            row = entry_row::index(key)
+                .ok()
+                .map(|index| (index, bytes::Bytes::copy_from_slice(value)));
+            false
+        })?;
+        let Some((index, value)) = row.filter(|(index, _)| *index < to) else {
+            return Ok((entries, to));
+        };
+        let entry = read_entry(engine, group, index, value)?;
+        bytes += entry.size_bytes();
+        next = index.next();
+        entries.push(entry);
+    }
+    Ok((entries, next))
 }
 
 fn read_entry(
@@ -196,17 +200,16 @@ mod tests {
     #[test]
     fn entries_are_found_again_by_index() {
         let engine = filled(5);
-        let entries = read_entries(&*engine, SHARD.group, LogIndex(2), LogIndex(5), 2).unwrap();
-        let found: Vec<_> = entries
-            .iter()
-            .map(|entry| (entry.index.0, entry.appends[0].base.0))
-            .collect();
-        assert_eq!(found, [(2, 3), (3, 6)]);
-        assert_eq!(
-            read_entries(&*engine, SHARD.group, LogIndex(4), LogIndex(5), 9)
-                .unwrap()
-                .len(),
-            1
-        );
+        let found = |from, to, max_bytes| {
+            let (entries, next) = read_entries(&*engine, SHARD.group, LogIndex(from), LogIndex(to), max_bytes).unwrap();
+            let found: Vec<_> = entries
+                .iter()
+                .map(|entry| (entry.index.0, entry.appends[0].base.0))
+                .collect();
+            (found, next.0)
+        };
+        assert_eq!(found(2, 5, usize::MAX), (vec![(2, 3), (3, 6), (4, 9)], 5));
+        assert_eq!(found(2, 5, 1), (vec![(2, 3)], 3), "at least one, and where to go on");
+        assert_eq!(found(6, 9, 1), (vec![], 9));
     }
 }

@@ -164,9 +164,9 @@ impl Replica {
     }
 
     /// The log up to `through` is no longer needed; gives the cut to write, if it is news.
-    pub fn cut(&mut self, through: LogIndex) -> LogWrite {
+    pub fn cut(&mut self, through: LogIndex, term: Term) -> LogWrite {
         LogWrite {
-            cut: self.node.mut_store().cut(through),
+            cut: self.node.mut_store().cut(through, term),
             sync: true,
             ..LogWrite::default()
         }

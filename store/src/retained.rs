@@ -66,7 +66,10 @@ mod tests {
         };
         let put = retained_put(&record, &[1, 1], TimestampMs(258)).unwrap();
         assert_eq!((put.table, &put.key[..]), (tables::RETAINED, &b"a/b"[..]));
-        assert_eq!(put.value.unwrap(), &b"\x01\x01\0\0\0\0\0\0\x01\x02\0\x01c\0\0\0\x02\x01\x01hi"[..]);
+        assert_eq!(
+            put.value.unwrap(),
+            &b"\x01\x01\0\0\0\0\0\0\x01\x02\0\x01c\0\0\0\x02\x01\x01hi"[..]
+        );
         record.payload = None;
         assert_eq!(retained_put(&record, &[], TimestampMs(0)).unwrap().value, None);
         record.topic = None;

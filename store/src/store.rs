@@ -65,7 +65,8 @@ pub(crate) struct Shared {
     leadership: Vec<watch::Sender<Leadership>>,
     catalog: watch::Sender<Arc<Catalog>>,
     router: RwLock<Arc<Router>>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
+    stopped: watch::Sender<bool>,
     free_disk_bytes: AtomicU64,
     failed: watch::Sender<Option<String>>,
 }
@@ -91,9 +92,13 @@ impl Shared {
 
     /// Runs a read that may touch the disk; a bounded number at once.
     pub async fn blocking<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
-        // The semaphore is never closed, so a permit always comes.
-        let _permit = self.reads.acquire().await;
-        match tokio::task::spawn_blocking(read).await {
+        // The semaphore is never closed, so a permit always comes. The read keeps it, even when nobody waits any more.
+        let permit = self.reads.clone().acquire_owned().await;
+        let bounded = move || {
+            let _permit = permit;
+            read()
+        };
+        match tokio::task::spawn_blocking(bounded).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -124,6 +129,27 @@ impl Shared {
 
     pub fn fail(&self, reason: String) {
         self.failed.send_replace(Some(reason));
+    }
+
+    /// True once nothing more will be applied.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.stopped.subscribe()
+    }
+}
+
+/// Ends with its thread: followers learn that nothing more comes, and a panic stops the node like any other failure.
+struct LastWord {
+    shared: Arc<Shared>,
+    thread: &'static str,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared
+                .fail(format!("the thread {} panicked; its message is above", self.thread));
+        }
+        self.shared.stopped.send_replace(true);
     }
 }
 
@@ -161,7 +187,7 @@ impl Store {
     pub fn open(config: &StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, OpenError> {
         let folder = Folder::open(&config.path, config.groups)?;
         let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&folder.state(), config.block_cache.as_usize())?);
-        let log = raft_log::open(&folder.raft()).map_err(|error| OpenError::RaftLog(error.to_string()))?;
+        let log = raft_log::open(&folder.raft()).map_err(OpenError::RaftLog)?;
         let catalog = Catalog::load(&*engine).map_err(|error| OpenError::Damaged(error.to_string()))?;
 
         let mut groups = Vec::new();
@@ -193,7 +219,8 @@ impl Store {
                 .collect(),
             router: RwLock::new(Arc::new(Router::new(&catalog, config.groups))),
             catalog: watch::Sender::new(Arc::new(catalog.clone())),
-            reads: Semaphore::new(config.read_threads),
+            reads: Arc::new(Semaphore::new(config.read_threads)),
+            stopped: watch::Sender::new(false),
             free_disk_bytes: AtomicU64::new(free_bytes(folder.path())),
             failed: watch::Sender::new(None),
             clock,
@@ -218,12 +245,25 @@ impl Store {
             })?,
             spawn("hw-maintenance", {
                 let (shared, path, inbox) = (shared.clone(), folder.path().clone(), inbox.clone());
-                move || maintenance::run(&shared, &log, &path, maintenance_chores, inbox)
+                move || {
+                    let last_word = LastWord {
+                        shared: shared.clone(),
+                        thread: "hw-maintenance",
+                    };
+                    maintenance::run(&shared, &log, &path, maintenance_chores, inbox);
+                    drop(last_word);
+                }
             })?,
-            spawn("hw-driver", move || {
-                driver.run();
-                let _ = chores.send(Chore::Stop);
-                drop(folder);
+            spawn("hw-driver", {
+                let last_word = LastWord {
+                    shared: shared.clone(),
+                    thread: "hw-driver",
+                };
+                move || {
+                    driver.run();
+                    let _ = chores.send(Chore::Stop);
+                    drop((last_word, folder));
+                }
             })?,
         ];
         let admission_bytes = u32::try_from(config.admission.0).unwrap_or(u32::MAX);
@@ -304,7 +344,9 @@ impl Store {
             self.inner.shared.free_disk_bytes.load(Ordering::Relaxed),
             self.inner.free_disk_min,
         );
-        if free < mark {
+        // The catalog and its fences stay writable: that is how a stream is dropped to make room.
+        let small = batch.group == CATALOG_GROUP || (batch.appends.is_empty() && batch.puts.is_empty());
+        if free < mark && !small {
             return Err(WriteError::DiskFull { free, mark });
         }
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.inner.admission_bytes);

@@ -67,6 +67,11 @@ impl StoredBatch {
         self.shared.encoded.len()
     }
 
+    /// Bytes that it holds in memory once someone has read it.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.shared.encoded.len() + self.shared.header.raw_length as usize
+    }
+
     pub(crate) fn encoded(&self) -> Bytes {
         self.shared.encoded.clone()
     }

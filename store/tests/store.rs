@@ -95,6 +95,36 @@ async fn pipelined_appends_are_there_in_order_and_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_append_may_be_longer_than_a_record_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let shard = store.create_stream(spec("demo", &[])).await.unwrap().shard(0);
+    let append = |from: usize, to: usize| {
+        let records = (from..to).map(|n| Record::new(n.to_string())).collect();
+        Batch::new(shard.group).append(shard, records)
+    };
+    assert_eq!(store.write(append(0, 140_000)).await.unwrap().offsets, [Offset(0)]);
+    assert_eq!(
+        store.write(append(140_000, 140_001)).await.unwrap().offsets,
+        [Offset(140_000)]
+    );
+    assert_eq!(payloads(&store, shard).await, numbered(140_001));
+    store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_learn_that_the_store_has_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let shard = store.create_stream(spec("demo", &[])).await.unwrap().shard(0);
+    let mut shards = store.follow(vec![shard], Position::Latest).await.unwrap();
+    let mut entries = store.follow_group(shard.group);
+    let waiting = tokio::spawn(async move { (shards.next(1).await.is_err(), entries.next().await.is_err()) });
+    store.stop().await;
+    assert_eq!(waiting.await.unwrap(), (true, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_log_is_flushed_and_cut_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let config = StoreConfig {
@@ -331,6 +361,9 @@ async fn a_full_disk_refuses_writes_and_keeps_reading() {
         publish(&store, "a", "1".into()).await,
         Err(WriteError::DiskFull { .. })
     ));
+    // Making room stays possible: the catalog and its fences are still written.
+    store.create_stream(spec("plant", &["plant/#"])).await.unwrap();
+    store.drop_stream("plant").await.unwrap();
     let home = store.route(&TopicName::new("a").unwrap()).home;
     assert_eq!(payloads(&store, home).await, ["0"]);
     store.stop().await;

@@ -14,6 +14,7 @@ use super::{Engine, FAMILIES, Family, Row, Writes};
 use crate::error::EngineError;
 
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
+const WRITE_BUFFERS: i32 = 4;
 
 /// The production engine.
 pub struct RocksEngine {
@@ -59,6 +60,8 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     table.set_bloom_filter(10.0, false);
     let mut options = Options::default();
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    // With two, a second full buffer stops the driver, and so every group, until the first is on disk.
+    options.set_max_write_buffer_number(WRITE_BUFFERS);
     match family {
         Family::State => options.set_compression_type(DBCompressionType::Lz4),
         Family::Slice => {
