@@ -32,8 +32,14 @@ struct Measured {
 fn main() -> Result<()> {
     let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    println!("{:>12} {:>12} {:>10} {:>10} {:>10} {:>10}", "case", "appends/s", "p50 us", "p99 us", "rate/raw", "p50/raw");
-    let config = StoreConfig { path: folder.path().join("data"), ..Config::embedded()?.store };
+    println!(
+        "{:>12} {:>12} {:>10} {:>10} {:>10} {:>10}",
+        "case", "appends/s", "p50 us", "p99 us", "rate/raw", "p50/raw"
+    );
+    let config = StoreConfig {
+        path: folder.path().join("data"),
+        ..Config::embedded()?.store
+    };
     let store = Store::open(&config, Arc::new(SystemClock))?;
     for (clients, inflight) in CASES {
         // Beside every case, because other work on the machine changes what the disk can do.
@@ -76,20 +82,28 @@ fn raw_fdatasync(path: &Path) -> Result<Measured> {
 fn summed_up(mut times: Vec<Duration>, elapsed: Duration) -> Measured {
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    Measured { rate: times.len() as f64 / elapsed.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
+    Measured {
+        rate: times.len() as f64 / elapsed.as_secs_f64(),
+        p50: at(0.5),
+        p99: at(0.99),
+    }
 }
 
 async fn appends(store: &Store, clients: usize, inflight: usize) -> Result<Measured> {
     let submitted = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
-    let tasks: Vec<_> =
-        (0..clients).map(|client| tokio::spawn(client_loop(store.clone(), client, inflight, submitted.clone(), began))).collect();
+    let tasks: Vec<_> = (0..clients)
+        .map(|client| tokio::spawn(client_loop(store.clone(), client, inflight, submitted.clone(), began)))
+        .collect();
     let mut times = Vec::new();
     for task in tasks {
         times.extend(task.await??);
     }
     let elapsed = began.elapsed();
-    ensure!(times.len() as u64 == submitted.load(Ordering::Relaxed), "every append is answered");
+    ensure!(
+        times.len() as u64 == submitted.load(Ordering::Relaxed),
+        "every append is answered"
+    );
     Ok(summed_up(times, elapsed))
 }
 
@@ -106,7 +120,10 @@ async fn client_loop(
     let mut times = Vec::new();
     loop {
         while under_way.len() < inflight && began.elapsed() < CASE_DURATION {
-            let record = Record { topic: Some(topic.clone()), ..Record::new(payload.clone()) };
+            let record = Record {
+                topic: Some(topic.clone()),
+                ..Record::new(payload.clone())
+            };
             let start = Instant::now();
             let receipt = store.submit(store.route(&topic).batch(record)).await?;
             submitted.fetch_add(1, Ordering::Relaxed);

@@ -32,10 +32,26 @@ impl Server {
                 return Err(error.into());
             }
         };
-        let engine = Engine::start(store.clone(), &config.sql, Arc::new(check_connector(&config.bridge.webhook)))?;
-        let bridge = Bridge::start(store.clone(), engine.clone(), broker.publisher(), &config.bridge, metrics).await;
+        let engine = Engine::start(
+            store.clone(),
+            &config.sql,
+            Arc::new(check_connector(&config.bridge.webhook)),
+        )?;
+        let bridge = Bridge::start(
+            store.clone(),
+            engine.clone(),
+            broker.publisher(),
+            &config.bridge,
+            metrics,
+        )
+        .await;
         match bridge {
-            Ok(bridge) => Ok(Server { store, broker, engine, bridge }),
+            Ok(bridge) => Ok(Server {
+                store,
+                broker,
+                engine,
+                bridge,
+            }),
             Err(error) => {
                 broker.stop().await;
                 engine.stop().await;

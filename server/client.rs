@@ -83,7 +83,10 @@ impl Client {
         let mut rows = Vec::new();
         while let Some(item) = results.next().await? {
             if let Item::Row(row) = item {
-                rows.push(serde_json::from_str(&row).with_context(|| format!("the server sent a row that is not JSON: {row}"))?);
+                rows.push(
+                    serde_json::from_str(&row)
+                        .with_context(|| format!("the server sent a row that is not JSON: {row}"))?,
+                );
             }
         }
         Ok(rows)
@@ -93,10 +96,20 @@ impl Client {
     pub async fn run(&self, statements: &str) -> Result<Results> {
         let response = self.post("/v1/sql", statements).await?;
         if response.status() == StatusCode::OK {
-            return Ok(Results { body: response.into_body(), buffer: BytesMut::new(), items: VecDeque::new(), ended: false });
+            return Ok(Results {
+                body: response.into_body(),
+                buffer: BytesMut::new(),
+                items: VecDeque::new(),
+                ended: false,
+            });
         }
         let status = response.status();
-        let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .context("the answer broke off")?
+            .to_bytes();
         match serde_json::from_slice::<Value>(&body) {
             Ok(problem) if problem["code"].is_string() => Err(Refused::from_problem(&problem).into()),
             _ => bail!("{} answered {status}: is that a headwater server?", self.url),
@@ -104,15 +117,23 @@ impl Client {
     }
 
     async fn post(&self, path: &str, statements: &str) -> Result<Response<Incoming>> {
-        let base: Uri = self.url.parse().with_context(|| format!("`{}` is not a URL, write http://127.0.0.1:6580", self.url))?;
+        let base: Uri = self
+            .url
+            .parse()
+            .with_context(|| format!("`{}` is not a URL, write http://127.0.0.1:6580", self.url))?;
         if base.scheme_str() != Some("http") {
             bail!("`{}` does not begin with http://", self.url);
         }
         let host = base.host().with_context(|| format!("`{}` names no host", self.url))?;
         let port = base.port_u16().unwrap_or(DEFAULT_PORT);
-        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.with_context(|| {
-            format!("no server answers at {}; start one with `headwater serve`, or name another with --url", self.url)
-        })?;
+        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
+            .await
+            .with_context(|| {
+                format!(
+                    "no server answers at {}; start one with `headwater serve`, or name another with --url",
+                    self.url
+                )
+            })?;
         stream.set_nodelay(true).ok();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the body of the answer.
@@ -122,7 +143,10 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/sql")
             .header(header::ACCEPT, "text/event-stream")
             .body(Full::new(Bytes::copy_from_slice(statements.as_bytes())))?;
-        sender.send_request(request).await.with_context(|| format!("{} did not answer", self.url))
+        sender
+            .send_request(request)
+            .await
+            .with_context(|| format!("{} did not answer", self.url))
     }
 }
 
@@ -175,7 +199,9 @@ impl Results {
         let object = || serde_json::from_str::<Value>(data).unwrap_or_default();
         match field("event: ") {
             None => self.items.push_back(Item::Row(data.to_owned())),
-            Some("done") => self.items.push_back(Item::Done(object()["message"].as_str().unwrap_or_default().to_owned())),
+            Some("done") => self
+                .items
+                .push_back(Item::Done(object()["message"].as_str().unwrap_or_default().to_owned())),
             Some("rows") => self.items.push_back(Item::Rows),
             Some("changes") => self.items.push_back(Item::Changes),
             Some("error") => return Err(Refused::from_problem(&object()).into()),

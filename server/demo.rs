@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -332,31 +332,45 @@ fn days(device: &Device) -> Vec<&'static str> {
 /// What there is now, what is still open, and what to try next.
 async fn report(client: &Client, args: &DemoArgs, devices: &[Device], (alerts, daily): (u64, u64)) -> Result<()> {
     let readings: usize = devices.iter().map(|device| device.readings.len()).sum();
-    let windows: u64 = devices.iter().map(|device| days(device).len() as u64).sum();
     println!(
         "\n{readings} readings stored, each committed before its PUBACK; {alerts} alerts; {daily} daily averages."
     );
-    if daily < windows {
-        let year = days(&devices[0]);
+    let mut rows = client.rows("SELECT device, day, average, hottest FROM daily;").await?;
+    let open = open_windows(devices, &rows);
+    if !open.is_empty() {
         println!(
-            "{} windows are still open ({}): a day is final once event time is a DELAY of one day past its end,\nand event time moves with new readings, or, while none come, as fast as the clock.",
-            windows - daily,
-            year[year.len() - DAYS_OPEN_AT_THE_END..].join(" and "),
+            "Not final yet: {}. A day is final once event time is a DELAY of one day past its end;\nevent time moves with new readings, or, while none come, as fast as the clock.",
+            open.join(", ")
         );
     }
     println!("\nThe hottest days, read back from the stream `daily`:");
-    let mut rows = client
-        .rows("SELECT device, day, average, hottest FROM daily WHERE average > 64;")
-        .await?;
-    rows.sort_by(|a, b| {
-        b["average"]
-            .as_f64()
-            .unwrap_or(0.0)
-            .total_cmp(&a["average"].as_f64().unwrap_or(0.0))
-    });
+    let average = |row: &Value| row["average"].as_f64().unwrap_or(f64::MIN);
+    rows.sort_by(|a, b| average(b).total_cmp(&average(a)));
     for row in rows.iter().take(5) {
         println!("{row}");
     }
+    try_next(args);
+    Ok(())
+}
+
+/// The windows of the year that have no result, as `device day`.
+fn open_windows(devices: &[Device], rows: &[Value]) -> Vec<String> {
+    let mut open = Vec::new();
+    for device in devices {
+        for day in days(device) {
+            let day = day.replace('/', "-");
+            let is_it = |row: &&Value| {
+                row["device"] == device.name && row["day"].as_str().is_some_and(|it| it.starts_with(&day))
+            };
+            if !rows.iter().any(|row| is_it(&row)) {
+                open.push(format!("{} {day}", device.name));
+            }
+        }
+    }
+    open
+}
+
+fn try_next(args: &DemoArgs) {
     let program = std::env::current_exe().map_or("headwater".into(), |path| path.display().to_string());
     let (host, port, http) = (args.mqtt.ip(), args.mqtt.port(), args.http);
     let reading = json!({"temp": 88.1, "date": "2011/01/01 12:00"});
@@ -369,7 +383,6 @@ async fn report(client: &Client, args: &DemoArgs, devices: &[Device], (alerts, d
   curl -s http://{http}/v1/sql -H 'Content-Type: application/sql' -d 'SELECT * FROM daily WHERE average > 66;'
   curl -s http://{http}/streams"
     );
-    Ok(())
 }
 
 /// Results on stdout, progress on stderr: one line that is drawn over on a terminal, one a month elsewhere.

@@ -51,7 +51,10 @@ pub fn run(arguments: ServeArgs) -> Result<()> {
     let config = arguments.load()?;
     telemetry::log_to_stderr();
     let metrics = telemetry::install_metrics()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hw-io").build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("hw-io")
+        .build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;

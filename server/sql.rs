@@ -53,7 +53,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub fn run(arguments: SqlArgs) -> Result<()> {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = Client::new(arguments.url);
-    let session = Session::new(client, Printer::new(arguments.output), arguments.limit, arguments.timeout);
+    let session = Session::new(
+        client,
+        Printer::new(arguments.output),
+        arguments.limit,
+        arguments.timeout,
+    );
     match (arguments.execute.as_slice(), arguments.file) {
         (statements @ [_, ..], _) => runtime.block_on(run_text(session, &statements.join("\n"))),
         ([], Some(path)) => read(&path).and_then(|text| runtime.block_on(run_text(session, &text))),
@@ -65,7 +70,9 @@ pub fn run(arguments: SqlArgs) -> Result<()> {
 fn read(path: &Path) -> Result<String> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
         return Ok(text);
     }
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))

@@ -33,7 +33,9 @@ pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
 pub(crate) fn typed(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -55,15 +57,20 @@ pub(crate) struct RequestBody {
 impl BodyRoom {
     /// Room for bodies of at most `body_max` bytes each.
     pub(crate) fn new(body_max: usize) -> BodyRoom {
-        BodyRoom { room: Arc::new(Semaphore::new(BODIES_BYTES_MAX)), body_max }
+        BodyRoom {
+            room: Arc::new(Semaphore::new(BODIES_BYTES_MAX)),
+            body_max,
+        }
     }
 
     /// Reads a whole body.
     pub(crate) async fn read(&self, body: Incoming) -> Result<RequestBody, Problem> {
-        timeout(BODY_TIMEOUT, self.read_untimed(body)).await.unwrap_or_else(|_| {
-            let limit = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Err(Problem::new(codes::BODY_TIMEOUT, limit))
-        })
+        timeout(BODY_TIMEOUT, self.read_untimed(body))
+            .await
+            .unwrap_or_else(|_| {
+                let limit = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+                Err(Problem::new(codes::BODY_TIMEOUT, limit))
+            })
     }
 
     async fn read_untimed(&self, mut body: Incoming) -> Result<RequestBody, Problem> {
@@ -74,7 +81,8 @@ impl BodyRoom {
         let mut room: Option<OwnedSemaphorePermit> = None;
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Problem::new(codes::BODY_INCOMPLETE, format!("the body broke off: {error}")))?;
+            let frame =
+                frame.map_err(|error| Problem::new(codes::BODY_INCOMPLETE, format!("the body broke off: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > self.body_max {
                 return Err(self.refuse(body).await);
@@ -86,7 +94,10 @@ impl BodyRoom {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(RequestBody { bytes: bytes.freeze(), _room: room })
+        Ok(RequestBody {
+            bytes: bytes.freeze(),
+            _room: room,
+        })
     }
 
     async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
@@ -101,7 +112,10 @@ impl BodyRoom {
     async fn refuse(&self, mut body: Incoming) -> Problem {
         let drain = async { while let Some(Ok(_)) = body.frame().await {} };
         timeout(LINGER_TIMEOUT, drain).await.ok();
-        Problem::new(codes::BODY_TOO_LARGE, format!("a body may have {} bytes", self.body_max))
-            .help("send several smaller requests, or raise bridge.body_max")
+        Problem::new(
+            codes::BODY_TOO_LARGE,
+            format!("a body may have {} bytes", self.body_max),
+        )
+        .help("send several smaller requests, or raise bridge.body_max")
     }
 }

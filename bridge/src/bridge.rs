@@ -17,7 +17,7 @@ use crate::error::BridgeError;
 use crate::limits::{METRICS_UPKEEP, STOP_TIMEOUT};
 use crate::routes::Shared;
 use crate::webhook::Statuses;
-use crate::{server, webhook};
+use crate::{metrics, server, webhook};
 
 /// The running HTTP face and the running webhooks.
 #[derive(Debug)]
@@ -31,34 +31,45 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Listens on `config.http_listen` and starts the webhooks of the catalog. `metrics` renders what `/metrics` shows.
+    /// Listens on `config.http_listen` and starts the webhooks of the catalog. `handle` renders what `/metrics` shows.
     pub async fn start(
         store: Store,
         engine: Engine,
         publisher: Publisher,
         config: &BridgeConfig,
-        metrics: PrometheusHandle,
+        handle: PrometheusHandle,
     ) -> Result<Bridge, BridgeError> {
+        metrics::describe();
         let listener = server::bind(config.http_listen).await?;
         let local_addr = listener.local_addr().map_err(BridgeError::Listener)?;
         let (stopping, killed, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let webhooks = Statuses::default();
-        let supervise = webhook::supervise(store.clone(), config.webhook.clone(), webhooks.clone(), stopping.clone());
+        let supervise = webhook::supervise(
+            store.clone(),
+            config.webhook.clone(),
+            webhooks.clone(),
+            stopping.clone(),
+        );
         tasks.spawn(killed.clone().run_until_cancelled_owned(supervise));
-        tasks.spawn(stopping.clone().run_until_cancelled_owned(keep_up(metrics.clone())));
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(keep_up(handle.clone())));
         let shared = Arc::new(Shared {
             store,
             engine,
             publisher,
             config: config.clone(),
-            metrics,
+            metrics: handle,
             bodies: BodyRoom::new(config.body_max.as_usize()),
             webhooks,
             stopping: stopping.clone(),
         });
         tasks.spawn(server::accept(listener, shared, tasks.clone(), killed.clone()));
         tracing::info!(address = %local_addr, "listening for HTTP");
-        Ok(Bridge { local_addr, stopping, killed, tasks })
+        Ok(Bridge {
+            local_addr,
+            stopping,
+            killed,
+            tasks,
+        })
     }
 
     /// Where it listens: the port that was given, or the one that port 0 became.
@@ -71,16 +82,19 @@ impl Bridge {
         self.stopping.cancel();
         self.tasks.close();
         if timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
-            tracing::warn!(left = self.tasks.len(), "some HTTP requests or webhook attempts did not finish in time");
+            tracing::warn!(
+                left = self.tasks.len(),
+                "some HTTP requests or webhook attempts did not finish in time"
+            );
             self.killed.cancel();
             self.tasks.wait().await;
         }
     }
 }
 
-async fn keep_up(metrics: PrometheusHandle) {
+async fn keep_up(handle: PrometheusHandle) {
     loop {
         tokio::time::sleep(METRICS_UPKEEP).await;
-        metrics.run_upkeep();
+        handle.run_upkeep();
     }
 }

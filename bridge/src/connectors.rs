@@ -28,7 +28,9 @@ async fn describe(shared: &Shared, catalog: &Catalog, connector: &ConnectorRow) 
     let mut shards = Vec::new();
     let mut lag = 0;
     for shard in stream.iter().flat_map(|stream| stream.shard_ids()) {
-        let Some((state, next)) = status.shards.get(&shard.number) else { continue };
+        let Some((state, next)) = status.shards.get(&shard.number) else {
+            continue;
+        };
         let (_, end) = shared.store.bounds(shard).await?;
         lag += end.0.saturating_sub(next.0);
         shards.push(json!({ "shard": shard.number, "state": state.as_str(), "next": next.0, "end": end.0 }));
@@ -38,7 +40,9 @@ async fn describe(shared: &Shared, catalog: &Catalog, connector: &ConnectorRow) 
         None => "starting",
         Some(state) => state.as_str(),
     };
-    let last_error = status.last_error.map(|(message, at)| json!({ "message": message, "atMs": at.0 }));
+    let last_error = status
+        .last_error
+        .map(|(message, at)| json!({ "message": message, "atMs": at.0 }));
     Ok(json!({
         "name": connector.name,
         "type": connector.kind.to_ascii_uppercase(),

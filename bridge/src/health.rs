@@ -19,15 +19,24 @@ pub(crate) fn ready(shared: &Shared) -> Answer {
         return Err(Problem::new(codes::NOT_READY, "the server is stopping"));
     }
     let groups = std::iter::once(CATALOG_GROUP).chain(shared.store.data_groups());
-    let waiting: Vec<_> =
-        groups.filter(|group| shared.store.leadership(*group).borrow().leader.is_none()).map(|group| group.0).collect();
+    let waiting: Vec<_> = groups
+        .filter(|group| shared.store.leadership(*group).borrow().leader.is_none())
+        .map(|group| group.0)
+        .collect();
     match waiting.as_slice() {
         [] => Ok(body::json(StatusCode::OK, &json!({ "status": "ready" }))),
-        groups => Err(Problem::new(codes::NOT_READY, format!("groups without a leader: {groups:?}"))),
+        groups => Err(Problem::new(
+            codes::NOT_READY,
+            format!("groups without a leader: {groups:?}"),
+        )),
     }
 }
 
 /// Prometheus's text format.
 pub(crate) fn metrics(shared: &Shared) -> Answer {
-    Ok(body::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", shared.metrics.render()))
+    Ok(body::typed(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        shared.metrics.render(),
+    ))
 }

@@ -2,7 +2,41 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Says what each metric is.
+pub(crate) fn describe() {
+    describe_gauge!("headwater_bridge_http_connections", "open HTTP connections");
+    describe_counter!(
+        "headwater_bridge_http_connections_refused_total",
+        "connections beyond bridge.connections_max"
+    );
+    describe_counter!(
+        "headwater_bridge_http_requests_total",
+        "answered requests by route and status"
+    );
+    describe_histogram!(
+        "headwater_bridge_http_request_duration_seconds",
+        "from the head of a request to that of its answer"
+    );
+    describe_counter!(
+        "headwater_bridge_published_records_total",
+        "records committed by way of :publish"
+    );
+    describe_counter!(
+        "headwater_bridge_webhook_attempts_total",
+        "webhook requests by connector and outcome"
+    );
+    describe_histogram!(
+        "headwater_bridge_webhook_attempt_duration_seconds",
+        "one webhook request"
+    );
+    describe_counter!("headwater_bridge_webhook_records_total", "records that webhooks took");
+    describe_counter!(
+        "headwater_bridge_webhook_dead_records_total",
+        "records that went to a dead letter stream"
+    );
+}
 
 /// An open connection; dropped when it closes.
 pub(crate) struct OpenConnection;

@@ -16,7 +16,9 @@ pub(crate) fn as_json(payload: &[u8]) -> Option<&str> {
 
 /// A payload as a JSON value whatever it is: itself, else a string, else `{"base64": "…"}`. None is `null`.
 pub(crate) fn to_json(payload: Option<&[u8]>) -> Cow<'_, str> {
-    let Some(payload) = payload else { return Cow::Borrowed("null") };
+    let Some(payload) = payload else {
+        return Cow::Borrowed("null");
+    };
     if let Some(json) = as_json(payload) {
         return Cow::Borrowed(json);
     }

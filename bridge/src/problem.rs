@@ -76,7 +76,11 @@ impl Problem {
         members.insert("status".into(), json!(status.as_u16()));
         members.insert("code".into(), json!(code));
         members.insert("detail".into(), json!(detail));
-        let problem = Problem { status, members, headers: Vec::new() };
+        let problem = Problem {
+            status,
+            members,
+            headers: Vec::new(),
+        };
         match status {
             StatusCode::SERVICE_UNAVAILABLE => problem.retry_after(RETRY_AFTER_SECONDS),
             _ => problem,
@@ -119,7 +123,10 @@ impl Problem {
         }
         let mut response = Response::new(body::full(Value::Object(self.members).to_string()));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         response.headers_mut().extend(self.headers);
         response
     }
@@ -169,7 +176,11 @@ impl From<CatalogError> for Problem {
 
 /// The stream that a path names does not exist.
 pub(crate) fn unknown_stream(name: &str) -> Problem {
-    CatalogError::Missing { kind: "stream", name: name.to_owned() }.into()
+    CatalogError::Missing {
+        kind: "stream",
+        name: name.to_owned(),
+    }
+    .into()
 }
 
 #[cfg(test)]
@@ -179,7 +190,11 @@ mod tests {
     #[test]
     fn codes_are_unique_and_in_order() {
         assert!(codes::ALL.windows(2).all(|pair| pair[0].number < pair[1].number));
-        assert!(codes::ALL.iter().all(|code| StatusCode::from_u16(code.status).is_ok_and(|status| status.as_u16() >= 400)));
+        assert!(
+            codes::ALL
+                .iter()
+                .all(|code| StatusCode::from_u16(code.status).is_ok_and(|status| status.as_u16() >= 400))
+        );
     }
 
     #[test]
@@ -199,7 +214,13 @@ mod tests {
             response.headers()[header::RETRY_AFTER].to_str().unwrap().to_owned()
         };
         assert_eq!(retry_after(WriteError::DiskFull { free: 1, mark: 2 }), "30");
-        assert_eq!(retry_after(WriteError::NotLeader { group: headwater_store::GroupId(1), leader: None }), "1");
+        assert_eq!(
+            retry_after(WriteError::NotLeader {
+                group: headwater_store::GroupId(1),
+                leader: None
+            }),
+            "1"
+        );
         assert_eq!(retry_after(WriteError::Stopped), "1");
         assert_eq!(retry_after(WriteError::Indefinite("leader lost")), "1");
     }

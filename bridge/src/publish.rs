@@ -12,6 +12,7 @@ use std::task::Poll;
 use bytestring::ByteString;
 use futures_util::poll;
 use headwater_broker::{PublishError, Published};
+use headwater_sql::SqlError;
 use headwater_store::{Append, Batch, Committed, Offset, Receipt, Record, ShardId, StreamRow, WriteError, shard_for};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -26,9 +27,9 @@ use crate::routes::{Answer, RawRequest, Shared};
 
 /// Publishes what one body holds.
 pub(crate) async fn publish(shared: &Shared, name: &str, request: RawRequest) -> Answer {
-    // Before the body: a client that has the name wrong need not send it.
-    stream(shared, name)?;
     let body = shared.bodies.read(request.into_body()).await?;
+    // A wrong name is told before what may be wrong with the body.
+    stream(shared, name)?;
     let records = message::parse(&body.bytes)?;
     let count = records.len();
     let places = write(shared, name, records).await?;
@@ -36,8 +37,16 @@ pub(crate) async fn publish(shared: &Shared, name: &str, request: RawRequest) ->
     Ok(body::json(StatusCode::OK, &answer(name, &places)))
 }
 
+/// The stream, provided that clients may write to it: the rule is that of INSERT.
 fn stream(shared: &Shared, name: &str) -> Result<Arc<StreamRow>, Problem> {
-    shared.store.catalog().borrow().stream(name).cloned().ok_or_else(|| unknown_stream(name))
+    let found = shared.store.catalog().borrow().stream(name).cloned();
+    let stream = found.ok_or_else(|| unknown_stream(name))?;
+    if let Some(query) = &stream.query {
+        let message = format!("stream `{name}` is written by query `{query}`");
+        let error = SqlError::new(headwater_sql::codes::NOT_ALLOWED, message);
+        return Err(error.help("publish to the streams that the query reads").into());
+    }
+    Ok(stream)
 }
 
 /// Where one record landed, and how far into its append it stands.
@@ -53,14 +62,21 @@ struct Place {
 fn answer(name: &str, places: &[Place]) -> Value {
     let ids: Vec<_> = places
         .iter()
-        .map(|Place { stream, shard, base, position }| {
-            json!({
-                "shardId": shard.number.to_string(),
-                "batchId": base.to_string(),
-                "batchIndex": position,
-                "recordId": format!("{stream}:{}:{}", shard.number, base.plus(*position)),
-            })
-        })
+        .map(
+            |Place {
+                 stream,
+                 shard,
+                 base,
+                 position,
+             }| {
+                json!({
+                    "shardId": shard.number.to_string(),
+                    "batchId": base.to_string(),
+                    "batchIndex": position,
+                    "recordId": format!("{stream}:{}:{}", shard.number, base.plus(*position)),
+                })
+            },
+        )
         .collect();
     json!({ "streamName": name, "recordIds": ids })
 }
@@ -68,8 +84,10 @@ fn answer(name: &str, places: &[Place]) -> Value {
 /// Commits the records: one Batch for each group that they fall into, and one for each record with a topic.
 async fn write(shared: &Shared, name: &str, records: Vec<Record>) -> Result<Vec<Place>, Problem> {
     let mut places = vec![None; records.len()];
-    let (published, appended): (Vec<_>, Vec<_>) =
-        records.into_iter().enumerate().partition(|(_, record)| record.topic.is_some());
+    let (published, appended): (Vec<_>, Vec<_>) = records
+        .into_iter()
+        .enumerate()
+        .partition(|(_, record)| record.topic.is_some());
     publish_topics(shared, name, published, &mut places).await?;
     append(shared, name, appended, &mut places).await?;
     // Every record is in one of the two parts, and each part gives all of its places or an error.
@@ -82,7 +100,12 @@ struct Share {
     numbers: Vec<Vec<usize>>,
 }
 
-async fn append(shared: &Shared, name: &str, records: Vec<(usize, Record)>, places: &mut [Option<Place>]) -> Result<(), Problem> {
+async fn append(
+    shared: &Shared,
+    name: &str,
+    records: Vec<(usize, Record)>,
+    places: &mut [Option<Place>],
+) -> Result<(), Problem> {
     let mut left = records;
     for _ in 0..ROUTE_TRIES_MAX {
         if left.is_empty() {
@@ -101,7 +124,12 @@ async fn append(shared: &Shared, name: &str, records: Vec<(usize, Record)>, plac
                     for ((append, base), numbers) in appends.iter().zip(&committed.offsets).zip(numbers) {
                         for (position, number) in (0..).zip(numbers) {
                             let (stream, shard) = (ByteString::from(name), append.shard);
-                            places[number] = Some(Place { stream, shard, base: *base, position });
+                            places[number] = Some(Place {
+                                stream,
+                                shard,
+                                base: *base,
+                                position,
+                            });
                         }
                     }
                 }
@@ -110,14 +138,22 @@ async fn append(shared: &Shared, name: &str, records: Vec<(usize, Record)>, plac
                     let records = appends.into_iter().flat_map(|append| append.records);
                     left.extend(numbers.into_iter().flatten().zip(records));
                     let mut catalog = shared.store.catalog();
-                    timeout(ADMISSION_TIMEOUT, catalog.wait_for(|catalog| catalog.route_revision >= wanted)).await.ok();
+                    timeout(
+                        ADMISSION_TIMEOUT,
+                        catalog.wait_for(|catalog| catalog.route_revision >= wanted),
+                    )
+                    .await
+                    .ok();
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         left.sort_by_key(|(number, _)| *number);
     }
-    Err(Problem::new(codes::OVERLOADED, "streams are being made and dropped faster than this could be written"))
+    Err(Problem::new(
+        codes::OVERLOADED,
+        "streams are being made and dropped faster than this could be written",
+    ))
 }
 
 /// One Batch for each group, in it one append for each shard, in the order of the request.
@@ -127,10 +163,16 @@ fn share_out(shared: &Shared, name: &str, records: Vec<(usize, Record)>) -> Resu
     let mut shares: Vec<Share> = Vec::new();
     for (number, record) in records {
         let shard = shard_for(&stream, &record);
-        let at = shares.iter().position(|share| share.batch.group == shard.group).unwrap_or_else(|| {
-            shares.push(Share { batch: Batch::new(shard.group).routed(revision), numbers: Vec::new() });
-            shares.len() - 1
-        });
+        let at = shares
+            .iter()
+            .position(|share| share.batch.group == shard.group)
+            .unwrap_or_else(|| {
+                shares.push(Share {
+                    batch: Batch::new(shard.group).routed(revision),
+                    numbers: Vec::new(),
+                });
+                shares.len() - 1
+            });
         let share = &mut shares[at];
         match share.batch.appends.iter().position(|append| append.shard == shard) {
             Some(at) => {
@@ -138,7 +180,10 @@ fn share_out(shared: &Shared, name: &str, records: Vec<(usize, Record)>) -> Resu
                 share.numbers[at].push(number);
             }
             None => {
-                share.batch.appends.push(Append { shard, records: vec![record] });
+                share.batch.appends.push(Append {
+                    shard,
+                    records: vec![record],
+                });
                 share.numbers.push(vec![number]);
             }
         }
@@ -169,7 +214,7 @@ async fn publish_topics(
 ) -> Result<(), Problem> {
     let stream = stream(shared, name)?;
     for (_, record) in &records {
-        captured(&stream, record)?;
+        captured(shared, &stream, record)?;
     }
     let mut pending = Vec::with_capacity(records.len());
     for (number, record) in records {
@@ -185,12 +230,15 @@ async fn publish_topics(
     Ok(())
 }
 
-fn captured(stream: &StreamRow, record: &Record) -> Result<(), Problem> {
+/// The topic's route must lead to the stream that the path names. The default stream captures everything, but takes
+/// only what no other stream does.
+fn captured(shared: &Shared, stream: &StreamRow, record: &Record) -> Result<(), Problem> {
     let Some(topic) = &record.topic else { return Ok(()) };
-    if stream.capture_filters().any(|filter| filter.matches(topic)) {
+    let route = shared.store.route(topic);
+    if route.home.stream == stream.id || route.copies.iter().any(|copy| copy.stream == stream.id) {
         return Ok(());
     }
-    let detail = format!("the stream `{}` does not capture the topic `{topic}`", stream.name);
+    let detail = format!("messages on topic `{topic}` do not enter the stream `{}`", stream.name);
     let help = match stream.captures.as_slice() {
         [] => "leave `_topic` out: the stream captures no topics".to_owned(),
         captures => format!("it captures {}", captures.join(", ")),
@@ -204,8 +252,16 @@ fn place(shared: &Shared, outcome: Result<Result<Published, PublishError>, Elaps
         // The home copy: where the message is delivered from. It may be in another stream than the one in the path.
         Ok(Published { shard, offset, .. }) => {
             let catalog = shared.store.catalog().borrow().clone();
-            let stream = catalog.stream_by_id(shard.stream).map(|stream| stream.name.clone()).unwrap_or_default();
-            Ok(Place { stream: stream.into(), shard, base: offset, position: 0 })
+            let stream = catalog
+                .stream_by_id(shard.stream)
+                .map(|stream| stream.name.clone())
+                .unwrap_or_default();
+            Ok(Place {
+                stream: stream.into(),
+                shard,
+                base: offset,
+                position: 0,
+            })
         }
         Err(PublishError::Write(error)) => Err(error.into()),
         Err(error) => Err(Problem::new(codes::BAD_TOPIC, error.to_string())),

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use headwater_sql::{Outcome, RowStream, SqlError};
 use http_body_util::{BodyExt, StreamBody};
+use hyper::Response;
 use hyper::body::Frame;
 use hyper::header::{self, HeaderValue};
-use hyper::Response;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -92,12 +92,22 @@ struct Pieces {
 
 impl Pieces {
     fn new(outcomes: Vec<Outcome>, stopping: CancellationToken, framing: Framing) -> Pieces {
-        Pieces { outcomes: outcomes.into(), first: None, rows: None, stopping, framing, ended: false }
+        Pieces {
+            outcomes: outcomes.into(),
+            first: None,
+            rows: None,
+            stopping,
+            framing,
+            ended: false,
+        }
     }
 
     /// Waits for the first row of a SELECT that ends: where it fails at once, the answer can still be a proper refusal.
     async fn prime(&mut self) -> Result<(), Problem> {
-        let first = self.outcomes.iter_mut().find(|outcome| !matches!(outcome, Outcome::Done { .. }));
+        let first = self
+            .outcomes
+            .iter_mut()
+            .find(|outcome| !matches!(outcome, Outcome::Done { .. }));
         if let Some(Outcome::Rows(rows)) = first {
             self.first = match rows.next().await {
                 Some(Err(error)) => return Err(error.into()),
@@ -170,7 +180,9 @@ impl Pieces {
     /// Rows that wait already go into the same piece.
     fn take_ready(&mut self, out: &mut String) {
         while !self.ended && out.len() < PIECE_BYTES {
-            let Some(row) = self.rows.as_mut().and_then(|rows| rows.next().now_or_never()) else { return };
+            let Some(row) = self.rows.as_mut().and_then(|rows| rows.next().now_or_never()) else {
+                return;
+            };
             self.take(row, out);
         }
     }
@@ -184,7 +196,8 @@ impl Pieces {
     }
 
     fn stop(&mut self, out: &mut String) {
-        self.framing.error(out, &Problem::new(codes::NOT_READY, "the server is stopping"));
+        self.framing
+            .error(out, &Problem::new(codes::NOT_READY, "the server is stopping"));
         self.ended = true;
     }
 }

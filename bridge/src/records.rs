@@ -19,7 +19,13 @@ use crate::routes::{Answer, RawRequest, Shared, parameter};
 
 /// `?from=earliest|latest|OFFSET|@MS|@-1h&limit=100&wait=5s&shard=0`
 pub(crate) async fn read(shared: &Shared, name: &str, request: &RawRequest) -> Answer {
-    let stream = shared.store.catalog().borrow().stream(name).cloned().ok_or_else(|| unknown_stream(name))?;
+    let stream = shared
+        .store
+        .catalog()
+        .borrow()
+        .stream(name)
+        .cloned()
+        .ok_or_else(|| unknown_stream(name))?;
     let asked = Asked::parse(|name| parameter(request, name), &stream, shared.store.now())?;
     let cursors = shared.store.resolve(asked.shards.clone(), asked.from).await?;
     let mut found = stored(shared, &cursors, asked.limit).await?;
@@ -34,8 +40,15 @@ pub(crate) async fn read(shared: &Shared, name: &str, request: &RawRequest) -> A
     // Shards have no order among them; the append time is what people expect to see sorted.
     found.sort_by_key(|(shard, offset, record)| (record.timestamp, shard.number, *offset));
     found.truncate(asked.limit);
-    let records: Vec<_> = found.iter().map(|(shard, offset, record)| describe(&stream, *shard, *offset, record)).collect();
-    Ok(body::typed(StatusCode::OK, "application/json", format!("{{\"records\":[{}]}}", records.join(","))))
+    let records: Vec<_> = found
+        .iter()
+        .map(|(shard, offset, record)| describe(&stream, *shard, *offset, record))
+        .collect();
+    Ok(body::typed(
+        StatusCode::OK,
+        "application/json",
+        format!("{{\"records\":[{}]}}", records.join(",")),
+    ))
 }
 
 async fn stored(
@@ -55,8 +68,14 @@ async fn stored(
                 let records = batch.records_from(next)?;
                 next = batch.end();
                 bytes = bytes.saturating_sub(batch.size_bytes());
-                found.extend(records.into_iter().take(left).map(|(offset, record)| (*shard, offset, record)));
-                left = limit.saturating_sub(found.iter().filter(|(of, ..)| of == shard).count());
+                let before = found.len();
+                found.extend(
+                    records
+                        .into_iter()
+                        .take(left)
+                        .map(|(offset, record)| (*shard, offset, record)),
+                );
+                left -= found.len() - before;
             }
         }
     }
@@ -83,8 +102,13 @@ impl Asked {
         };
         let from = match parameter("from") {
             None => Position::Earliest,
-            Some(text) => position(&text, now)
-                .ok_or_else(|| bad("from", &text, "earliest, latest, an offset, @ and milliseconds, or @- and a duration"))?,
+            Some(text) => position(&text, now).ok_or_else(|| {
+                bad(
+                    "from",
+                    &text,
+                    "earliest, latest, an offset, @ and milliseconds, or @- and a duration",
+                )
+            })?,
         };
         let limit = match parameter("limit") {
             None => READ_RECORDS_DEFAULT,
@@ -101,17 +125,35 @@ impl Asked {
                 .ok()
                 .map(Millis::duration)
                 .filter(|wait| *wait <= READ_WAIT_MAX)
-                .ok_or_else(|| bad("wait", &text, &format!("a duration such as 5s, at most {} s", READ_WAIT_MAX.as_secs())))?,
+                .ok_or_else(|| {
+                    bad(
+                        "wait",
+                        &text,
+                        &format!("a duration such as 5s, at most {} s", READ_WAIT_MAX.as_secs()),
+                    )
+                })?,
         };
         let shards: Vec<ShardId> = match parameter("shard") {
             None => stream.shard_ids().collect(),
-            Some(text) => stream.shard_ids().filter(|shard| text.parse() == Ok(shard.number)).collect(),
+            Some(text) => stream
+                .shard_ids()
+                .filter(|shard| text.parse() == Ok(shard.number))
+                .collect(),
         };
         if shards.is_empty() {
             let text = parameter("shard").unwrap_or_default();
-            return Err(bad("shard", &text, &format!("0 to {}", stream.shards.len().saturating_sub(1))));
+            return Err(bad(
+                "shard",
+                &text,
+                &format!("0 to {}", stream.shards.len().saturating_sub(1)),
+            ));
         }
-        Ok(Asked { from, limit, wait, shards })
+        Ok(Asked {
+            from,
+            limit,
+            wait,
+            shards,
+        })
     }
 }
 
@@ -134,7 +176,10 @@ fn position(text: &str, now: TimestampMs) -> Option<Position> {
 /// One record as JSON text: the payload goes out as it was written, so that no number changes its spelling.
 fn describe(stream: &StreamRow, shard: ShardId, offset: Offset, record: &Record) -> String {
     let id = json!(format!("{}:{}:{offset}", stream.name, shard.number));
-    let mut text = format!(r#"{{"id":{id},"shard":{},"offset":{offset},"timestampMs":{}"#, shard.number, record.timestamp);
+    let mut text = format!(
+        r#"{{"id":{id},"shard":{},"offset":{offset},"timestampMs":{}"#,
+        shard.number, record.timestamp
+    );
     if let Some(key) = &record.key {
         text.push_str(&format!(r#","key":{}"#, json!(String::from_utf8_lossy(key))));
     }

@@ -115,7 +115,11 @@ impl Resource {
 
 async fn dispatch(shared: &Arc<Shared>, resource: &Resource, request: RawRequest) -> Answer {
     // hyper leaves out the body of an answer to HEAD.
-    let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+    let method = if request.method() == Method::HEAD {
+        Method::GET
+    } else {
+        request.method().clone()
+    };
     match (resource, method) {
         (Resource::Live, Method::GET) => health::live(),
         (Resource::Ready, Method::GET) => health::ready(shared),
@@ -138,8 +142,12 @@ async fn dispatch(shared: &Arc<Shared>, resource: &Resource, request: RawRequest
 
 /// The value of a query parameter; the last one wins.
 pub(crate) fn parameter(request: &RawRequest, name: &str) -> Option<String> {
-    let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.filter(|(key, _)| *key == name).last()?;
+    let pairs = request
+        .uri()
+        .query()?
+        .split('&')
+        .filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.rev().find(|(key, _)| *key == name)?;
     Some(decode(value)?.into_owned())
 }
 
@@ -151,7 +159,10 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()).filter(|hex| !hex.starts_with('+'));
+        let code = tail
+            .get(..2)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .filter(|hex| !hex.starts_with('+'));
         match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) if *first == b'%' => {
                 bytes.push(byte);
@@ -174,11 +185,26 @@ mod tests {
     fn paths_name_resources() {
         let publish = |name: &str| Some(Resource::Publish(name.to_owned()));
         assert_eq!(Resource::find("/streams/demo:publish"), publish("demo"));
-        assert_eq!(Resource::find("/streams/demo%3Apublish"), publish("demo"), "some clients encode the colon");
+        assert_eq!(
+            Resource::find("/streams/demo%3Apublish"),
+            publish("demo"),
+            "some clients encode the colon"
+        );
         assert_eq!(Resource::find("/streams/%E6%B8%A9:publish"), publish("温"));
         assert_eq!(Resource::find("/streams/demo"), Some(Resource::Stream("demo".into())));
-        assert_eq!(Resource::find("/v1/streams/a/records"), Some(Resource::Records("a".into())));
-        for nothing in ["", "/", "/streams/demo:drop", "/streams/demo/publish", "/v2/sql", "/metrics/", "/streams/%ff"] {
+        assert_eq!(
+            Resource::find("/v1/streams/a/records"),
+            Some(Resource::Records("a".into()))
+        );
+        for nothing in [
+            "",
+            "/",
+            "/streams/demo:drop",
+            "/streams/demo/publish",
+            "/v2/sql",
+            "/metrics/",
+            "/streams/%ff",
+        ] {
             assert_eq!(Resource::find(nothing), None, "{nothing}");
         }
     }

@@ -6,6 +6,7 @@
 //! into fewer packets. A client that wants one commit for many records sends them in one request.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,12 +28,14 @@ use tokio_util::task::TaskTracker;
 use crate::body::Body;
 use crate::error::BridgeError;
 use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, HTTP2_STREAMS_MAX, KEEP_ALIVE_IDLE};
-use crate::routes::{self, Shared};
 use crate::metrics;
+use crate::routes::{self, Shared};
 
 /// Opens the listener.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BridgeError> {
-    TcpListener::bind(address).await.map_err(|source| BridgeError::Bind { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| BridgeError::Bind { address, source })
 }
 
 /// Accepts until the bridge stops. `tasks` counts the connections that are left then, `killed` ends them.
@@ -61,15 +64,19 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Ta
                 };
                 tasks.spawn(killed.clone().run_until_cancelled_owned(counted));
             }
-            Err(_) => refuse(&stream, peer),
+            Err(_) => refuse(stream, peer),
         }
     }
 }
 
-/// One connection more than `bridge.connections_max`: an answer that fits the socket's empty buffer, then the end.
-fn refuse(stream: &TcpStream, peer: SocketAddr) {
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    stream.try_write(answer).ok();
+/// One connection more than `bridge.connections_max`: an answer that fits the socket's empty buffer, then the end. It
+/// never waits.
+fn refuse(stream: TcpStream, peer: SocketAddr) {
+    let answer =
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    if let Ok(mut stream) = stream.into_std() {
+        stream.write_all(answer).ok();
+    }
     metrics::connection_refused();
     tracing::debug!(%peer, "bridge.connections_max is reached");
 }
@@ -85,8 +92,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).pipeline_flush(true).max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(HTTP2_STREAMS_MAX);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .pipeline_flush(true)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX);
     let mut conversation = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut stopping = false;
     loop {
@@ -127,8 +142,14 @@ struct ActivityState {
 
 impl Activity {
     fn new(first_head: Duration) -> Activity {
-        let state = ActivityState { open_requests: 0, idle_since: Instant::now(), patience: first_head };
-        Activity { state: Arc::new(Mutex::new(state)) }
+        let state = ActivityState {
+            open_requests: 0,
+            idle_since: Instant::now(),
+            patience: first_head,
+        };
+        Activity {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut ActivityState) -> T) -> T {

@@ -3,7 +3,7 @@
 //! Several statements run in order. A mistake found before the first result is a problem with its own status; one found
 //! later cannot change the status any more and ends the answer in the way its form has for that.
 
-use headwater_sql::Outcome;
+use headwater_sql::{Outcome, SqlError};
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
@@ -21,7 +21,7 @@ pub(crate) async fn run(shared: &Shared, request: RawRequest) -> Answer {
     let (head, body) = request.into_parts();
     let form = Form::accepted(&head.headers)?;
     let statements = statements(shared, &head.headers, body).await?;
-    let outcomes = shared.engine.execute(&statements).await?;
+    let outcomes = execute(shared, statements).await?;
     let pushes = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Changes(_)));
     match form {
         Form::Events => push::events(outcomes, shared.stopping.clone()).await,
@@ -34,6 +34,16 @@ pub(crate) async fn run(shared: &Shared, request: RawRequest) -> Answer {
         }
         Form::Json | Form::Any => collect(outcomes).await,
     }
+}
+
+/// Carries statements out on a task of their own: a client that goes away in the middle of a CREATE must not leave half
+/// of it behind.
+pub(crate) async fn execute(shared: &Shared, statements: String) -> Result<Vec<Outcome>, SqlError> {
+    let engine = shared.engine.clone();
+    let carried_out = tokio::spawn(async move { engine.execute(&statements).await });
+    carried_out
+        .await
+        .unwrap_or_else(|error| Err(SqlError::internal(format!("a statement was not finished: {error}"))))
 }
 
 /// The form of an answer.
@@ -52,11 +62,22 @@ enum Form {
 impl Form {
     /// The first form of the Accept header that there is; weights (`q=`) are not looked at.
     fn accepted(headers: &HeaderMap) -> Result<Form, Problem> {
-        let mut asked = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+        let mut asked = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .peekable();
         if asked.peek().is_none() {
             return Ok(Form::Any);
         }
-        let known = |range: &str| match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        let known = |range: &str| match range
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase()
+            .as_str()
+        {
             "application/json" => Some(Form::Json),
             "application/x-ndjson" | "application/jsonl" => Some(Form::Lines),
             "text/event-stream" => Some(Form::Events),
@@ -78,8 +99,16 @@ struct Statements {
 }
 
 async fn statements(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Result<String, Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/sql");
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("application/sql");
+    let media_type = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let RequestBody { bytes, .. } = &shared.bodies.read(body).await?;
     match media_type.as_str() {
         "application/json" => {
@@ -91,7 +120,8 @@ async fn statements(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
         // What `curl -d` says it sends when it is not told otherwise is text all the same.
         "application/sql" | "text/plain" | "application/x-www-form-urlencoded" | "application/octet-stream" => {
             let text = std::str::from_utf8(bytes);
-            let text = text.map_err(|error| Problem::new(codes::BAD_FIELD, format!("the statements are not UTF-8: {error}")))?;
+            let text =
+                text.map_err(|error| Problem::new(codes::BAD_FIELD, format!("the statements are not UTF-8: {error}")))?;
             Ok(text.to_owned())
         }
         other => {
@@ -141,7 +171,10 @@ mod tests {
         };
         assert_eq!(accepted(None), Some(Form::Any));
         assert_eq!(accepted(Some("*/*")), Some(Form::Any));
-        assert_eq!(accepted(Some("text/html, application/x-ndjson;q=0.5, */*")), Some(Form::Lines));
+        assert_eq!(
+            accepted(Some("text/html, application/x-ndjson;q=0.5, */*")),
+            Some(Form::Lines)
+        );
         assert_eq!(accepted(Some("Text/Event-Stream")), Some(Form::Events));
         assert_eq!(accepted(Some("application/json; charset=utf-8")), Some(Form::Json));
         assert_eq!(accepted(Some("text/html")), None);

@@ -8,11 +8,16 @@ use serde_json::{Value, json};
 use crate::body;
 use crate::problem::{Problem, codes, unknown_stream};
 use crate::routes::{Answer, RawRequest, Shared, parameter};
+use crate::sql;
 
 /// `GET /streams`
 pub(crate) fn list(shared: &Shared) -> Answer {
     let catalog = shared.store.catalog().borrow().clone();
-    let mut streams: Vec<_> = catalog.streams.values().filter_map(|stream| catalog.stream(&stream.name)).collect();
+    let mut streams: Vec<_> = catalog
+        .streams
+        .values()
+        .filter_map(|stream| catalog.stream(&stream.name))
+        .collect();
     streams.sort_by(|a, b| a.name.cmp(&b.name));
     let streams: Vec<_> = streams.into_iter().map(|stream| describe_row(stream)).collect();
     Ok(body::json(StatusCode::OK, &json!({ "streams": streams })))
@@ -46,7 +51,11 @@ pub(crate) async fn create(shared: &Shared, request: RawRequest) -> Answer {
 /// `DELETE /streams/{name}`; `?ignoreNonExist=true` as in HStreamDB.
 pub(crate) async fn delete(shared: &Shared, name: &str, request: &RawRequest) -> Answer {
     let missing_is_fine = parameter(request, "ignoreNonExist").is_some_and(|value| value == "true");
-    let statement = if missing_is_fine { "DROP STREAM IF EXISTS" } else { "DROP STREAM" };
+    let statement = if missing_is_fine {
+        "DROP STREAM IF EXISTS"
+    } else {
+        "DROP STREAM"
+    };
     execute(shared, statement, name).await?;
     Ok(body::json(StatusCode::OK, &json!({})))
 }
@@ -54,7 +63,7 @@ pub(crate) async fn delete(shared: &Shared, name: &str, request: &RawRequest) ->
 /// By way of SQL, so that a stream made here is like one made there, and names obey the same rules.
 async fn execute(shared: &Shared, statement: &str, name: &str) -> Result<(), Problem> {
     let quoted = format!("{statement} \"{}\";", name.replace('"', "\"\""));
-    match shared.engine.execute(&quoted).await {
+    match sql::execute(shared, quoted).await {
         Ok(_) => Ok(()),
         // The place in a statement that the client never wrote says nothing.
         Err(error) => Err(Problem::from(error).without(&["location", "text", "statement"])),

@@ -3,6 +3,7 @@
 //! [`supervise`] watches the catalog and keeps one task per connector that should run; a connector's task has one
 //! [`Delivery`] per shard, so that order is kept within a shard and one slow shard does not hold up the others.
 
+mod address;
 mod cursor;
 mod delivery;
 mod message;
@@ -12,6 +13,7 @@ mod sender;
 mod signature;
 mod status;
 mod target;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +34,13 @@ pub(crate) use status::Statuses;
 /// Runs the webhooks of the catalog until `stopping`; then lets the attempts under way finish.
 pub(crate) async fn supervise(store: Store, config: WebhookConfig, statuses: Statuses, stopping: CancellationToken) {
     let mut catalog = store.catalog();
-    let supervisor = Supervisor { allowed: Allowed::new(&config.allow_private), store, config, statuses, stopping };
+    let supervisor = Supervisor {
+        allowed: Allowed::new(&config.allow_private),
+        store,
+        config,
+        statuses,
+        stopping,
+    };
     let mut connectors = HashMap::new();
     loop {
         let snapshot = catalog.borrow_and_update().clone();
@@ -65,16 +73,26 @@ struct Running {
 
 impl Supervisor {
     fn reconcile(&self, catalog: &Catalog, connectors: &mut HashMap<u64, Running>) {
-        let wanted: HashMap<u64, _> =
-            catalog.connectors.values().filter(|row| row.sink && row.kind == "webhook").map(|row| (row.id, row)).collect();
-        let dropped: Vec<u64> = connectors.keys().copied().filter(|id| !wanted.contains_key(id)).collect();
+        let wanted: HashMap<u64, _> = catalog
+            .connectors
+            .values()
+            .filter(|row| row.sink && row.kind == "webhook")
+            .map(|row| (row.id, row))
+            .collect();
+        let dropped: Vec<u64> = connectors
+            .keys()
+            .copied()
+            .filter(|id| !wanted.contains_key(id))
+            .collect();
         for gone in dropped.iter().filter_map(|id| connectors.remove(id)) {
             gone.stop.cancel();
             self.statuses.forget(gone.row.id);
             tokio::spawn(forget(self.store.clone(), gone));
         }
         for (id, row) in wanted {
-            let Some(stream) = catalog.stream_by_id(row.stream) else { continue };
+            let Some(stream) = catalog.stream_by_id(row.stream) else {
+                continue;
+            };
             let current = connectors.get(&id);
             if !row.running {
                 current.inspect(|running| running.stop.cancel());
@@ -110,7 +128,12 @@ impl Supervisor {
         Running { row, stop, task }
     }
 
-    fn deliveries(&self, row: &Arc<ConnectorRow>, stream: &Arc<StreamRow>, stop: &CancellationToken) -> Result<Vec<Delivery>, String> {
+    fn deliveries(
+        &self,
+        row: &Arc<ConnectorRow>,
+        stream: &Arc<StreamRow>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Delivery>, String> {
         let options = WebhookOptions::parse(&row.options)?;
         let delivery = |shard| Delivery {
             store: self.store.clone(),
@@ -136,7 +159,10 @@ async fn run(store: &Store, name: &str, deliveries: Vec<Delivery>) {
             continue;
         }
         stops.iter().for_each(CancellationToken::cancel);
-        tracing::warn!(connector = name, "webhook stopped: the far side answered 410 Gone; RESUME CONNECTOR starts it again");
+        tracing::warn!(
+            connector = name,
+            "webhook stopped: the far side answered 410 Gone; RESUME CONNECTOR starts it again"
+        );
         if let Err(error) = store.set_connector_running(name, false).await {
             tracing::error!(connector = name, %error, "cannot mark the webhook as stopped");
         }

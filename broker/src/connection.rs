@@ -182,7 +182,8 @@ impl Connection {
 
     /// Deliveries become PUBLISH packets, as far as the client's window and the write buffer go.
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> Step {
-        let room = match self.output.len() < WRITE_BYTES_HIGH {
+        // While a page of retained messages is read, newer live ones wait: the older may not come last.
+        let room = match self.output.len() < WRITE_BYTES_HIGH && self.page.is_none() {
             true => DELIVERIES_PER_TURN_MAX.saturating_sub(self.deliveries.len()),
             false => 0,
         };
@@ -250,13 +251,10 @@ impl Connection {
         Ok(moved)
     }
 
-    /// False while something else has to move first: the log, the socket's other direction, an older client's window,
-    /// retained messages that were asked for.
+    /// False while something else has to move first: the log, the socket's other direction, an older client's window.
+    /// Never for retained messages: what they wait for, free packet ids, comes with the packets that are read.
     fn may_read(&self) -> bool {
-        !self.pipeline.is_busy()
-            && self.output.len() < WRITE_BYTES_HIGH
-            && self.scans.len() < RETAINED_SCANS_MAX
-            && self.session.may_receive()
+        !self.pipeline.is_busy() && self.output.len() < WRITE_BYTES_HIGH && self.session.may_receive()
     }
 
     /// Takes the packets that are there, then reads once more.
@@ -365,6 +363,11 @@ impl Connection {
                 }
                 Action::Send(packet) => self.session.send(&packet, &mut self.output),
                 Action::SendRetained(subscription) => {
+                    if self.scans.len() >= RETAINED_SCANS_MAX {
+                        let detail = "too many subscriptions wait for their retained messages";
+                        self.client.outbox.end(End::server(Reason::QUOTA_EXCEEDED, detail));
+                        continue;
+                    }
                     let client_id = self.client.client_id.clone();
                     self.scans
                         .push_back(Scan::new(&self.shared.store, subscription, client_id));
@@ -377,11 +380,11 @@ impl Connection {
     /// Ends a client that was silent for one and a half times its keep alive. While it is not read from, its silence
     /// is not its own.
     fn poll_keep_alive(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let paused = !self.may_read();
         let (Some(sleep), Some(limit)) = (&mut self.keep_alive, self.session.keep_alive()) else {
             return Ok(());
         };
         while sleep.as_mut().poll(context).is_ready() {
-            let paused = self.pipeline.is_busy() || !self.session.may_receive();
             if paused {
                 self.last_packet = Instant::now();
             }

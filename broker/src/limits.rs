@@ -19,8 +19,8 @@ pub const MATCHED_TOPICS_MAX: usize = 65_536;
 pub const MATCHED_TOPICS_PER_CONNECTION_MAX: usize = 16;
 /// Retained messages read at once for one subscription.
 pub const RETAINED_PAGE_ROWS: usize = 32;
-/// Subscriptions of one client that wait for their retained messages before no more packets are read from it.
-pub const RETAINED_SCANS_MAX: usize = 16;
+/// Subscriptions of one client that may wait for their retained messages; it is cut off for more.
+pub const RETAINED_SCANS_MAX: usize = 4096;
 /// Topic aliases that the broker assigns towards one client, however many the client offers.
 pub const OUTBOUND_ALIASES_MAX: u16 = 32;
 /// How often a message is routed again because the routing moved under it, before it is refused.

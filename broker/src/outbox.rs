@@ -31,12 +31,16 @@ pub struct Outgoing {
     pub timestamp: TimestampMs,
     headers: Vec<Header>,
     properties: OnceLock<Bytes>,
+    size_bytes: usize,
 }
 
 impl Outgoing {
     /// None for a record without a topic.
     pub fn new(record: Record) -> Option<Outgoing> {
+        // It may wait long: it should not hold the record batch, or the read buffer, that it was cut from.
+        let record = record.detached();
         Some(Outgoing {
+            size_bytes: record.size_bytes() + DELIVERY_OVERHEAD_BYTES,
             topic: record.topic?,
             payload: record.payload.unwrap_or_default(),
             qos: record.qos,
@@ -81,7 +85,7 @@ impl Outgoing {
     }
 
     fn size_bytes(&self) -> usize {
-        self.topic.as_str().len() + self.payload.len() + DELIVERY_OVERHEAD_BYTES
+        self.size_bytes
     }
 }
 

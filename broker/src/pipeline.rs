@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use headwater_store::{Batch, Qos, Receipt, Record, RouteRevision, WriteError};
+use headwater_store::{Batch, Receipt, Record, RouteRevision, WriteError};
 
 use crate::error::PublishError;
 use crate::limits::MATCHED_TOPICS_PER_CONNECTION_MAX;
@@ -87,8 +87,8 @@ impl Pipeline {
         let mut tally = Tally::default();
         let store = self.publisher.store();
         let now = store.now();
-        let record = message.record(&self.origin, self.publisher.delivered_live(message.qos));
-        if message.qos == Qos::AtMostOnce && !self.matcher.is_idle() {
+        let record = message.record(&self.origin, self.publisher.delivered_live(&message));
+        if message.is_live() && !self.matcher.is_idle() {
             tally = self.matcher.deliver(
                 Record {
                     timestamp: now,
@@ -263,7 +263,7 @@ async fn settle(publisher: Publisher, origin: Origin, mut chunks: VecDeque<Chunk
             if let Cargo::Flying { flight, message } = &entry.cargo
                 && chunk.flights[*flight].is_stale()
             {
-                let record = message.record(&origin, publisher.delivered_live(message.qos));
+                let record = message.record(&origin, publisher.delivered_live(message));
                 entry.cargo = Cargo::Settled(publisher.publish(record).await.map(drop));
             }
         }
@@ -275,4 +275,127 @@ async fn settle(publisher: Publisher, origin: Origin, mut chunks: VecDeque<Chunk
             .for_each(|flight| *flight = Flight::Landed(Ok(())));
     }
     chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_config::Config;
+    use headwater_store::{
+        Placement, Store, StreamForm, StreamOptions, StreamSpec, SystemClock, TopicName, group_for_topic,
+    };
+
+    use super::*;
+    use crate::packet::Properties;
+    use headwater_store::Qos;
+
+    fn message(topic: &str, payload: &'static str) -> Message {
+        Message {
+            topic: TopicName::new(topic).unwrap(),
+            payload: payload.into(),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: Properties::default(),
+        }
+    }
+
+    async fn open(folder: &std::path::Path) -> Store {
+        let path = format!("store.path={}", folder.join("data").display());
+        let config = Config::load(None, [], &[path, "store.free_disk_min=0".into()]).unwrap();
+        let open = move || Store::open(&config.store, Arc::new(SystemClock)).unwrap();
+        tokio::task::spawn_blocking(open).await.unwrap()
+    }
+
+    fn pipeline(store: &Store) -> Pipeline {
+        let origin = Origin {
+            client_id: "c".into(),
+            username: None,
+        };
+        Pipeline::new(Publisher::new(store.clone()), origin, Arc::default())
+    }
+
+    async fn run_dry(pipeline: &mut Pipeline) -> Vec<(Option<PacketId>, bool)> {
+        let mut outcomes = Vec::new();
+        std::future::poll_fn(|context| {
+            while pipeline.poll(context, &mut outcomes) {}
+            if pipeline.is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        outcomes
+            .into_iter()
+            .map(|(ack, outcome)| (ack, outcome.is_ok()))
+            .collect()
+    }
+
+    async fn capture(store: &Store, name: &str, filter: &str) {
+        let spec = StreamSpec {
+            name: name.into(),
+            placement: Placement::Topic,
+            shards: 1,
+            columns: Vec::new(),
+            captures: vec![filter.into()],
+            form: StreamForm::Append,
+            options: StreamOptions::default(),
+            sql: String::new(),
+        };
+        store.create_stream(spec).await.unwrap();
+    }
+
+    /// The payloads of `topic` in `stream`, as one text.
+    async fn stored(store: &Store, stream: &str, topic: &str) -> String {
+        let row = store.catalog().borrow().stream(stream).cloned().unwrap();
+        let group = group_for_topic(topic, store.data_groups().count() as u16);
+        let shard = row.shard_ids().find(|shard| shard.group == group).unwrap();
+        let (from, _) = store.bounds(shard).await.unwrap();
+        let batches = store.read(shard, from, 1 << 20).await.unwrap();
+        let records = batches.iter().flat_map(|batch| batch.records_from(from).unwrap());
+        let payloads = records.map(|(_, record)| record.payload.unwrap());
+        String::from_utf8(payloads.flatten().collect()).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_message_routed_by_the_old_catalog_is_not_overtaken_by_one_routed_by_the_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let mut pipeline = pipeline(&store);
+        pipeline.push(message("a/b", "1"), PacketId::new(1));
+        pipeline.push(message("a/b", "2"), PacketId::new(2));
+        pipeline.seal();
+        // Routed and not submitted: by the time they are, the group's fence is ahead of them.
+        capture(&store, "newer", "a/#").await;
+        pipeline.push(message("a/b", "3"), PacketId::new(3));
+        pipeline.push(message("x/y", "-"), PacketId::new(4));
+        pipeline.seal();
+        let outcomes = run_dry(&mut pipeline).await;
+        assert_eq!(outcomes, [1, 2, 3, 4].map(|id| (PacketId::new(id), true)));
+        assert_eq!(stored(&store, "newer", "a/b").await, "123");
+        store.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refused_message_is_reported_in_its_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let mut pipeline = pipeline(&store);
+        pipeline.refuse(PacketId::new(1), PublishError::NoTopic);
+        pipeline.seal();
+        pipeline.push(message("a/b", "1"), PacketId::new(2));
+        pipeline.refuse(PacketId::new(3), PublishError::NoTopic);
+        pipeline.push(message("c", "2"), PacketId::new(4));
+        pipeline.seal();
+        let outcomes = run_dry(&mut pipeline).await;
+        let expected = [(1, false), (2, true), (3, false), (4, true)].map(|(id, good)| (PacketId::new(id), good));
+        assert_eq!(outcomes, expected);
+        store.stop().await;
+        pipeline.push(message("a/b", "3"), PacketId::new(5));
+        pipeline.seal();
+        assert_eq!(
+            run_dry(&mut pipeline).await,
+            [(PacketId::new(5), false)],
+            "nothing is good after the stop"
+        );
+    }
 }

@@ -52,6 +52,12 @@ pub struct Origin {
 }
 
 impl Message {
+    /// Whether it is delivered to this node's subscribers before it is committed: QoS 0 is, but not what is retained, or
+    /// someone who subscribes between delivery and commit would get neither the message nor the retained copy.
+    pub fn is_live(&self) -> bool {
+        self.qos == Qos::AtMostOnce && !self.retain
+    }
+
     /// The record of this message. `delivered_by` marks a QoS 0 message that this node delivers at once by itself.
     pub fn record(&self, origin: &Origin, delivered_by: Option<(NodeId, BootId)>) -> Record {
         let mut headers = Vec::with_capacity(3);
@@ -159,8 +165,8 @@ impl Publisher {
     }
 
     /// The mark of a message that this node delivers at once by itself: QoS 0, which promises nothing.
-    pub(crate) fn delivered_live(&self, qos: Qos) -> Option<(NodeId, BootId)> {
-        (qos == Qos::AtMostOnce).then(|| (self.store.node(), self.store.boot()))
+    pub(crate) fn delivered_live(&self, message: &Message) -> Option<(NodeId, BootId)> {
+        message.is_live().then(|| (self.store.node(), self.store.boot()))
     }
 
     /// Publishes `record` to its topic: routes it, keeps or clears the retained message if it asks for that, and waits

@@ -265,14 +265,16 @@ impl Session {
         });
         let mut reasons = BytesMut::new();
         let mut retained = Vec::new();
-        for (number, (text, options)) in subscribe.subscriptions.iter().enumerate() {
+        let mut granted = 0;
+        for (text, options) in subscribe.subscriptions.iter() {
             // Also when all of them name the same filter: each costs a look for retained messages.
-            let granted = match number < self.subscriptions_max {
+            let answer = match granted < self.subscriptions_max {
                 true => self.grant(&text, options, id),
                 false => Err(Reason::QUOTA_EXCEEDED),
             };
-            match granted {
+            match answer {
                 Ok((subscription, existed)) => {
+                    granted += 1;
                     reasons.put_u8(subscription.options.qos.bits());
                     if wants_retained(options.retain_handling, existed) {
                         retained.push(Action::SendRetained(subscription.clone()));

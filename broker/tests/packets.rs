@@ -148,7 +148,9 @@ proptest! {
         (version, packet) in prop_oneof![Just(Version::V3_1_1), Just(Version::V5)]
             .prop_flat_map(|v| (Just(v), packet(v)))
     ) {
-        prop_assume!(rumqttd_knows(&packet, version));
+        if !rumqttd_knows(&packet, version) {
+            return Ok(());
+        }
         let bytes = encoded(version, &packet);
         let again = match second_opinion(version, &bytes) {
             Opinion::Accepted(again) => again,
@@ -170,7 +172,10 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = byte;
         let Ok(Some(ours)) = decode(version, &bytes) else { return Ok(()) };
-        prop_assume!(rumqttd_knows(&ours, version));
+        // It cannot read the form of DISCONNECT that leaves the property length out.
+        if !rumqttd_knows(&ours, version) || matches!(ours, Packet::Disconnect(_)) {
+            return Ok(());
+        }
         if let Opinion::Refused(error) = second_opinion(version, &bytes) {
             return Err(TestCaseError::fail(format!("{error} on {ours:?} {bytes:x?}")));
         }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use headwater_broker::packet::{Packet, Property, Version};
-use support::{Client, SOON, Server, connect, parse_bytes};
+use support::{Client, Server, connect, parse_bytes};
 
 const SETTINGS: [&str; 4] = [
     "broker.packet_max=4KiB",
@@ -112,9 +112,8 @@ async fn play(server: &Server, clients: &mut HashMap<String, Client>, name: &str
             }
         }
         "x" => {
-            let more = tokio::time::timeout(SOON, client.receive_bytes(1)).await;
-            if !matches!(&more, Ok(more) if more.is_empty()) {
-                return Err(format!("the end did not come, but {more:x?}"));
+            if let Some(instead) = client.receive_end().await {
+                return Err(format!("the end did not come, but {instead}"));
             }
         }
         "silent" => {

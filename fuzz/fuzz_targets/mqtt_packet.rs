@@ -11,7 +11,9 @@ use libfuzzer_sys::fuzz_target;
 const PACKET_MAX: usize = 64 * 1024;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&choice, stream)) = input.split_first() else { return };
+    let Some((&choice, stream)) = input.split_first() else {
+        return;
+    };
     let decoder = || match choice % 3 {
         0 => Decoder::new(PACKET_MAX),
         1 => Decoder::for_version(Version::V3_1_1, PACKET_MAX),
@@ -19,7 +21,11 @@ fuzz_target!(|input: &[u8]| {
     };
     let whole = packets(decoder(), &[stream]);
     let cut = usize::from(choice / 3) % (stream.len() + 1);
-    assert_eq!(packets(decoder(), &[&stream[..cut], &stream[cut..]]), whole, "cut after {cut} bytes");
+    assert_eq!(
+        packets(decoder(), &[&stream[..cut], &stream[cut..]]),
+        whole,
+        "cut after {cut} bytes"
+    );
 
     let version = match (choice % 3, whole.first()) {
         (0, Some(Packet::Connect(connect))) => connect.version,
@@ -30,7 +36,9 @@ fuzz_target!(|input: &[u8]| {
     for packet in whole {
         let mut bytes = BytesMut::new();
         encode(&packet, version, &mut bytes).expect("what was decoded can be encoded");
-        let again = decoder_of(&packet, version).decode(&mut bytes).expect("what was encoded can be decoded");
+        let again = decoder_of(&packet, version)
+            .decode(&mut bytes)
+            .expect("what was encoded can be decoded");
         assert_eq!(again.as_ref(), Some(&packet));
         assert!(bytes.is_empty(), "one packet and nothing after it");
     }

@@ -14,7 +14,9 @@ fuzz_target!(|input: &[u8]| {
     if let (Ok(header), Ok(body)) = (parse_header(&batch), open_body(&batch)) {
         let _ = decode_records(&header, body);
     }
-    let Some((&count, body)) = input.split_first() else { return };
+    let Some((&count, body)) = input.split_first() else {
+        return;
+    };
     let header = RecordBatchHeader {
         codec: 0,
         body_crc: 0,

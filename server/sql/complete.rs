@@ -32,8 +32,15 @@ impl Assistant {
     fn stream_names(&self) -> Vec<String> {
         let rows = async { tokio::time::timeout(NAMES_TIMEOUT, self.client.rows("SHOW STREAMS;")).await };
         // Without a server there are no names to offer, and nothing to say about it here.
-        let rows = self.runtime.block_on(rows).ok().and_then(Result::ok).unwrap_or_default();
-        rows.iter().filter_map(|row| row["name"].as_str().map(str::to_owned)).collect()
+        let rows = self
+            .runtime
+            .block_on(rows)
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        rows.iter()
+            .filter_map(|row| row["name"].as_str().map(str::to_owned))
+            .collect()
     }
 }
 
@@ -49,9 +56,11 @@ impl Completer for Assistant {
 }
 
 fn word_before(line: &str, at: usize) -> (usize, &str) {
-    let start = line[..at].rfind(|c: char| !(c.is_alphanumeric() || c == '_')).map_or(0, |before| {
-        before + line[before..].chars().next().map_or(0, char::len_utf8)
-    });
+    let start = line[..at]
+        .rfind(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .map_or(0, |before| {
+            before + line[before..].chars().next().map_or(0, char::len_utf8)
+        });
     (start, &line[start..at])
 }
 
@@ -62,15 +71,33 @@ fn candidates(word: &str, names: Vec<String>) -> Vec<String> {
     }
     let upper = word.to_uppercase();
     let lower_case = word.chars().all(char::is_lowercase);
-    let keyword = |keyword: &&str| if lower_case { keyword.to_lowercase() } else { (**keyword).to_owned() };
-    let keywords = KEYWORDS.iter().filter(|keyword| keyword.starts_with(&upper)).map(|k| keyword(&k));
-    names.iter().filter(|name| name.starts_with(word)).cloned().chain(keywords).collect()
+    let keyword = |keyword: &&str| {
+        if lower_case {
+            keyword.to_lowercase()
+        } else {
+            (**keyword).to_owned()
+        }
+    };
+    let keywords = KEYWORDS
+        .iter()
+        .filter(|keyword| keyword.starts_with(&upper))
+        .map(|k| keyword(k));
+    names
+        .iter()
+        .filter(|name| name.starts_with(word))
+        .cloned()
+        .chain(keywords)
+        .collect()
 }
 
 impl Validator for Assistant {
     /// ENTER sends a whole statement or a command, and begins a new line in the middle of a statement.
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if is_complete(context.input()) { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+        Ok(if is_complete(context.input()) {
+            ValidationResult::Valid(None)
+        } else {
+            ValidationResult::Incomplete
+        })
     }
 }
 

@@ -43,7 +43,11 @@ impl std::error::Error for PrintError {}
 
 impl From<io::Error> for PrintError {
     fn from(error: io::Error) -> PrintError {
-        if error.kind() == io::ErrorKind::BrokenPipe { PrintError::Closed } else { PrintError::Io(error) }
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            PrintError::Closed
+        } else {
+            PrintError::Io(error)
+        }
     }
 }
 
@@ -59,14 +63,21 @@ pub struct Printer {
 impl Printer {
     /// Prints in `format`.
     pub fn new(format: Format) -> Printer {
-        Printer { format, rows: None, table: Table::default() }
+        Printer {
+            format,
+            rows: None,
+            table: Table::default(),
+        }
     }
 
     /// A statement's rows begin. Where they are `endless` nothing is held back.
     pub fn begin(&mut self, endless: bool) -> Result<(), PrintError> {
         self.finish()?;
         self.rows = Some(0);
-        self.table = Table { measured: endless, ..Table::default() };
+        self.table = Table {
+            measured: endless,
+            ..Table::default()
+        };
         match self.format {
             Format::Json => write("["),
             Format::Table | Format::Ndjson => Ok(()),
@@ -114,9 +125,15 @@ struct Table {
 impl Table {
     /// What to print for one more row.
     fn row(&mut self, row: &str) -> String {
-        let Ok(Value::Object(row)) = serde_json::from_str(row) else { return format!("{row}\n") };
+        let Ok(Value::Object(row)) = serde_json::from_str(row) else {
+            return format!("{row}\n");
+        };
         self.held.push(row);
-        if self.measured || self.held.len() >= MEASURED_ROWS_MAX { self.draw() } else { String::new() }
+        if self.measured || self.held.len() >= MEASURED_ROWS_MAX {
+            self.draw()
+        } else {
+            String::new()
+        }
     }
 
     /// What is left to print.
@@ -130,7 +147,11 @@ impl Table {
         let known = self.columns.len();
         for row in &self.held {
             for (name, value) in row {
-                let width = cell(value).chars().count().max(name.chars().count()).min(COLUMN_CHARS_MAX);
+                let width = cell(value)
+                    .chars()
+                    .count()
+                    .max(name.chars().count())
+                    .min(COLUMN_CHARS_MAX);
                 match self.columns.iter_mut().find(|(column, _)| column == name) {
                     Some((_, widest)) if known == 0 => *widest = width.max(*widest),
                     Some(_) => {}
@@ -140,8 +161,14 @@ impl Table {
         }
         // A row with columns that no row before it had gets headings again.
         if self.columns.len() > known {
-            out.push_str(&line(self.columns.iter().map(|(name, width)| (name.clone(), *width, false))));
-            out.push_str(&line(self.columns.iter().map(|(_, width)| ("-".repeat(*width), *width, false))));
+            out.push_str(&line(
+                self.columns.iter().map(|(name, width)| (name.clone(), *width, false)),
+            ));
+            out.push_str(&line(
+                self.columns
+                    .iter()
+                    .map(|(_, width)| ("-".repeat(*width), *width, false)),
+            ));
         }
         for row in self.held.drain(..) {
             let cells = self.columns.iter().map(|(name, width)| {
@@ -164,7 +191,13 @@ fn cell(value: &Value) -> String {
 
 fn line(cells: impl Iterator<Item = (String, usize, bool)>) -> String {
     let cells: Vec<_> = cells
-        .map(|(text, width, right)| if right { format!("{text:>width$}") } else { format!("{text:<width$}") })
+        .map(|(text, width, right)| {
+            if right {
+                format!("{text:>width$}")
+            } else {
+                format!("{text:<width$}")
+            }
+        })
         .collect();
     format!("{}\n", cells.join("  ").trim_end())
 }
@@ -178,12 +211,18 @@ mod tests {
         let mut table = Table::default();
         assert_eq!(table.row(r#"{"city":"sf","temp":9001.0}"#), "");
         assert_eq!(table.row(r#"{"city":"seattle","temp":7}"#), "");
-        assert_eq!(table.finish(), "city     temp\n-------  ------\nsf       9001.0\nseattle       7\n");
+        assert_eq!(
+            table.finish(),
+            "city     temp\n-------  ------\nsf       9001.0\nseattle       7\n"
+        );
     }
 
     #[test]
     fn endless_rows_are_drawn_as_they_come() {
-        let mut table = Table { measured: true, ..Table::default() };
+        let mut table = Table {
+            measured: true,
+            ..Table::default()
+        };
         assert_eq!(table.row(r#"{"n":1}"#), "n\n-\n1\n");
         assert_eq!(table.row(r#"{"n":22}"#), "22\n");
         assert_eq!(table.row(r#"{"n":3,"m":null}"#), "n  m\n-  -\n3\n");

@@ -18,7 +18,12 @@ pub struct Session {
 impl Session {
     /// `limit` rows of one statement; `timeout` for rows that do not end.
     pub fn new(client: Client, printer: Printer, limit: Option<u64>, timeout: Option<Duration>) -> Session {
-        Session { client, printer, limit, timeout }
+        Session {
+            client,
+            printer,
+            limit,
+            timeout,
+        }
     }
 
     /// The server it talks to.
@@ -47,7 +52,9 @@ impl Session {
         loop {
             let next = async {
                 match deadline {
-                    Some(deadline) => tokio::time::timeout_at(deadline, results.next()).await.unwrap_or(Ok(None)),
+                    Some(deadline) => tokio::time::timeout_at(deadline, results.next())
+                        .await
+                        .unwrap_or(Ok(None)),
                     None => results.next().await,
                 }
             };

@@ -29,7 +29,10 @@ const HISTORY_ENTRIES_MAX: usize = 10_000;
 
 /// Reads and runs statements until `:q` or Ctrl-D.
 pub fn run(runtime: &Runtime, mut session: Session) -> Result<()> {
-    let config = Config::builder().max_history_size(HISTORY_ENTRIES_MAX)?.history_ignore_space(true).build();
+    let config = Config::builder()
+        .max_history_size(HISTORY_ENTRIES_MAX)?
+        .history_ignore_space(true)
+        .build();
     let mut editor: Editor<Assistant, FileHistory> = Editor::with_config(config).context("cannot use this terminal")?;
     editor.set_helper(Some(Assistant::new(session.client().clone(), runtime.handle().clone())));
     let history = history_path();
@@ -37,7 +40,11 @@ pub fn run(runtime: &Runtime, mut session: Session) -> Result<()> {
         // The first session has none.
         let _ = editor.load_history(path);
     }
-    eprintln!("headwater {} at {}\n{HELP}\n", env!("CARGO_PKG_VERSION"), session.client().url());
+    eprintln!(
+        "headwater {} at {}\n{HELP}\n",
+        env!("CARGO_PKG_VERSION"),
+        session.client().url()
+    );
     loop {
         match editor.readline("> ") {
             Ok(line) if line.trim() == ":q" => break,
@@ -88,7 +95,11 @@ async fn statements(session: &mut Session, text: &str) {
 
 /// `$XDG_STATE_HOME/headwater/history` where that is set, else `~/.headwater_history`.
 fn history_path() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(state) = variable("XDG_STATE_HOME") {
         let folder = state.join("headwater");
         return std::fs::create_dir_all(&folder).is_ok().then(|| folder.join("history"));

@@ -373,25 +373,56 @@ pub enum ExprKind {
     /// `base[index]`
     Index { base: Box<Expr>, index: Box<Expr> },
     /// `base -> key`, `base ->> key`
-    Arrow { base: Box<Expr>, key: Box<Expr>, as_text: bool },
+    Arrow {
+        base: Box<Expr>,
+        key: Box<Expr>,
+        as_text: bool,
+    },
     /// `-a`, `NOT a`
     Unary { op: UnaryOp, operand: Box<Expr> },
     /// `a + b`, …
-    Binary { op: BinaryOp, left: Box<Expr>, right: Box<Expr> },
+    Binary {
+        op: BinaryOp,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
     /// `a IS [NOT] NULL`
     IsNull { operand: Box<Expr>, negated: bool },
     /// `a [NOT] LIKE pattern [ESCAPE 'c']`
-    Like { operand: Box<Expr>, pattern: Box<Expr>, escape: Option<Text>, negated: bool },
+    Like {
+        operand: Box<Expr>,
+        pattern: Box<Expr>,
+        escape: Option<Text>,
+        negated: bool,
+    },
     /// `a [NOT] BETWEEN [SYMMETRIC] low AND high`
-    Between { operand: Box<Expr>, low: Box<Expr>, high: Box<Expr>, symmetric: bool, negated: bool },
+    Between {
+        operand: Box<Expr>,
+        low: Box<Expr>,
+        high: Box<Expr>,
+        symmetric: bool,
+        negated: bool,
+    },
     /// `a [NOT] IN (…)`
-    In { operand: Box<Expr>, list: Vec<Expr>, negated: bool },
+    In {
+        operand: Box<Expr>,
+        list: Vec<Expr>,
+        negated: bool,
+    },
     /// `CAST(a AS type)`, `a::type`
     Cast { operand: Box<Expr>, to: TypeName },
     /// `CASE [operand] WHEN … THEN … ELSE … END`
-    Case { operand: Option<Box<Expr>>, branches: Vec<(Expr, Expr)>, otherwise: Option<Box<Expr>> },
+    Case {
+        operand: Option<Box<Expr>>,
+        branches: Vec<(Expr, Expr)>,
+        otherwise: Option<Box<Expr>>,
+    },
     /// `name(arguments)`, `name(*)`, with `FILTER (WHERE …)` perhaps.
-    Call { name: Name, arguments: Arguments, filter: Option<Box<Expr>> },
+    Call {
+        name: Name,
+        arguments: Arguments,
+        filter: Option<Box<Expr>>,
+    },
 }
 
 impl ExprKind {
@@ -426,11 +457,17 @@ impl ExprKind {
             ExprKind::Binary { left, right, .. } => fixed = [Some(left), Some(right), None],
             ExprKind::Like { operand, pattern, .. } => fixed = [Some(operand), Some(pattern), None],
             ExprKind::Between { operand, low, high, .. } => fixed = [Some(operand), Some(low), Some(high)],
-            ExprKind::In { operand, list: items, .. } => {
+            ExprKind::In {
+                operand, list: items, ..
+            } => {
                 fixed[0] = Some(operand);
                 list = items;
             }
-            ExprKind::Case { operand, branches, otherwise } => {
+            ExprKind::Case {
+                operand,
+                branches,
+                otherwise,
+            } => {
                 fixed = [operand.as_deref(), None, otherwise.as_deref()];
                 pairs = branches;
             }

@@ -62,7 +62,9 @@ pub fn format_time(us: i64) -> String {
 
 /// A moment that many months later, at the last day of a shorter month.
 pub fn add_months(us: i64, months: i32) -> Option<i64> {
-    let moment = civil(us)?.checked_add(jiff::Span::new().try_months(months).ok()?).ok()?;
+    let moment = civil(us)?
+        .checked_add(jiff::Span::new().try_months(months).ok()?)
+        .ok()?;
     micros(moment)
 }
 
@@ -109,7 +111,9 @@ fn first_of(us: i64, month: impl Fn(Date) -> (i16, i8)) -> Option<i64> {
 }
 
 fn civil(us: i64) -> Option<DateTime> {
-    Timestamp::from_microsecond(us).ok().map(|moment| TimeZone::UTC.to_datetime(moment))
+    Timestamp::from_microsecond(us)
+        .ok()
+        .map(|moment| TimeZone::UTC.to_datetime(moment))
 }
 
 fn micros(moment: DateTime) -> Option<i64> {
@@ -165,7 +169,11 @@ impl Scanner<'_> {
         if hour > 23 || minute > 59 || second > 59 {
             return None;
         }
-        let fraction = if self.take(b'.') || self.take(b',') { self.fraction_us()? } else { 0 };
+        let fraction = if self.take(b'.') || self.take(b',') {
+            self.fraction_us()?
+        } else {
+            0
+        };
         Some(i64::from(hour * 3600 + minute * 60 + second) * 1_000_000 + fraction)
     }
 
@@ -222,19 +230,41 @@ mod tests {
         ] {
             assert_eq!(parse_timestamp(text), Some(new_year), "{text}");
         }
-        assert_eq!(parse_timestamp("2010-01-01T00:00:00.1234567Z"), Some(new_year + 123_456));
+        assert_eq!(
+            parse_timestamp("2010-01-01T00:00:00.1234567Z"),
+            Some(new_year + 123_456)
+        );
         assert_eq!(parse_timestamp("1969-12-31T23:59:59Z"), Some(-1_000_000));
-        for wrong in
-            ["", "2010", "2010-13-01", "2010-02-30", "2010-01/01", "2010-01-01T24:00", "2010-01-01T00:00:00x", "1.5"]
-        {
+        for wrong in [
+            "",
+            "2010",
+            "2010-13-01",
+            "2010-02-30",
+            "2010-01/01",
+            "2010-01-01T24:00",
+            "2010-01-01T00:00:00x",
+            "1.5",
+        ] {
             assert_eq!(parse_timestamp(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn what_is_written_reads_back() {
-        for us in [0, -1, 1_262_304_000_000_000, 1_262_304_000_123_000, 1_262_304_000_123_456, -62_135_596_800_000_000] {
-            assert_eq!(parse_timestamp(&format_timestamp(us)), Some(us), "{}", format_timestamp(us));
+        for us in [
+            0,
+            -1,
+            1_262_304_000_000_000,
+            1_262_304_000_123_000,
+            1_262_304_000_123_456,
+            -62_135_596_800_000_000,
+        ] {
+            assert_eq!(
+                parse_timestamp(&format_timestamp(us)),
+                Some(us),
+                "{}",
+                format_timestamp(us)
+            );
         }
         assert_eq!(format_timestamp(1_262_304_000_000_000), "2010-01-01T00:00:00Z");
         assert_eq!(format_timestamp(1_262_304_000_500_000), "2010-01-01T00:00:00.500Z");

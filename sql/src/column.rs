@@ -51,8 +51,15 @@ impl Columns {
 
     /// Only these rows, in this order.
     pub fn take(&self, selection: &[u32]) -> Columns {
-        let columns = self.columns.iter().map(|column| Arc::new(column.take(selection))).collect();
-        Columns { columns, rows: selection.len() }
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| Arc::new(column.take(selection)))
+            .collect();
+        Columns {
+            columns,
+            rows: selection.len(),
+        }
     }
 }
 
@@ -100,7 +107,10 @@ impl<T: Copy + Default> Cells<T> {
     }
 
     fn with_nulls(rows: usize) -> Cells<T> {
-        Cells { values: vec![T::default(); rows], valid: (rows > 0).then(|| vec![false; rows]) }
+        Cells {
+            values: vec![T::default(); rows],
+            valid: (rows > 0).then(|| vec![false; rows]),
+        }
     }
 
     fn push(&mut self, value: Option<T>) {
@@ -119,7 +129,10 @@ impl<T: Copy + Default> Cells<T> {
     fn take(&self, selection: &[u32]) -> Cells<T> {
         Cells {
             values: selection.iter().map(|row| self.values[*row as usize]).collect(),
-            valid: self.valid.as_ref().map(|valid| selection.iter().map(|row| valid[*row as usize]).collect()),
+            valid: self
+                .valid
+                .as_ref()
+                .map(|valid| selection.iter().map(|row| valid[*row as usize]).collect()),
         }
     }
 }
@@ -143,7 +156,10 @@ impl Spelling {
 impl Column {
     /// One value for all rows.
     pub fn constant(value: Value, rows: usize) -> Column {
-        Column { data: Data::Constant(value, rows), spelling: None }
+        Column {
+            data: Data::Constant(value, rows),
+            spelling: None,
+        }
     }
 
     /// Of any values; typed if they are of one type.
@@ -156,7 +172,13 @@ impl Column {
 
     /// TIMESTAMPs, none NULL.
     pub fn timestamps(us: Vec<i64>) -> Column {
-        Column { data: Data::Timestamp(Cells { values: us, valid: None }), spelling: None }
+        Column {
+            data: Data::Timestamp(Cells {
+                values: us,
+                valid: None,
+            }),
+            spelling: None,
+        }
     }
 
     pub(crate) fn from_data(data: Data) -> Column {
@@ -194,6 +216,18 @@ impl Column {
         }
     }
 
+    /// It may hold a FLOAT or DECIMAL that equals an INTEGER.
+    pub(crate) fn has_numbers_of_two_spellings(&self) -> bool {
+        match &self.data {
+            Data::Float(_) => true,
+            Data::Integer(_) | Data::Boolean(_) | Data::Timestamp(_) => false,
+            Data::Constant(value, _) => matches!(value, Value::Float(_) | Value::Decimal(_)),
+            Data::Values(values) => values
+                .iter()
+                .any(|value| matches!(value, Value::Float(_) | Value::Decimal(_))),
+        }
+    }
+
     /// TRUE?
     pub fn is_true(&self, row: usize) -> bool {
         match &self.data {
@@ -216,9 +250,7 @@ impl Column {
             Data::Float(cells) => Data::Float(cells.take(selection)),
             Data::Boolean(cells) => Data::Boolean(cells.take(selection)),
             Data::Timestamp(cells) => Data::Timestamp(cells.take(selection)),
-            Data::Values(values) => {
-                Data::Values(selection.iter().map(|row| values[*row as usize].clone()).collect())
-            }
+            Data::Values(values) => Data::Values(selection.iter().map(|row| values[*row as usize].clone()).collect()),
         };
         let spelling = self.spelling.as_ref().map(|spelling| Spelling {
             payloads: spelling.payloads.clone(),
@@ -254,7 +286,12 @@ pub(crate) struct ColumnBuilder {
 impl ColumnBuilder {
     /// For about so many rows.
     pub fn with_capacity(rows: usize) -> ColumnBuilder {
-        ColumnBuilder { data: None, nulls: 0, capacity: rows, places: Vec::new() }
+        ColumnBuilder {
+            data: None,
+            nulls: 0,
+            capacity: rows,
+            places: Vec::new(),
+        }
     }
 
     fn len(&self) -> usize {
@@ -327,7 +364,10 @@ impl ColumnBuilder {
         if !places.is_empty() {
             let mut places = places;
             places.resize(rows, (0, 0, 0));
-            column.spelling = Some(Spelling { payloads: payloads.clone(), places });
+            column.spelling = Some(Spelling {
+                payloads: payloads.clone(),
+                places,
+            });
         }
         column
     }
@@ -356,7 +396,10 @@ mod tests {
         assert!(matches!(mixed.data, Data::Values(_)));
         assert_eq!(values(&mixed), [Value::Null, one, two.clone(), Value::Null]);
         assert_eq!(values(&mixed.take(&[2, 0])), [two, Value::Null]);
-        assert_eq!(values(&Column::from_values([Value::Null, Value::Null])), [Value::Null, Value::Null]);
+        assert_eq!(
+            values(&Column::from_values([Value::Null, Value::Null])),
+            [Value::Null, Value::Null]
+        );
     }
 
     #[test]

@@ -63,11 +63,15 @@ impl Decoder {
             }
         }
         let wanted = |column: &SourceColumn| matches!(column, SourceColumn::Field { .. } | SourceColumn::Star);
-        let captures = source.captures.iter().map(|filter| {
-            TopicFilter::capture(filter.as_str()).map_err(|error| PlanError::Invalid(error.to_string()))
-        });
+        let captures = source
+            .captures
+            .iter()
+            .map(|filter| TopicFilter::capture(filter.as_str()).map_err(|error| PlanError::Invalid(error.to_string())));
         let as_timestamp = |expr: &Expr| {
-            Expression::compile(&Expr::Cast { operand: Box::new(expr.clone()), to: DataType::Timestamp })
+            Expression::compile(&Expr::Cast {
+                operand: Box::new(expr.clone()),
+                to: DataType::Timestamp,
+            })
         };
         Ok(Decoder {
             format: source.format,
@@ -126,9 +130,9 @@ impl<'d> Batch<'d> {
             let top = match (self.decoder.format, text) {
                 (Format::Raw, _) => Some(None),
                 (Format::Text, text) => text.map(|_| None),
-                (Format::Json, text) => {
-                    text.and_then(|text| json::extract(text, &self.decoder.fields, &mut self.slots)).map(Some)
-                }
+                (Format::Json, text) => text
+                    .and_then(|text| json::extract(text, &self.decoder.fields, &mut self.slots))
+                    .map(Some),
             };
             match top {
                 Some(top) => top,
@@ -144,7 +148,14 @@ impl<'d> Batch<'d> {
                 }
             }
         };
-        let row = Row { id, record, payload, text, top, number: self.payloads.len() };
+        let row = Row {
+            id,
+            record,
+            payload,
+            text,
+            top,
+            number: self.payloads.len(),
+        };
         for number in 0..self.builders.len() {
             self.add_value(number, &row);
         }
@@ -180,8 +191,11 @@ impl<'d> Batch<'d> {
 
     fn finish(self, scope: &Scope) -> Decoded {
         let payloads = Arc::new(self.payloads);
-        let columns: Vec<Arc<Column>> =
-            self.builders.into_iter().map(|builder| Arc::new(builder.finish_with(&payloads))).collect();
+        let columns: Vec<Arc<Column>> = self
+            .builders
+            .into_iter()
+            .map(|builder| Arc::new(builder.finish_with(&payloads)))
+            .collect();
         let rows = Columns::new(columns, self.origin.len());
         let mut errors = self.errors;
         let time = match &self.decoder.timestamp {
@@ -197,7 +211,13 @@ impl<'d> Batch<'d> {
                 (0..rows.rows()).map(time).collect()
             }
         };
-        Decoded { rows, time, appended: self.appended, origin: self.origin, errors }
+        Decoded {
+            rows,
+            time,
+            appended: self.appended,
+            origin: self.origin,
+            errors,
+        }
     }
 }
 
@@ -303,7 +323,10 @@ fn shared_text(payload: &Bytes) -> Value {
 /// The level that the first matching capture calls `name`.
 fn captured<'a>(captures: &'a [TopicFilter], topic: &'a TopicName, name: &str) -> Option<&'a str> {
     let capture = captures.iter().find(|capture| capture.matches(topic))?;
-    capture.captured(topic).find(|(captured, _)| *captured == name).map(|(_, level)| level)
+    capture
+        .captured(topic)
+        .find(|(captured, _)| *captured == name)
+        .map(|(_, level)| level)
 }
 
 #[cfg(test)]
@@ -329,11 +352,18 @@ mod tests {
     }
 
     fn field(name: &str, data_type: DataType) -> SourceColumn {
-        SourceColumn::Field { path: vec![PathStep::Member(name.into())], data_type }
+        SourceColumn::Field {
+            path: vec![PathStep::Member(name.into())],
+            data_type,
+        }
     }
 
     fn records(payloads: &[&str]) -> Vec<(RecordId, Record)> {
-        let shard = ShardId { group: GroupId(1), stream: StreamId(1), number: 0 };
+        let shard = ShardId {
+            group: GroupId(1),
+            stream: StreamId(1),
+            number: 0,
+        };
         let record = |(offset, payload): (usize, &&str)| {
             let record = Record {
                 timestamp: TimestampMs(1_000 + offset as i64),
@@ -346,14 +376,21 @@ mod tests {
                 ],
                 ..Record::new(payload.to_string())
             };
-            (RecordId { shard, offset: Offset(offset as u64) }, record)
+            (
+                RecordId {
+                    shard,
+                    offset: Offset(offset as u64),
+                },
+                record,
+            )
         };
         payloads.iter().enumerate().map(record).collect()
     }
 
     fn decode(source: &Source, payloads: &[&str]) -> Result<(Vec<String>, Decoded), BadRecord> {
-        let decoded =
-            Decoder::new(source).unwrap().decode(&records(payloads), &Scope { now: TimestampUs(0) })?;
+        let decoded = Decoder::new(source)
+            .unwrap()
+            .decode(&records(payloads), &Scope { now: TimestampUs(0) })?;
         let row = |row| {
             let mut out = String::new();
             for column in 0..decoded.rows.width() {
@@ -367,9 +404,20 @@ mod tests {
 
     #[test]
     fn fields_keep_their_spelling_and_missing_ones_are_null() {
-        let source = source(vec![field("a", DataType::Any), field("b", DataType::Any), SourceColumn::Star]);
+        let source = source(vec![
+            field("a", DataType::Any),
+            field("b", DataType::Any),
+            SourceColumn::Star,
+        ]);
         let (rows, decoded) = decode(&source, &["{\"b\": 9001.0, \"a\":1}", "{\"b\":1.50e1}", "7"]).unwrap();
-        assert_eq!(rows, ["1|9001.0|{\"b\":9001.0,\"a\":1}|", "null|1.50e1|{\"b\":1.50e1}|", "null|null|{\"value\":7}|"]);
+        assert_eq!(
+            rows,
+            [
+                "1|9001.0|{\"b\":9001.0,\"a\":1}|",
+                "null|1.50e1|{\"b\":1.50e1}|",
+                "null|null|{\"value\":7}|"
+            ]
+        );
         assert!(decoded.errors.is_empty());
     }
 
@@ -378,7 +426,14 @@ mod tests {
         let source = source(vec![field("t", DataType::Timestamp), field("n", DataType::Integer)]);
         let (rows, decoded) = decode(&source, &[r#"{"t":"2010/01/01 00:00","n":"5"}"#, r#"{"t":0,"n":"x"}"#]).unwrap();
         assert_eq!(rows, ["\"2010-01-01T00:00:00Z\"|5|", "\"1970-01-01T00:00:00Z\"|null|"]);
-        assert_eq!(decoded.errors.iter().map(|(id, fault)| (id.offset.0, *fault)).collect::<Vec<_>>(), [(1, Fault::BadCast)]);
+        assert_eq!(
+            decoded
+                .errors
+                .iter()
+                .map(|(id, fault)| (id.offset.0, *fault))
+                .collect::<Vec<_>>(),
+            [(1, Fault::BadCast)]
+        );
     }
 
     #[test]
@@ -400,7 +455,9 @@ mod tests {
         let (rows, _) = decode(&source, &["not json, and nobody asks"]).unwrap();
         assert_eq!(
             rows,
-            ["\"berlin\"|\"plant/berlin/7/temp\"|\"temp\"|null|null|\"c1\"|null|1|false|\"1970-01-01T00:00:01Z\"|0|{\"a\":\"2\"}|"]
+            [
+                "\"berlin\"|\"plant/berlin/7/temp\"|\"temp\"|null|null|\"c1\"|null|1|false|\"1970-01-01T00:00:01Z\"|0|{\"a\":\"2\"}|"
+            ]
         );
     }
 
@@ -431,10 +488,20 @@ mod tests {
 
     #[test]
     fn text_and_raw_payloads_are_the_field_value() {
-        let mut source = source(vec![field("value", DataType::Any), SourceColumn::Star, field("x", DataType::Any)]);
+        let mut source = source(vec![
+            field("value", DataType::Any),
+            SourceColumn::Star,
+            field("x", DataType::Any),
+        ]);
         source.format = Format::Text;
-        assert_eq!(decode(&source, &["a\"b"]).unwrap().0, ["\"a\\\"b\"|{\"value\":\"a\\\"b\"}|null|"]);
+        assert_eq!(
+            decode(&source, &["a\"b"]).unwrap().0,
+            ["\"a\\\"b\"|{\"value\":\"a\\\"b\"}|null|"]
+        );
         source.format = Format::Raw;
-        assert_eq!(decode(&source, &["ab"]).unwrap().0, ["\"YWI=\"|{\"value\":\"YWI=\"}|null|"]);
+        assert_eq!(
+            decode(&source, &["ab"]).unwrap().0,
+            ["\"YWI=\"|{\"value\":\"YWI=\"}|null|"]
+        );
     }
 }

@@ -7,7 +7,7 @@
 mod supervisor;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headwater_config::SqlConfig;
@@ -56,10 +56,13 @@ struct Inner {
     statuses: Arc<Statuses>,
 }
 
-/// What the tasks of this node are doing, by query id and group.
+/// By query id and group; each status is its task's.
+type StatusMap = HashMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>;
+
+/// What the tasks of this node are doing.
 #[derive(Debug, Default)]
 pub(crate) struct Statuses {
-    by_task: Mutex<HashMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>>,
+    by_task: Mutex<StatusMap>,
 }
 
 /// What a query is doing, for SHOW QUERIES.
@@ -85,7 +88,11 @@ impl Engine {
             threads => threads,
         };
         let mut builder = Builder::new_multi_thread();
-        let runtime = builder.worker_threads(threads).thread_name("headwater-sql").enable_all().build();
+        let runtime = builder
+            .worker_threads(threads)
+            .thread_name("headwater-sql")
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(StartError::Threads)?;
         let us = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         let rules = QueryRules {
@@ -162,7 +169,13 @@ impl Engine {
     /// A push SELECT; it listens when this returns.
     pub(crate) async fn push(&self, plan: &Plan) -> Result<RowStream, SqlError> {
         let (sender, rows) = RowStream::channel();
-        let Inner { store, rules, step_records_max, stop, .. } = &*self.inner;
+        let Inner {
+            store,
+            rules,
+            step_records_max,
+            stop,
+            ..
+        } = &*self.inner;
         let push = Push::begin(store.clone(), plan, sender, *rules, *step_records_max).await?;
         self.inner.tasks.spawn_on(push.run(stop.clone()), &self.inner.handle);
         Ok(rows)
@@ -180,7 +193,14 @@ impl Engine {
 
     /// What a query is doing on this node.
     pub fn query_status(&self, query: &QueryRow) -> QueryStatus {
-        let mut all = QueryStatus { state: "running", last_error: None, records: 0, rows: 0, errors: 0, late: 0 };
+        let mut all = QueryStatus {
+            state: "running",
+            last_error: None,
+            records: 0,
+            rows: 0,
+            errors: 0,
+            late: 0,
+        };
         let tasks = self.inner.statuses.of(query.id);
         let has = |phase| tasks.iter().any(|task| task.phase == phase);
         all.state = match query.state {
@@ -211,18 +231,24 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("statuses", &self.inner.statuses).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("statuses", &self.inner.statuses)
+            .finish_non_exhaustive()
     }
 }
 
 impl Statuses {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>> {
+    fn lock(&self) -> MutexGuard<'_, StatusMap> {
         self.by_task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of(&self, query: u64) -> Vec<TaskStatus> {
         let lock = |status: &Arc<Mutex<TaskStatus>>| status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.lock().iter().filter(|((id, _), _)| *id == query).map(|(_, status)| lock(status)).collect()
+        self.lock()
+            .iter()
+            .filter(|((id, _), _)| *id == query)
+            .map(|(_, status)| lock(status))
+            .collect()
     }
 }
 

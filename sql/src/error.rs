@@ -114,6 +114,7 @@ codes! {
     NOT_CONSTANT = 2016 Semantic "an expression where only a constant can stand";
     BAD_WINDOW = 2017 Semantic "a window that cannot be computed";
     BAD_START = 2018 Semantic "a start position that does not exist";
+    ENDLESS = 2019 Semantic "a statement after a SELECT that does not end";
     UNKNOWN_STREAM = 3001 NotFound "a stream that does not exist";
     UNKNOWN_QUERY = 3002 NotFound "a query that does not exist";
     UNKNOWN_CONNECTOR = 3003 NotFound "a connector that does not exist";
@@ -301,7 +302,11 @@ impl fmt::Display for SqlError {
             note(f, "help", help)?;
         }
         if let Some((number, count)) = self.statement {
-            note(f, "note", &format!("this is statement {number} of {count}; those before it were carried out"))?;
+            note(
+                f,
+                "note",
+                &format!("this is statement {number} of {count}; those before it were carried out"),
+            )?;
         }
         Ok(())
     }
@@ -313,10 +318,15 @@ impl Location {
     fn find(source: &str, span: Span) -> Location {
         let before = &source[..span.start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let line_end = source[span.start..].find('\n').map_or(source.len(), |at| span.start + at);
+        let line_end = source[span.start..]
+            .find('\n')
+            .map_or(source.len(), |at| span.start + at);
         let line = before.matches('\n').count() + 1;
         let column = source[line_start..span.start].chars().count();
-        let width = source[span.start..span.end.clamp(span.start, line_end)].chars().count().max(1);
+        let width = source[span.start..span.end.clamp(span.start, line_end)]
+            .chars()
+            .count()
+            .max(1);
         let text = source[line_start..line_end].trim_end();
         // A statement of a thousand columns on one line is drawn as the part around the place.
         let skip = if column + width.min(ERROR_LINE_CHARS_MAX / 2) > ERROR_LINE_CHARS_MAX {
@@ -324,7 +334,11 @@ impl Location {
         } else {
             0
         };
-        let drawn = text.chars().skip(skip).take(ERROR_LINE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c });
+        let drawn = text
+            .chars()
+            .skip(skip)
+            .take(ERROR_LINE_CHARS_MAX)
+            .map(|c| if c.is_control() { ' ' } else { c });
         let caret = column - skip;
         Location {
             line,
@@ -413,7 +427,9 @@ error[HW1001]: expected CHANGES, FINAL or PERIODIC, found `CHANGS`
     #[test]
     fn a_very_long_line_is_drawn_around_the_place() {
         let source = format!("{}{}", "é".repeat(5000), "x".repeat(5000));
-        let error = SqlError::new(codes::UNEXPECTED, "m").at(Span::new(10_000, 10_001)).locate(&source);
+        let error = SqlError::new(codes::UNEXPECTED, "m")
+            .at(Span::new(10_000, 10_001))
+            .locate(&source);
         let at = error.location.clone().unwrap();
         assert_eq!((at.line, at.column), (1, 5001));
         assert!(at.text.chars().count() <= ERROR_LINE_CHARS_MAX);

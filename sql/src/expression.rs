@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::column::{Column, Columns};
 use crate::function::{self, Function, Scope};
 use crate::json;
-use crate::plan::physical::{BinaryOp, Expr, PathStep, PlanError, UnaryOp};
+use crate::plan::physical::{BinaryOp, Expr, PathStep, PlanError, Schema, UnaryOp};
 use crate::types::{DataType, Literal};
 use crate::value::{self, Fault, Value, cast};
 
@@ -43,7 +43,8 @@ impl Faults {
 
     /// Takes over those of `other` whose row counts.
     fn absorb(&mut self, other: Faults, counts: impl Fn(usize) -> bool) {
-        self.rows.extend(other.rows.into_iter().filter(|(row, _)| counts(*row as usize)));
+        self.rows
+            .extend(other.rows.into_iter().filter(|(row, _)| counts(*row as usize)));
     }
 }
 
@@ -51,6 +52,8 @@ impl Faults {
 #[derive(Debug)]
 pub struct Expression {
     part: Part,
+    /// A group key: values are given as the group of that type shows them.
+    group_key: Option<DataType>,
 }
 
 #[derive(Debug)]
@@ -59,31 +62,87 @@ enum Part {
     Constant(Value),
     Not(Box<Part>),
     Negate(Box<Part>),
-    IsNull { operand: Box<Part>, negated: bool },
-    Arithmetic { op: BinaryOp, left: Box<Part>, right: Box<Part> },
-    Compare { op: BinaryOp, left: Box<Part>, right: Box<Part> },
+    IsNull {
+        operand: Box<Part>,
+        negated: bool,
+    },
+    Arithmetic {
+        op: BinaryOp,
+        left: Box<Part>,
+        right: Box<Part>,
+    },
+    Compare {
+        op: BinaryOp,
+        left: Box<Part>,
+        right: Box<Part>,
+    },
     /// AND when `decided` is false, OR when it is true: the truth that needs no other side.
-    Logic { decided: bool, left: Box<Part>, right: Box<Part> },
-    Call { function: &'static Function, arguments: Vec<Part> },
+    Logic {
+        decided: bool,
+        left: Box<Part>,
+        right: Box<Part>,
+    },
+    Call {
+        function: &'static Function,
+        arguments: Vec<Part>,
+    },
     /// COALESCE and IFNULL: later arguments count only where all earlier are NULL.
     Coalesce(Vec<Part>),
-    Cast { operand: Box<Part>, to: DataType },
-    Path { operand: Box<Part>, steps: Vec<PathStep>, as_text: bool },
-    Case { branches: Vec<(Part, Part)>, otherwise: Box<Part> },
-    In { operand: Box<Part>, list: Vec<Part>, negated: bool },
-    Like { operand: Box<Part>, pattern: Box<Part>, escape: Option<char>, negated: bool },
+    Cast {
+        operand: Box<Part>,
+        to: DataType,
+    },
+    Path {
+        operand: Box<Part>,
+        steps: Vec<PathStep>,
+        as_text: bool,
+    },
+    Case {
+        branches: Vec<(Part, Part)>,
+        otherwise: Box<Part>,
+    },
+    In {
+        operand: Box<Part>,
+        list: Vec<Part>,
+        negated: bool,
+    },
+    Like {
+        operand: Box<Part>,
+        pattern: Box<Part>,
+        escape: Option<char>,
+        negated: bool,
+    },
     Array(Vec<Part>),
 }
 
 impl Expression {
     /// Makes a plan's expression ready.
     pub fn compile(expr: &Expr) -> Result<Expression, PlanError> {
-        Ok(Expression { part: Part::compile(expr)? })
+        Ok(Expression {
+            part: Part::compile(expr)?,
+            group_key: None,
+        })
+    }
+
+    /// As [`Expression::compile`], with values as they are shown after a GROUP BY over them: equal numbers are one
+    /// group, which has one spelling. `input` is the schema that the expression reads.
+    pub fn compile_group_key(expr: &Expr, input: &Schema) -> Result<Expression, PlanError> {
+        Ok(Expression {
+            part: Part::compile(expr)?,
+            group_key: Some(expr.data_type(input)),
+        })
     }
 
     /// Its column over `rows`.
     pub fn evaluate(&self, rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
-        self.part.evaluate(rows, scope, faults)
+        let column = self.part.evaluate(rows, scope, faults);
+        match &self.group_key {
+            Some(data_type) if column.has_numbers_of_two_spellings() => {
+                let shown = (0..column.len()).map(|row| value::group_value(&column.get(row), data_type));
+                Arc::new(Column::from_values(shown))
+            }
+            _ => column,
+        }
     }
 
     /// The value of an expression that reads no column: a constant of a statement.
@@ -126,15 +185,26 @@ impl Part {
                 match op {
                     UnaryOp::Not => Part::Not(operand),
                     UnaryOp::Negate => Part::Negate(operand),
-                    UnaryOp::IsNull => Part::IsNull { operand, negated: false },
+                    UnaryOp::IsNull => Part::IsNull {
+                        operand,
+                        negated: false,
+                    },
                     UnaryOp::IsNotNull => Part::IsNull { operand, negated: true },
                 }
             }
             Expr::Binary { op, left, right } => {
                 let (left, right) = (boxed(left)?, boxed(right)?);
                 match op {
-                    BinaryOp::And => Part::Logic { decided: false, left, right },
-                    BinaryOp::Or => Part::Logic { decided: true, left, right },
+                    BinaryOp::And => Part::Logic {
+                        decided: false,
+                        left,
+                        right,
+                    },
+                    BinaryOp::Or => Part::Logic {
+                        decided: true,
+                        left,
+                        right,
+                    },
                     BinaryOp::Equal
                     | BinaryOp::NotEqual
                     | BinaryOp::Less
@@ -144,22 +214,43 @@ impl Part {
                     _ => Part::Arithmetic { op: *op, left, right },
                 }
             }
-            Expr::Call { function: name, arguments } => Part::compile_call(name, all(arguments)?)?,
-            Expr::Cast { operand, to } => Part::Cast { operand: boxed(operand)?, to: to.clone() },
-            Expr::Path { operand, steps, as_text } => {
-                Part::Path { operand: boxed(operand)?, steps: steps.clone(), as_text: *as_text }
-            }
+            Expr::Call {
+                function: name,
+                arguments,
+            } => Part::compile_call(name, all(arguments)?)?,
+            Expr::Cast { operand, to } => Part::Cast {
+                operand: boxed(operand)?,
+                to: to.clone(),
+            },
+            Expr::Path {
+                operand,
+                steps,
+                as_text,
+            } => Part::Path {
+                operand: boxed(operand)?,
+                steps: steps.clone(),
+                as_text: *as_text,
+            },
             Expr::Case { branches, otherwise } => Part::Case {
                 branches: branches
                     .iter()
                     .map(|(when, then)| Ok((Part::compile(when)?, Part::compile(then)?)))
                     .collect::<Result<_, PlanError>>()?,
-                otherwise: otherwise.as_deref().map_or(Ok(Box::new(Part::Constant(Value::Null))), boxed)?,
+                otherwise: otherwise
+                    .as_deref()
+                    .map_or(Ok(Box::new(Part::Constant(Value::Null))), boxed)?,
             },
-            Expr::In { operand, list, negated } => {
-                Part::In { operand: boxed(operand)?, list: all(list)?, negated: *negated }
-            }
-            Expr::Like { operand, pattern, escape, negated } => Part::Like {
+            Expr::In { operand, list, negated } => Part::In {
+                operand: boxed(operand)?,
+                list: all(list)?,
+                negated: *negated,
+            },
+            Expr::Like {
+                operand,
+                pattern,
+                escape,
+                negated,
+            } => Part::Like {
                 operand: boxed(operand)?,
                 pattern: boxed(pattern)?,
                 escape: escape.or(Some('\\')),
@@ -188,7 +279,9 @@ impl Part {
             Part::Constant(value) => Arc::new(Column::constant(value.clone(), rows.rows())),
             Part::Not(operand) => {
                 let operand = operand.evaluate(rows, scope, faults);
-                Arc::new(map(rows.rows(), faults, |row| truth(&operand.get(row)).map(|truth| boolean(truth.map(|t| !t)))))
+                Arc::new(map(rows.rows(), faults, |row| {
+                    truth(&operand.get(row)).map(|truth| boolean(truth.map(|t| !t)))
+                }))
             }
             Part::Negate(operand) => {
                 let operand = operand.evaluate(rows, scope, faults);
@@ -196,23 +289,32 @@ impl Part {
             }
             Part::IsNull { operand, negated } => {
                 let operand = operand.evaluate(rows, scope, faults);
-                Arc::new(map(rows.rows(), faults, |row| Ok(Value::Boolean(operand.get(row).is_null() != *negated))))
+                Arc::new(map(rows.rows(), faults, |row| {
+                    Ok(Value::Boolean(operand.get(row).is_null() != *negated))
+                }))
             }
             Part::Arithmetic { op, left, right } => {
                 let (left, right) = (left.evaluate(rows, scope, faults), right.evaluate(rows, scope, faults));
                 Arc::new(kernel::arithmetic(*op, &left, &right, faults).unwrap_or_else(|| {
-                    map(rows.rows(), faults, |row| value::binary(*op, &left.get(row), &right.get(row)))
+                    map(rows.rows(), faults, |row| {
+                        value::binary(*op, &left.get(row), &right.get(row))
+                    })
                 }))
             }
             Part::Compare { op, left, right } => {
                 let (left, right) = (left.evaluate(rows, scope, faults), right.evaluate(rows, scope, faults));
                 Arc::new(kernel::compare(*op, &left, &right).unwrap_or_else(|| {
-                    map(rows.rows(), faults, |row| Ok(kernel::compare_values(*op, &left.get(row), &right.get(row))))
+                    map(rows.rows(), faults, |row| {
+                        Ok(kernel::compare_values(*op, &left.get(row), &right.get(row)))
+                    })
                 }))
             }
             Part::Logic { decided, left, right } => logic(*decided, left, right, rows, scope, faults),
             Part::Call { function, arguments } => {
-                let columns: Vec<_> = arguments.iter().map(|part| part.evaluate(rows, scope, faults)).collect();
+                let columns: Vec<_> = arguments
+                    .iter()
+                    .map(|part| part.evaluate(rows, scope, faults))
+                    .collect();
                 let mut values = Vec::with_capacity(columns.len());
                 Arc::new(map(rows.rows(), faults, |row| {
                     values.clear();
@@ -225,30 +327,50 @@ impl Part {
                 let operand = operand.evaluate(rows, scope, faults);
                 Arc::new(map(rows.rows(), faults, |row| cast(&operand.get(row), to)))
             }
-            Part::Path { operand, steps, as_text } => {
+            Part::Path {
+                operand,
+                steps,
+                as_text,
+            } => {
                 let operand = operand.evaluate(rows, scope, faults);
-                Arc::new(map(rows.rows(), faults, |row| Ok(step(&operand.get(row), steps, *as_text))))
+                Arc::new(map(rows.rows(), faults, |row| {
+                    Ok(step(&operand.get(row), steps, *as_text))
+                }))
             }
             Part::Case { branches, otherwise } => case(branches, otherwise, rows, scope, faults),
             Part::In { operand, list, negated } => {
                 let operand = operand.evaluate(rows, scope, faults);
                 let list: Vec<_> = list.iter().map(|part| part.evaluate(rows, scope, faults)).collect();
-                Arc::new(map(rows.rows(), faults, |row| Ok(boolean(is_in(row, &operand, &list).map(|t| t != *negated)))))
+                Arc::new(map(rows.rows(), faults, |row| {
+                    Ok(boolean(is_in(row, &operand, &list).map(|t| t != *negated)))
+                }))
             }
-            Part::Like { operand, pattern, escape, negated } => {
-                let (operand, pattern) = (operand.evaluate(rows, scope, faults), pattern.evaluate(rows, scope, faults));
-                Arc::new(map(rows.rows(), faults, |row| match (&*operand.get(row), &*pattern.get(row)) {
-                    (Value::Null, _) | (_, Value::Null) => Ok(Value::Null),
-                    (Value::String(text), Value::String(pattern)) => {
-                        Ok(Value::Boolean(like::matches(text, pattern, *escape) != *negated))
+            Part::Like {
+                operand,
+                pattern,
+                escape,
+                negated,
+            } => {
+                let (operand, pattern) = (
+                    operand.evaluate(rows, scope, faults),
+                    pattern.evaluate(rows, scope, faults),
+                );
+                Arc::new(map(rows.rows(), faults, |row| {
+                    match (&*operand.get(row), &*pattern.get(row)) {
+                        (Value::Null, _) | (_, Value::Null) => Ok(Value::Null),
+                        (Value::String(text), Value::String(pattern)) => {
+                            Ok(Value::Boolean(like::matches(text, pattern, *escape) != *negated))
+                        }
+                        _ => Err(Fault::WrongType),
                     }
-                    _ => Err(Fault::WrongType),
                 }))
             }
             Part::Array(items) => {
                 let items: Vec<_> = items.iter().map(|part| part.evaluate(rows, scope, faults)).collect();
                 Arc::new(map(rows.rows(), faults, |row| {
-                    Ok(Value::Array(items.iter().map(|item| item.get(row).into_owned()).collect()))
+                    Ok(Value::Array(
+                        items.iter().map(|item| item.get(row).into_owned()).collect(),
+                    ))
                 }))
             }
         }
@@ -278,14 +400,7 @@ fn truth(value: &Value) -> Result<Option<bool>, Fault> {
 }
 
 /// Three-valued AND and OR; the right side's faults count only where the left does not decide.
-fn logic(
-    decided: bool,
-    left: &Part,
-    right: &Part,
-    rows: &Columns,
-    scope: &Scope,
-    faults: &mut Faults,
-) -> Arc<Column> {
+fn logic(decided: bool, left: &Part, right: &Part, rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
     let left = left.evaluate(rows, scope, faults);
     let mut right_faults = Faults::default();
     let right = right.evaluate(rows, scope, &mut right_faults);
@@ -318,7 +433,11 @@ fn coalesce(parts: &[Part], rows: &Columns, scope: &Scope, faults: &mut Faults) 
         faults.absorb(new_faults, |row| earlier.get(row).is_null());
         chosen = Some(Arc::new(Column::from_values((0..rows.rows()).map(|row| {
             let first = earlier.get(row);
-            if first.is_null() { column.get(row).into_owned() } else { first.into_owned() }
+            if first.is_null() {
+                column.get(row).into_owned()
+            } else {
+                first.into_owned()
+            }
         }))));
     }
     chosen.unwrap_or_else(|| Arc::new(Column::constant(Value::Null, rows.rows())))
@@ -375,7 +494,11 @@ fn step(value: &Value, steps: &[PathStep], as_text: bool) -> Value {
         Value::Array(items) => match steps.split_first() {
             Some((PathStep::Index(index), rest)) => {
                 let item = json::position(*index, items.len()).map_or(&Value::Null, |at| &items[at]);
-                if rest.is_empty() { item.clone() } else { step(item, rest, false) }
+                if rest.is_empty() {
+                    item.clone()
+                } else {
+                    step(item, rest, false)
+                }
             }
             _ => Value::Null,
         },
@@ -383,7 +506,11 @@ fn step(value: &Value, steps: &[PathStep], as_text: bool) -> Value {
         Value::String(text) => json::step_into(text, steps),
         _ => Value::Null,
     };
-    if as_text { found.to_text().map_or(Value::Null, Value::String) } else { found }
+    if as_text {
+        found.to_text().map_or(Value::Null, Value::String)
+    } else {
+        found
+    }
 }
 
 impl From<Literal> for Expr {
@@ -403,7 +530,11 @@ mod tests {
     }
 
     fn binary(op: BinaryOp, left: Expr, right: Expr) -> Expr {
-        Expr::Binary { op, left: Box::new(left), right: Box::new(right) }
+        Expr::Binary {
+            op,
+            left: Box::new(left),
+            right: Box::new(right),
+        }
     }
 
     fn int(number: i64) -> Expr {
@@ -412,11 +543,15 @@ mod tests {
 
     fn run(expr: &Expr, columns: Vec<Vec<Value>>) -> (Vec<String>, Vec<(usize, Fault)>) {
         let rows = columns.first().map_or(1, Vec::len);
-        let columns = columns.into_iter().map(|values| Arc::new(Column::from_values(values))).collect();
+        let columns = columns
+            .into_iter()
+            .map(|values| Arc::new(Column::from_values(values)))
+            .collect();
         let mut faults = Faults::default();
         let scope = Scope { now: TimestampUs(0) };
-        let result =
-            Expression::compile(expr).unwrap().evaluate(&Columns::new(columns, rows), &scope, &mut faults);
+        let result = Expression::compile(expr)
+            .unwrap()
+            .evaluate(&Columns::new(columns, rows), &scope, &mut faults);
         let text = |row| {
             let mut out = String::new();
             result.write_json(row, &mut out);
@@ -428,9 +563,32 @@ mod tests {
     #[test]
     fn logic_is_three_valued_and_forgets_the_faults_it_would_not_have_met() {
         let (t, f, n) = (Value::Boolean(true), Value::Boolean(false), Value::Null);
-        let left = vec![t.clone(), t.clone(), t.clone(), f.clone(), f.clone(), f.clone(), n.clone(), n.clone(), n.clone()];
-        let right = vec![t.clone(), f.clone(), n.clone(), t.clone(), f.clone(), n.clone(), t, f, n];
-        let (and, _) = run(&binary(BinaryOp::And, column(0), column(1)), vec![left.clone(), right.clone()]);
+        let left = vec![
+            t.clone(),
+            t.clone(),
+            t.clone(),
+            f.clone(),
+            f.clone(),
+            f.clone(),
+            n.clone(),
+            n.clone(),
+            n.clone(),
+        ];
+        let right = vec![
+            t.clone(),
+            f.clone(),
+            n.clone(),
+            t.clone(),
+            f.clone(),
+            n.clone(),
+            t,
+            f,
+            n,
+        ];
+        let (and, _) = run(
+            &binary(BinaryOp::And, column(0), column(1)),
+            vec![left.clone(), right.clone()],
+        );
         assert_eq!(and.join(" "), "true false null false false false null false null");
         let (or, _) = run(&binary(BinaryOp::Or, column(0), column(1)), vec![left, right]);
         assert_eq!(or.join(" "), "true true true true false null true null null");
@@ -439,25 +597,48 @@ mod tests {
         let quotient = binary(BinaryOp::Greater, binary(BinaryOp::Divide, int(10), column(0)), int(1));
         let zero_and_five = vec![vec![Value::Integer(0), Value::Integer(5)]];
         let guarded = binary(BinaryOp::And, guard, quotient.clone());
-        assert_eq!(run(&guarded, zero_and_five.clone()), (vec!["false".into(), "true".into()], vec![]));
+        assert_eq!(
+            run(&guarded, zero_and_five.clone()),
+            (vec!["false".into(), "true".into()], vec![])
+        );
         let bare = run(&quotient, zero_and_five);
-        assert_eq!(bare, (vec!["null".into(), "true".into()], vec![(0, Fault::DivisionByZero)]));
+        assert_eq!(
+            bare,
+            (vec!["null".into(), "true".into()], vec![(0, Fault::DivisionByZero)])
+        );
     }
 
     #[test]
     fn case_and_coalesce_count_faults_of_what_they_choose_only() {
         let quotient = || binary(BinaryOp::Divide, int(10), column(0));
         let is_zero = binary(BinaryOp::Equal, column(0), int(0));
-        let case = Expr::Case { branches: vec![(is_zero, int(-1))], otherwise: Some(Box::new(quotient())) };
+        let case = Expr::Case {
+            branches: vec![(is_zero, int(-1))],
+            otherwise: Some(Box::new(quotient())),
+        };
         let rows = vec![vec![Value::Integer(0), Value::Integer(4), Value::Null]];
-        assert_eq!(run(&case, rows.clone()), (vec!["-1".into(), "2.5".into(), "null".into()], vec![]));
-        let coalesce = Expr::Call { function: "COALESCE".into(), arguments: vec![column(0), quotient()] };
-        assert_eq!(run(&coalesce, rows), (vec!["0".into(), "4".into(), "null".into()], vec![]));
+        assert_eq!(
+            run(&case, rows.clone()),
+            (vec!["-1".into(), "2.5".into(), "null".into()], vec![])
+        );
+        let coalesce = Expr::Call {
+            function: "COALESCE".into(),
+            arguments: vec![column(0), quotient()],
+        };
+        assert_eq!(
+            run(&coalesce, rows),
+            (vec!["0".into(), "4".into(), "null".into()], vec![])
+        );
     }
 
     #[test]
     fn mixed_types_go_row_by_row() {
-        let mixed = vec![vec![Value::Integer(40), Value::Float(39.4), Value::String("41".into()), Value::Null]];
+        let mixed = vec![vec![
+            Value::Integer(40),
+            Value::Float(39.4),
+            Value::String("41".into()),
+            Value::Null,
+        ]];
         let warm = binary(BinaryOp::Greater, column(0), Expr::Literal(Literal::Float(39.5)));
         assert_eq!(run(&warm, mixed.clone()).0.join(" "), "true false null null");
         let (doubled, faults) = run(&binary(BinaryOp::Multiply, column(0), int(2)), mixed);
@@ -467,15 +648,32 @@ mod tests {
 
     #[test]
     fn in_like_and_paths() {
-        let rows = || vec![vec![Value::String("sf".into()), Value::String("seattle".into()), Value::Null]];
+        let rows = || {
+            vec![vec![
+                Value::String("sf".into()),
+                Value::String("seattle".into()),
+                Value::Null,
+            ]]
+        };
         let text = |text: &str| Expr::Literal(Literal::String(text.into()));
-        let list = Expr::In { operand: Box::new(column(0)), list: vec![text("sf"), text("la")], negated: true };
+        let list = Expr::In {
+            operand: Box::new(column(0)),
+            list: vec![text("sf"), text("la")],
+            negated: true,
+        };
         assert_eq!(run(&list, rows()).0.join(" "), "false true null");
-        let with_null =
-            Expr::In { operand: Box::new(column(0)), list: vec![text("sf"), Literal::Null.into()], negated: false };
+        let with_null = Expr::In {
+            operand: Box::new(column(0)),
+            list: vec![text("sf"), Literal::Null.into()],
+            negated: false,
+        };
         assert_eq!(run(&with_null, rows()).0.join(" "), "true null null");
-        let like =
-            Expr::Like { operand: Box::new(column(0)), pattern: Box::new(text("s%t_e")), escape: None, negated: false };
+        let like = Expr::Like {
+            operand: Box::new(column(0)),
+            pattern: Box::new(text("s%t_e")),
+            escape: None,
+            negated: false,
+        };
         assert_eq!(run(&like, rows()).0.join(" "), "false true null");
         let path = Expr::Path {
             operand: Box::new(column(0)),
@@ -488,7 +686,10 @@ mod tests {
 
     #[test]
     fn a_damaged_call_is_refused_when_it_is_compiled() {
-        let call = |function: &str, arguments| Expr::Call { function: function.into(), arguments };
+        let call = |function: &str, arguments| Expr::Call {
+            function: function.into(),
+            arguments,
+        };
         assert!(Expression::compile(&call("NO_SUCH", vec![])).is_err());
         assert!(Expression::compile(&call("SQRT", vec![])).is_err());
     }

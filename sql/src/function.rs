@@ -81,10 +81,19 @@ pub struct Scope {
 pub enum CallError {
     /// Too few or too many arguments.
     #[error("{name} takes {wanted}, {given} given")]
-    Count { name: &'static str, wanted: String, given: usize },
+    Count {
+        name: &'static str,
+        wanted: String,
+        given: usize,
+    },
     /// An argument (from 0) of the wrong type.
     #[error("{name} takes {wanted} as argument {}, not {given}", .position + 1)]
-    Type { name: &'static str, position: usize, wanted: &'static str, given: DataType },
+    Type {
+        name: &'static str,
+        position: usize,
+        wanted: &'static str,
+        given: DataType,
+    },
 }
 
 impl Parameter {
@@ -119,20 +128,37 @@ impl Function {
         let (most, given) = (self.parameters.len(), arguments.len());
         let least = most - self.optional;
         if given < least || (given > most && !self.variadic) {
-            return Err(CallError::Count { name: self.name, wanted: self.wanted_count(least, most), given });
+            return Err(CallError::Count {
+                name: self.name,
+                wanted: self.wanted_count(least, most),
+                given,
+            });
         }
         for (position, data_type) in arguments.iter().enumerate() {
-            let Some(parameter) = self.parameters.get(position.min(most.saturating_sub(1))) else { break };
+            let Some(parameter) = self.parameters.get(position.min(most.saturating_sub(1))) else {
+                break;
+            };
             if !parameter.accepts(data_type) {
                 let (wanted, given) = (parameter.wanted(), data_type.clone());
-                return Err(CallError::Type { name: self.name, position, wanted, given });
+                return Err(CallError::Type {
+                    name: self.name,
+                    position,
+                    wanted,
+                    given,
+                });
             }
         }
         Ok(())
     }
 
     fn wanted_count(&self, least: usize, most: usize) -> String {
-        let arguments = |count: usize| if count == 1 { "1 argument".to_owned() } else { format!("{count} arguments") };
+        let arguments = |count: usize| {
+            if count == 1 {
+                "1 argument".to_owned()
+            } else {
+                format!("{count} arguments")
+            }
+        };
         match () {
             () if self.variadic => format!("at least {}", arguments(least)),
             () if least == most => arguments(most),
@@ -171,14 +197,18 @@ impl Function {
 
 /// All functions, by subject.
 pub fn all() -> impl Iterator<Item = &'static Function> {
-    [number::FUNCTIONS, text::FUNCTIONS, time::FUNCTIONS, general::FUNCTIONS].into_iter().flatten()
+    [number::FUNCTIONS, text::FUNCTIONS, time::FUNCTIONS, general::FUNCTIONS]
+        .into_iter()
+        .flatten()
 }
 
 /// By canonical name or alias, in any case.
 pub fn lookup(name: &str) -> Option<&'static Function> {
     static BY_NAME: LazyLock<HashMap<&'static str, &'static Function>> = LazyLock::new(|| {
         let names = |function: &'static Function| {
-            std::iter::once(function.name).chain(function.aliases.iter().copied()).map(move |name| (name, function))
+            std::iter::once(function.name)
+                .chain(function.aliases.iter().copied())
+                .map(move |name| (name, function))
         };
         all().flat_map(names).collect()
     });
@@ -191,7 +221,9 @@ mod tests_support {
 
     /// Calls a function by name, at time 7.
     pub fn call(name: &str, arguments: &[Value]) -> Result<Value, Fault> {
-        lookup(name).expect("a known function").call(arguments, &Scope { now: TimestampUs(7) })
+        lookup(name)
+            .expect("a known function")
+            .call(arguments, &Scope { now: TimestampUs(7) })
     }
 }
 
@@ -203,13 +235,24 @@ mod tests {
     fn names_are_upper_case_and_stand_for_one_function() {
         let mut seen = std::collections::HashSet::new();
         for function in all() {
-            assert!(function.call(&vec![Value::Null; function.parameters.len()], &Scope { now: TimestampUs(0) }).is_ok());
+            assert!(
+                function
+                    .call(
+                        &vec![Value::Null; function.parameters.len()],
+                        &Scope { now: TimestampUs(0) }
+                    )
+                    .is_ok()
+            );
             for name in std::iter::once(&function.name).chain(function.aliases) {
                 assert_eq!(*name, name.to_ascii_uppercase());
                 assert!(seen.insert(*name), "{name} is there twice");
             }
             assert!(function.optional <= function.parameters.len(), "{}", function.name);
-            assert!(!function.variadic || !function.parameters.is_empty(), "{}", function.name);
+            assert!(
+                !function.variadic || !function.parameters.is_empty(),
+                "{}",
+                function.name
+            );
         }
     }
 
@@ -218,7 +261,10 @@ mod tests {
         let round = lookup("round").unwrap();
         assert!(round.check(&[DataType::Any]).is_ok());
         assert!(round.check(&[DataType::Float, DataType::Integer]).is_ok());
-        assert_eq!(round.check(&[]).unwrap_err().to_string(), "ROUND takes 1 to 2 arguments, 0 given");
+        assert_eq!(
+            round.check(&[]).unwrap_err().to_string(),
+            "ROUND takes 1 to 2 arguments, 0 given"
+        );
         assert_eq!(
             round.check(&[DataType::String]).unwrap_err().to_string(),
             "ROUND takes a number as argument 1, not STRING"

@@ -1,7 +1,9 @@
 //! INSERT: rows become records of a stream, keyed and addressed by the stream's own rules.
 
 use bytes::Bytes;
-use headwater_store::{Batch, GroupId, Offset, Record, ShardId, Store, StreamRow, TopicName, WriteError, shard_for};
+use headwater_store::{
+    Append, Batch, Offset, Placement, Record, Store, StreamRow, TopicName, WriteError, retained_put, shard_for,
+};
 
 use crate::change::RecordId;
 use crate::column::Column;
@@ -33,24 +35,34 @@ pub(crate) async fn insert(
 ) -> Result<u64, SqlError> {
     let records = records(stream, rules, rows, TimestampUs::from_ms(store.now()))?;
     let count = records.len() as u64;
-    let mut batches: Vec<(GroupId, Vec<(ShardId, Vec<Record>)>)> = Vec::new();
+    let mut batches: Vec<Batch> = Vec::new();
     for (record, published) in records {
         if published {
             publish(store, stream, record).await?;
             continue;
         }
         let shard = shard_for(stream, &record);
-        let group = match batches.iter_mut().find(|(group, _)| *group == shard.group) {
-            Some((_, shards)) => shards,
-            None => &mut batches.push_mut((shard.group, Vec::new())).1,
-        };
-        match group.iter_mut().find(|(there, _)| *there == shard) {
-            Some((_, records)) => records.push(record),
-            None => group.push((shard, vec![record])),
+        let at = batches
+            .iter()
+            .position(|batch| batch.group == shard.group)
+            .unwrap_or_else(|| {
+                batches.push(Batch::new(shard.group));
+                batches.len() - 1
+            });
+        // A retained row is of the topic's group, which is the shard's where records are placed by topic.
+        if record.retain && stream.placement == Placement::Topic {
+            batches[at].puts.extend(retained_put(&record, &[], store.now()));
+        }
+        let appends = &mut batches[at].appends;
+        match appends.iter_mut().find(|append| append.shard == shard) {
+            Some(append) => append.records.push(record),
+            None => appends.push(Append {
+                shard,
+                records: vec![record],
+            }),
         }
     }
-    for (group, shards) in batches {
-        let batch = shards.into_iter().fold(Batch::new(group), |batch, (shard, records)| batch.append(shard, records));
+    for batch in batches {
         store.write(batch).await?;
     }
     Ok(count)
@@ -65,18 +77,38 @@ fn records(
 ) -> Result<Vec<(Record, bool)>, SqlError> {
     let internal = |error: crate::plan::physical::PlanError| SqlError::internal(error.to_string());
     let decoder = Decoder::new(&rules.source).map_err(internal)?;
-    let unwritten = |number: usize| RecordId { shard: stream.shard(0), offset: Offset(number as u64) };
-    let which = |row: usize, rows: usize| if rows == 1 { "the row".to_owned() } else { format!("row {}", row + 1) };
+    let unwritten = |number: usize| RecordId {
+        shard: stream.shard(0),
+        offset: Offset(number as u64),
+    };
+    let which = |row: usize, rows: usize| {
+        if rows == 1 {
+            "the row".to_owned()
+        } else {
+            format!("row {}", row + 1)
+        }
+    };
     let count = rows.len();
     let mut records: Vec<(RecordId, Record)> = rows
         .into_iter()
         .enumerate()
-        .map(|(number, row)| (unwritten(number), Record { topic: row.topic, ..Record::new(row.payload) }))
+        .map(|(number, row)| {
+            (
+                unwritten(number),
+                Record {
+                    topic: row.topic,
+                    ..Record::new(row.payload)
+                },
+            )
+        })
         .collect();
     let scope = Scope { now };
     let misfit = |id: RecordId| {
         let row = which(id.offset.0 as usize, count);
-        SqlError::new(codes::WRONG_TYPE, format!("{row} does not fit the stream's format and column types"))
+        SqlError::new(
+            codes::WRONG_TYPE,
+            format!("{row} does not fit the stream's format and column types"),
+        )
     };
     let decoded = decoder.decode(&records, &scope).map_err(|error| misfit(error.0))?;
     if let Some((id, fault)) = decoded.errors.first() {
@@ -90,12 +122,15 @@ fn records(
         }
     }
     let mut faults = Faults::default();
-    let keys = rules.key.iter().map(|key| Ok(Expression::compile(key)?.evaluate(&decoded.rows, &scope, &mut faults)));
+    let keys = rules
+        .key
+        .iter()
+        .map(|key| Ok(Expression::compile(key)?.evaluate(&decoded.rows, &scope, &mut faults)));
     let keys: Vec<_> = keys.collect::<Result<_, _>>().map_err(internal)?;
     let topics = match &rules.topic {
-        Some(template) => {
-            CompiledTemplate::compile(template).map_err(internal)?.topics(&decoded.rows, &scope, &mut faults)
-        }
+        Some(template) => CompiledTemplate::compile(template, &Expression::compile)
+            .map_err(internal)?
+            .topics(&decoded.rows, &scope, &mut faults),
         None => Vec::new(),
     };
     if let Some((row, fault)) = faults.iter().next() {
@@ -118,13 +153,17 @@ fn records(
 
 /// As if it had been published on its topic: with the topic's home, copies and routing.
 async fn publish(store: &Store, stream: &StreamRow, record: Record) -> Result<(), SqlError> {
-    let Some(topic) = record.topic.clone() else { return Ok(()) };
+    let Some(topic) = record.topic.clone() else {
+        return Ok(());
+    };
     for _ in 0..ROUTE_RETRIES_MAX {
         let route = store.route(&topic);
         let leads_here = route.home.stream == stream.id || route.copies.iter().any(|copy| copy.stream == stream.id);
         if !leads_here {
             let message = format!("messages on topic `{topic}` do not enter stream `{}`", stream.name);
-            return Err(SqlError::new(codes::BAD_TOPIC, message).help("give a `_topic` that the stream captures, or none"));
+            return Err(
+                SqlError::new(codes::BAD_TOPIC, message).help("give a `_topic` that the stream captures, or none")
+            );
         }
         match store.write(route.batch(record.clone())).await {
             Ok(_) => return Ok(()),
@@ -132,5 +171,8 @@ async fn publish(store: &Store, stream: &StreamRow, record: Record) -> Result<()
             Err(error) => return Err(error.into()),
         }
     }
-    Err(SqlError::new(codes::UNAVAILABLE, "the routing of topics keeps changing; try again"))
+    Err(SqlError::new(
+        codes::UNAVAILABLE,
+        "the routing of topics keeps changing; try again",
+    ))
 }

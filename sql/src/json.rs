@@ -116,7 +116,10 @@ fn number(text: &str) -> Value {
             return Value::Decimal(decimal);
         }
     }
-    text.parse().ok().filter(|float: &f64| float.is_finite()).map_or(Value::Null, Value::Float)
+    text.parse()
+        .ok()
+        .filter(|float: &f64| float.is_finite())
+        .map_or(Value::Null, Value::Float)
 }
 
 /// A string's text, its escapes resolved. A lone surrogate becomes U+FFFD.
@@ -148,10 +151,15 @@ pub(crate) fn string(text: &str, found: Found) -> Cow<'_, str> {
 /// Takes the four hex digits after `\u`, and the second half of a surrogate pair if it follows.
 fn unicode(rest: &mut &str) -> char {
     let hex = |text: &str| text.get(..4).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    let Some(first) = hex(rest) else { return char::REPLACEMENT_CHARACTER };
+    let Some(first) = hex(rest) else {
+        return char::REPLACEMENT_CHARACTER;
+    };
     *rest = &rest[4..];
     if (0xD800..0xDC00).contains(&first) {
-        let second = rest.strip_prefix("\\u").and_then(hex).filter(|second| (0xDC00..0xE000).contains(second));
+        let second = rest
+            .strip_prefix("\\u")
+            .and_then(hex)
+            .filter(|second| (0xDC00..0xE000).contains(second));
         if let Some(second) = second {
             *rest = &rest[6..];
             let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
@@ -192,18 +200,46 @@ mod tests {
         assert_eq!(parse(" 22 "), Some(Value::Integer(22)));
         assert_eq!(parse("9001.0"), Some(Value::Float(9001.0)));
         assert_eq!(parse("1e2"), Some(Value::Float(100.0)));
-        assert_eq!(parse("9223372036854775808"), Some(Value::Decimal("9223372036854775808".parse().unwrap())));
+        assert_eq!(
+            parse("9223372036854775808"),
+            Some(Value::Decimal("9223372036854775808".parse().unwrap()))
+        );
         assert_eq!(parse("1e999"), Some(Value::Null));
-        assert_eq!(parse("\"a\\u00e9\\ud83d\\ude00\\ud800\\n\""), Some(Value::String("aé😀\u{fffd}\n".into())));
+        assert_eq!(
+            parse("\"a\\u00e9\\ud83d\\ude00\\ud800\\n\""),
+            Some(Value::String("aé😀\u{fffd}\n".into()))
+        );
         assert_eq!(parse("null"), Some(Value::Null));
-        assert_eq!(parse("{ \"a b\" : [ 1 , \"x \\\" y\" ] }"), Some(Value::Json("{\"a b\":[1,\"x \\\" y\"]}".into())));
+        assert_eq!(
+            parse("{ \"a b\" : [ 1 , \"x \\\" y\" ] }"),
+            Some(Value::Json("{\"a b\":[1,\"x \\\" y\"]}".into()))
+        );
     }
 
     #[test]
     fn what_is_no_json_is_none() {
         for wrong in [
-            "", "{", "{}x", "{a:1}", "[1,]", "01", "1.", ".5", "+1", "-", "1e", "\"\n\"", "\"\\x\"", "\"\\u12\"", "tru",
-            "nul", "[1 2]", "{\"a\" 1}", "{\"a\":1,}", "'a'", "NaN",
+            "",
+            "{",
+            "{}x",
+            "{a:1}",
+            "[1,]",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "-",
+            "1e",
+            "\"\n\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "tru",
+            "nul",
+            "[1 2]",
+            "{\"a\" 1}",
+            "{\"a\":1,}",
+            "'a'",
+            "NaN",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
@@ -216,10 +252,16 @@ mod tests {
         let path = |steps: &[PathStep]| step_into(text, steps);
         let member = |name: &str| PathStep::Member(name.into());
         assert_eq!(path(&[member("a b")]), Value::Integer(1));
-        assert_eq!(path(&[member("a"), member("b"), PathStep::Index(-1), member("c")]), Value::String("x".into()));
+        assert_eq!(
+            path(&[member("a"), member("b"), PathStep::Index(-1), member("c")]),
+            Value::String("x".into())
+        );
         assert_eq!(path(&[member("a"), member("b"), PathStep::Index(3)]), Value::Null);
         assert_eq!(path(&[member("a"), PathStep::Index(0)]), Value::Null);
-        assert_eq!(path(&[member("a"), member("b")]), Value::Json(r#"[10,20,{"c":"x"}]"#.into()));
+        assert_eq!(
+            path(&[member("a"), member("b")]),
+            Value::Json(r#"[10,20,{"c":"x"}]"#.into())
+        );
     }
 
     proptest! {

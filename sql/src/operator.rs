@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::change::{Delta, RecordId};
 use crate::expression::Faults;
-use crate::plan::physical::{Node, Op, OrderBy, PlanError};
+use crate::plan::physical::{Node, Op, Plan, PlanError};
 use crate::step::{Key, Step, Stop};
 use crate::types::TimestampUs;
 
@@ -55,16 +55,16 @@ pub enum Place {
     Here,
 }
 
-/// Makes the operator of a node; `order_by` is the plan's, for its sink. None: a source, which is no operator.
-pub(crate) fn build(node: &Node, order_by: &[OrderBy], place: &Place) -> Result<Option<Box<dyn Operator>>, PlanError> {
+/// Makes the operator of a node of `plan`. None: a source, which is no operator.
+pub(crate) fn build(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn Operator>>, PlanError> {
     Ok(Some(match &node.op {
         Op::Source(_) => return Ok(None),
         Op::Filter(predicate) => Box::new(filter::Filter::new(predicate)?),
         Op::Project(columns) => Box::new(project::Project::new(columns)?),
-        Op::Exchange(routing) => Box::new(exchange::Exchange::new(routing, place)?),
+        Op::Exchange(routing) => Box::new(exchange::Exchange::new(node, routing, plan.aggregates(), place)?),
         Op::Window(window) => Box::new(window::TumblingWindow::new(window)?),
         Op::Aggregate(aggregate) => Box::new(aggregate::GroupBy::new(node, aggregate, place)?),
-        Op::Sink(sink) => Box::new(sink::RecordSink::new(node, sink, order_by)?),
+        Op::Sink(sink) => Box::new(sink::RecordSink::new(sink, &plan.order_by)?),
     }))
 }
 

@@ -53,7 +53,10 @@ impl RowStream {
     }
 
     /// As [`RowStream::next`], for those who write their own `Stream`.
-    pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<String, SqlError>>> {
+    pub fn poll_next(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<String, SqlError>>> {
         self.rows.poll_recv(context)
     }
 

@@ -43,7 +43,10 @@ pub fn parse_expression(source: &str) -> Result<Expr, SqlError> {
 
 fn parse_all<T>(source: &str, parser: impl for<'a> Fn(Tokens<'a>) -> Parsed<'a, T>) -> Result<T, SqlError> {
     if source.len() > SQL_BYTES_MAX {
-        let message = format!("the text has {} bytes, at most {SQL_BYTES_MAX} are allowed", source.len());
+        let message = format!(
+            "the text has {} bytes, at most {SQL_BYTES_MAX} are allowed",
+            source.len()
+        );
         return Err(SqlError::new(codes::TOO_LONG, message));
     }
     let tokens = tokenize(source).map_err(|error| error.locate(source))?;
@@ -76,7 +79,10 @@ fn statements(input: Tokens<'_>) -> Parsed<'_, Vec<Statement>> {
 
 /// Says what was expected at the furthest place, and what was found there.
 fn unexpected(tokens: &[Token<'_>], furthest: Furthest) -> SqlError {
-    let at = tokens.iter().position(|token| token.span.start >= furthest.at).unwrap_or(tokens.len() - 1);
+    let at = tokens
+        .iter()
+        .position(|token| token.span.start >= furthest.at)
+        .unwrap_or(tokens.len() - 1);
     let found = &tokens[at];
     let expected = list(&furthest.expected);
     let message = match found.kind {
@@ -84,12 +90,18 @@ fn unexpected(tokens: &[Token<'_>], furthest: Furthest) -> SqlError {
         Kind::Text | Kind::DoubleQuoted => format!("expected {expected}, found {}", shortened(found.text)),
         _ => format!("expected {expected}, found `{}`", shortened(found.text)),
     };
-    SqlError::new(codes::UNEXPECTED, message).at(found.span).help_if(help(tokens, at, &furthest.expected))
+    SqlError::new(codes::UNEXPECTED, message)
+        .at(found.span)
+        .help_if(help(tokens, at, &furthest.expected))
 }
 
 fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 40;
-    if text.chars().count() <= CHARS_MAX { text.to_owned() } else { text.chars().take(CHARS_MAX).chain(['…']).collect() }
+    if text.chars().count() <= CHARS_MAX {
+        text.to_owned()
+    } else {
+        text.chars().take(CHARS_MAX).chain(['…']).collect()
+    }
 }
 
 fn list(expected: &[Expected]) -> String {
@@ -111,7 +123,9 @@ fn list(expected: &[Expected]) -> String {
 fn help(tokens: &[Token<'_>], at: usize, expected: &[Expected]) -> Option<String> {
     let found = &tokens[at];
     let before = at.checked_sub(1).map(|before| &tokens[before]);
-    let wants_name = expected.iter().any(|expected| matches!(expected, Expected::Class(class) if class.contains("name")));
+    let wants_name = expected
+        .iter()
+        .any(|expected| matches!(expected, Expected::Class(class) if class.contains("name")));
     let wants = |what| expected.contains(&Expected::Class(what));
     if let Kind::Word(keyword) = found.kind {
         let keywords = expected.iter().filter_map(|expected| match expected {
@@ -122,7 +136,10 @@ fn help(tokens: &[Token<'_>], at: usize, expected: &[Expected]) -> Option<String
             return Some(help);
         }
         if wants_name && keyword.is_some_and(|word| RESERVED.contains(&word)) {
-            return Some(format!("`{0}` is a keyword; to use it as a name, quote it: `\"{0}\"`", found.text));
+            return Some(format!(
+                "`{0}` is a keyword; to use it as a name, quote it: `\"{0}\"`",
+                found.text
+            ));
         }
     }
     if found.kind == Kind::Symbol("=") && before.is_some_and(|token| token.kind == Kind::Symbol("=")) {

@@ -47,16 +47,20 @@ struct SourceStage {
 struct Stage {
     id: OperatorId,
     operator: Box<dyn Operator>,
+    /// Up to the Exchange, where each task of the query does the same.
+    shared: bool,
     users: Vec<(usize, Port)>,
 }
 
 /// What a step comes to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Finished {
     /// In order.
     pub rows: Vec<SinkRow>,
     /// Values that could not be worked out.
     pub errors: Vec<(RecordId, Fault)>,
+    /// Those of them that every task of the query meets.
+    pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
     pub late: u64,
     /// Changes of state.
@@ -82,11 +86,18 @@ impl Pipeline {
             queue: VecDeque::new(),
         };
         let mut watermarks = watermarks.into_iter();
-        for node in &plan.nodes {
-            match operator::build(node, &plan.order_by, place)? {
+        let exchange = plan.nodes.iter().position(|node| matches!(node.op, Op::Exchange(_)));
+        for (position, node) in plan.nodes.iter().enumerate() {
+            match operator::build(plan, node, place)? {
                 Some(operator) => {
                     let users = pipeline.users(plan, node);
-                    pipeline.stages.push(Stage { id: node.id, operator, users });
+                    let shared = exchange.is_some_and(|exchange| position <= exchange);
+                    pipeline.stages.push(Stage {
+                        id: node.id,
+                        operator,
+                        shared,
+                        users,
+                    });
                 }
                 None => {
                     let Op::Source(source) = &node.op else { continue };
@@ -104,7 +115,11 @@ impl Pipeline {
 
     /// The stages that read a node's output, by their numbers.
     fn users(&self, plan: &Plan, of: &Node) -> Vec<(usize, Port)> {
-        let stages = plan.nodes.iter().filter(|node| !matches!(node.op, Op::Source(_))).enumerate();
+        let stages = plan
+            .nodes
+            .iter()
+            .filter(|node| !matches!(node.op, Op::Source(_)))
+            .enumerate();
         let ports = |(stage, node): (usize, &Node)| -> Vec<(usize, Port)> {
             let read = node.inputs.iter().enumerate().filter(|(_, input)| **input == of.id);
             read.map(|(port, _)| (stage, port as Port)).collect()
@@ -142,20 +157,41 @@ impl Pipeline {
         let mut timers_left = TIMERS_PER_STEP_MAX;
         for number in 0..self.stages.len() {
             while timers_left > 0 {
-                let Some((at, key)) = self.state.next_timer(self.stages[number].id, watermark) else { break };
+                let Some((at, key)) = self.state.next_timer(self.stages[number].id, watermark) else {
+                    break;
+                };
                 self.run(number, now, |operator, step| operator.timer(at, &key, step))?;
                 timers_left -= 1;
             }
             self.run(number, now, |operator, step| operator.advance(0, watermark, step))?;
             self.drain(now)?;
         }
-        let Gathered { rows, errors, late } = std::mem::take(&mut self.gathered);
-        Ok(Finished { rows, errors, late, puts: self.state.take_puts(), more: timers_left == 0 })
+        let Gathered {
+            rows,
+            errors,
+            shared_errors,
+            late,
+        } = std::mem::take(&mut self.gathered);
+        let puts = self.state.take_puts();
+        Ok(Finished {
+            rows,
+            errors,
+            shared_errors,
+            late,
+            puts,
+            more: timers_left == 0,
+        })
     }
 
     /// Something waits for the watermark, so that time alone can bring output.
     pub fn has_timers(&self) -> bool {
         self.state.has_timers()
+    }
+
+    /// More records are there already: until they are read, no shard counts as silent.
+    pub fn still_reading(&mut self, now: TimestampUs) {
+        let watermarks = self.sources.iter_mut().filter_map(|source| source.watermarks.as_mut());
+        watermarks.for_each(|watermarks| watermarks.still_reading(now));
     }
 
     /// The watermarks of all shards, to be saved.
@@ -179,10 +215,13 @@ impl Pipeline {
         call: impl FnOnce(&mut dyn Operator, &mut Step<'_>) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let mut emitted = Vec::new();
-        let Stage { id, operator, .. } = &mut self.stages[stage];
+        let Stage {
+            id, operator, shared, ..
+        } = &mut self.stages[stage];
         let mut step = Step {
             now,
             operator: *id,
+            shared: *shared,
             state: &mut self.state,
             gathered: &mut self.gathered,
             emitted: &mut emitted,
@@ -194,11 +233,14 @@ impl Pipeline {
     }
 
     fn pass_on(&mut self, users: &[(usize, Port)], delta: Delta) {
-        let Some(((last, last_port), others)) = users.split_last() else { return };
+        let Some(((last, last_port), others)) = users.split_last() else {
+            return;
+        };
         if delta.is_empty() {
             return;
         }
-        self.queue.extend(others.iter().map(|(stage, port)| (*stage, *port, delta.clone())));
+        self.queue
+            .extend(others.iter().map(|(stage, port)| (*stage, *port, delta.clone())));
         self.queue.push_back((*last, *last_port, delta));
     }
 
@@ -218,7 +260,7 @@ impl SourceStage {
         gathered: &mut Gathered,
     ) -> Result<Delta, Stop> {
         let decoded = self.decoder.decode(records, &Scope { now })?;
-        gathered.errors.extend(decoded.errors);
+        gathered.shared_errors.extend(decoded.errors);
         let rows = decoded.rows.rows();
         let mut frontier = Vec::with_capacity(rows);
         let mut time = Vec::with_capacity(rows);
@@ -230,6 +272,12 @@ impl SourceStage {
             });
             time.push(event.unwrap_or(appended));
         }
-        Ok(Delta { rows: decoded.rows, diff: Diff::Append, time, origin: decoded.origin, frontier })
+        Ok(Delta {
+            rows: decoded.rows,
+            diff: Diff::Append,
+            time,
+            origin: decoded.origin,
+            frontier,
+        })
     }
 }

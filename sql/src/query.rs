@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headwater_store::{
-    Batch, Condition, ControlError, GroupId, Offset, QueryRow, Record, ShardId, StreamRow, Term,
+    Batch, Condition, ControlError, GroupId, Offset, Placement, QueryRow, Record, ShardId, StreamRow, Term,
     TimestampMs, decode_control, encode_control, retained_put, tables,
 };
 
@@ -119,6 +119,8 @@ pub struct ReadyStep {
     pub batch: Batch,
     /// It holds more than the progress: it must be written. Else that can wait.
     pub writes: bool,
+    /// Event time has gone on: worth saving, but not at once.
+    pub moved_time: bool,
     /// Timers are due: make another step at once.
     pub more: bool,
     /// What could not be worked out.
@@ -131,39 +133,66 @@ pub struct ReadyStep {
     progress_row: Bytes,
 }
 
+/// Which query is to run where.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The query.
+    pub query: Arc<QueryRow>,
+    /// The stream it writes.
+    pub output: Arc<StreamRow>,
+    /// The streams it reads.
+    pub inputs: Vec<Arc<StreamRow>>,
+    /// The group whose shards of the output it writes.
+    pub group: GroupId,
+    /// What of the configuration it needs.
+    pub rules: QueryRules,
+}
+
 impl QueryCore {
-    /// From what is committed: `progress` is the row of QUERY_PROGRESS, `state` the table of the group. `inputs` are
-    /// the input streams, `now` is the time of the start.
+    /// From what is committed: `progress` is the row of QUERY_PROGRESS, `state` the table of the group, `now` the time
+    /// of the start.
     pub fn load(
-        query: &QueryRow,
-        output: Arc<StreamRow>,
-        inputs: &[Arc<StreamRow>],
-        group: GroupId,
+        assignment: Assignment,
         progress: Option<Bytes>,
         state: Committed,
-        rules: QueryRules,
         now: TimestampUs,
     ) -> Result<QueryCore, LoadError> {
+        let Assignment {
+            query,
+            output,
+            inputs,
+            group,
+            rules,
+        } = assignment;
         let plan = Plan::decode(&query.plan)?;
         let loaded = match &progress {
             Some(row) => Progress::decode(row)?,
-            None => Progress { plan: PLAN_VERSION, cursors: begin(&plan, inputs)?, ..Progress::default() },
+            None => Progress {
+                plan: PLAN_VERSION,
+                cursors: begin(&plan, &inputs)?,
+                ..Progress::default()
+            },
         };
-        let now = now.max(loaded.now);
-        let watermarks = plan.sources().enumerate().map(|(number, (_, source))| {
-            let saved = |shard: ShardId| {
-                let found = loaded.watermarks.iter().find(|(saved, _)| *saved == shard);
-                (shard, found.map_or(TimestampUs::MIN, |(_, watermark)| *watermark))
-            };
-            let shards = loaded.cursors.iter().map(|(shard, _)| *shard).filter(|shard| shard.stream == source.stream);
-            let combined = loaded.combined.get(number).copied().unwrap_or(TimestampUs::MIN);
-            Some(Watermarks::new(rules_of(source, rules), shards.map(saved), combined, now))
-        });
-        let with_timers = plan.nodes.iter().filter(|node| matches!(node.op, Op::Aggregate(_))).map(|node| node.id);
+        let watermarks = restore_watermarks(&plan, &loaded, rules, now.max(loaded.now));
+        let with_timers = plan
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.op, Op::Aggregate(_)))
+            .map(|node| node.id);
         let state = State::load(query.id, state, with_timers)?;
-        let place = Place::Group { output: output.clone(), group };
-        let pipeline = Pipeline::new(&plan, &place, state, watermarks.collect())?;
-        Ok(QueryCore { query: query.id, group, output, pipeline, progress: loaded, committed: progress })
+        let place = Place::Group {
+            output: output.clone(),
+            group,
+        };
+        let pipeline = Pipeline::new(&plan, &place, state, watermarks)?;
+        Ok(QueryCore {
+            query: query.id,
+            group,
+            output,
+            pipeline,
+            progress: loaded,
+            committed: progress,
+        })
     }
 
     /// Where each input shard is to be read on.
@@ -174,6 +203,11 @@ impl QueryCore {
     /// Time alone can bring output.
     pub fn waits_for_time(&self) -> bool {
         self.pipeline.has_timers()
+    }
+
+    /// More records are there already: until they are read, no shard counts as silent.
+    pub fn still_reading(&mut self, now: TimestampUs) {
+        self.pipeline.still_reading(now);
     }
 
     /// Makes a step of these records, each the next of its shard; of none, to let time pass.
@@ -191,8 +225,13 @@ impl QueryCore {
         self.progress.step += 1;
         self.progress.now = now;
         self.progress.watermarks = self.pipeline.shard_watermarks();
-        self.progress.combined = self.pipeline.source_watermarks();
-        Ok(self.ready(finished))
+        let combined = self.pipeline.source_watermarks();
+        let moved_time = combined != self.progress.combined;
+        self.progress.combined = combined;
+        Ok(ReadyStep {
+            moved_time,
+            ..self.ready(finished)
+        })
     }
 
     fn ready(&self, finished: Finished) -> ReadyStep {
@@ -200,27 +239,45 @@ impl QueryCore {
         let key = Progress::key(self.query);
         let writes = !finished.rows.is_empty() || !finished.puts.is_empty();
         let rows = finished.rows.len() as u64;
-        let expected = Condition::Row { table: tables::QUERY_PROGRESS, key: key.clone(), value: self.committed.clone() };
+        let expected = Condition::Row {
+            table: tables::QUERY_PROGRESS,
+            key: key.clone(),
+            value: self.committed.clone(),
+        };
         let mut batch = Batch::new(self.group).when(expected);
         let mut errors = finished.errors;
+        errors.extend(
+            finished
+                .shared_errors
+                .into_iter()
+                .filter(|(record, _)| self.tells_of(*record)),
+        );
         for (shard, records) in self.records(finished.rows, &mut errors) {
-            if self.output.options.retain {
+            // Retained rows are of the topic's group, which is the shard's where records are placed by topic.
+            if self.output.options.retain && self.output.placement == Placement::Topic {
                 let now = TimestampMs(self.progress.now.0 / 1_000);
-                batch.puts.extend(records.iter().filter_map(|record| retained_put(record, &[], now)));
+                batch
+                    .puts
+                    .extend(records.iter().filter_map(|record| retained_put(record, &[], now)));
             }
             batch = batch.append(shard, records);
         }
         batch.puts.extend(finished.puts);
         let batch = batch.put(tables::QUERY_PROGRESS, key, progress_row.clone());
-        ReadyStep { batch, writes, more: finished.more, errors, late: finished.late, rows, progress_row }
+        ReadyStep {
+            batch,
+            writes,
+            moved_time: false,
+            more: finished.more,
+            errors,
+            late: finished.late,
+            rows,
+            progress_row,
+        }
     }
 
     /// The output records by shard, in order.
-    fn records(
-        &self,
-        rows: Vec<SinkRow>,
-        errors: &mut Vec<(RecordId, Fault)>,
-    ) -> Vec<(ShardId, Vec<Record>)> {
+    fn records(&self, rows: Vec<SinkRow>, errors: &mut Vec<(RecordId, Fault)>) -> Vec<(ShardId, Vec<Record>)> {
         let mut shards: Vec<(ShardId, Vec<Record>)> = Vec::new();
         for row in rows {
             let shard = place_of(&self.output, row.topic.clone(), row.placement);
@@ -246,6 +303,12 @@ impl QueryCore {
         shards
     }
 
+    /// Every task of a query reads every record; this is whether this one counts it, and tells of what is wrong with it.
+    pub fn tells_of(&self, record: RecordId) -> bool {
+        let shards = &self.output.shards;
+        shards[usize::from(record.shard.number) % shards.len()] == self.group
+    }
+
     /// A step's Batch is committed: the next one builds on it.
     pub fn committed(&mut self, step: &ReadyStep) {
         self.committed = Some(step.progress_row.clone());
@@ -253,7 +316,7 @@ impl QueryCore {
 
     /// The progress alone, for when steps have written nothing for a while.
     pub fn save(&self) -> ReadyStep {
-        self.ready(Finished { rows: Vec::new(), errors: Vec::new(), late: 0, puts: Vec::new(), more: false })
+        self.ready(Finished::default())
     }
 }
 
@@ -273,10 +336,35 @@ pub(crate) fn rules_of(source: &Source, rules: QueryRules) -> WatermarkRules {
     }
 }
 
+/// Those of each source, as they were saved.
+fn restore_watermarks(plan: &Plan, saved: &Progress, rules: QueryRules, now: TimestampUs) -> Vec<Option<Watermarks>> {
+    let restore = |(number, (_, source)): (usize, (_, &Source))| {
+        let of_shard = |shard: ShardId| {
+            let found = saved.watermarks.iter().find(|(known, _)| *known == shard);
+            (shard, found.map_or(TimestampUs::MIN, |(_, watermark)| *watermark))
+        };
+        let shards = saved
+            .cursors
+            .iter()
+            .map(|(shard, _)| *shard)
+            .filter(|shard| shard.stream == source.stream);
+        let combined = saved.combined.get(number).copied().unwrap_or(TimestampUs::MIN);
+        Some(Watermarks::new(
+            rules_of(source, rules),
+            shards.map(of_shard),
+            combined,
+            now,
+        ))
+    };
+    plan.sources().enumerate().map(restore).collect()
+}
+
 fn begin(plan: &Plan, inputs: &[Arc<StreamRow>]) -> Result<Vec<(ShardId, Offset)>, LoadError> {
     let mut cursors: Vec<(ShardId, Offset)> = Vec::new();
     for (_, source) in plan.sources() {
-        let Start::At(offsets) = &source.start else { return Err(LoadError::NoStart) };
+        let Start::At(offsets) = &source.start else {
+            return Err(LoadError::NoStart);
+        };
         let stream = inputs.iter().find(|stream| stream.id == source.stream);
         let stream = stream.ok_or(LoadError::NoInput(source.stream))?;
         for (shard, offset) in stream.shard_ids().zip(offsets) {
@@ -287,4 +375,3 @@ fn begin(plan: &Plan, inputs: &[Arc<StreamRow>]) -> Result<Vec<(ShardId, Offset)
     }
     Ok(cursors)
 }
-

@@ -34,7 +34,9 @@ pub(crate) async fn positions(
     catalog: &Catalog,
     source: &Source,
 ) -> Result<Vec<(ShardId, Offset)>, ReadError> {
-    let Some(stream) = catalog.stream_by_id(source.stream) else { return Ok(Vec::new()) };
+    let Some(stream) = catalog.stream_by_id(source.stream) else {
+        return Ok(Vec::new());
+    };
     let shards: Vec<ShardId> = stream.shard_ids().collect();
     let position = match &source.start {
         Start::Latest => Position::Latest,
@@ -67,7 +69,14 @@ impl Reading {
         let pipeline = Pipeline::new(plan, &Place::Here, state, watermarks)
             .map_err(|error| SqlError::internal(error.to_string()))?;
         let left = plan.limit.unwrap_or(u64::MAX);
-        Ok(Reading { pipeline, rows, order_by: plan.order_by.clone(), left, held: Vec::new(), held_bytes: 0 })
+        Ok(Reading {
+            pipeline,
+            rows,
+            order_by: plan.order_by.clone(),
+            left,
+            held: Vec::new(),
+            held_bytes: 0,
+        })
     }
 
     /// Sends a step's rows, or holds them to be sorted.
@@ -75,9 +84,16 @@ impl Reading {
         if self.order_by.is_empty() {
             return Ok(self.send(finished.rows).await);
         }
-        self.held_bytes += finished.rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + 64).sum::<usize>();
+        self.held_bytes += finished
+            .rows
+            .iter()
+            .map(|row| row.payload.as_ref().map_or(0, String::len) + 64)
+            .sum::<usize>();
         if self.held_bytes > SORT_BYTES_MAX {
-            let message = format!("ORDER BY would have to hold more than {} MiB of rows", SORT_BYTES_MAX >> 20);
+            let message = format!(
+                "ORDER BY would have to hold more than {} MiB of rows",
+                SORT_BYTES_MAX >> 20
+            );
             return Err(SqlError::new(codes::TOO_LARGE, message).help("narrow it down with WHERE"));
         }
         self.held.extend(finished.rows);
@@ -147,11 +163,21 @@ impl OneShot {
         for (_, source) in plan.sources() {
             for (shard, next) in positions(&store, &catalog, source).await? {
                 let (first, end) = store.bounds(shard).await?;
-                shards.push(ShardReader { shard, next: next.max(first), end, ahead: VecDeque::new() });
+                shards.push(ShardReader {
+                    shard,
+                    next: next.max(first),
+                    end,
+                    ahead: VecDeque::new(),
+                });
             }
         }
         let watermarks = plan.sources().map(|_| None).collect();
-        Ok(OneShot { reading: Reading::new(plan, watermarks, rows)?, shards, store, step_records_max })
+        Ok(OneShot {
+            reading: Reading::new(plan, watermarks, rows)?,
+            shards,
+            store,
+            step_records_max,
+        })
     }
 
     /// Reads to the end; an error is the last thing the reader gets.
@@ -165,6 +191,9 @@ impl OneShot {
     async fn read(&mut self) -> Result<(), SqlError> {
         let now = TimestampUs::from_ms(self.store.now());
         loop {
+            if self.reading.rows.is_closed() {
+                return Ok(());
+            }
             let records = self.next_records().await?;
             if !records.is_empty() {
                 self.reading.pipeline.apply(&records, now).map_err(stopped)?;
@@ -191,8 +220,12 @@ impl OneShot {
                 shard.fill(&self.store).await?;
             }
             let head = |shard: &ShardReader| shard.ahead.front().map(|(id, record)| (record.timestamp, id.shard));
-            let Some((_, at)) =
-                self.shards.iter().enumerate().filter_map(|(at, shard)| head(shard).map(|head| (head, at))).min()
+            let Some((_, at)) = self
+                .shards
+                .iter()
+                .enumerate()
+                .filter_map(|(at, shard)| head(shard).map(|head| (head, at)))
+                .min()
             else {
                 break;
             };
@@ -213,7 +246,13 @@ impl ShardReader {
             for batch in batches {
                 for (offset, record) in batch.records_from(self.next)? {
                     if offset < self.end {
-                        self.ahead.push_back((RecordId { shard: self.shard, offset }, record));
+                        self.ahead.push_back((
+                            RecordId {
+                                shard: self.shard,
+                                offset,
+                            },
+                            record,
+                        ));
                     }
                 }
                 self.next = self.next.max(batch.end());
@@ -246,11 +285,21 @@ impl Push {
         for (_, source) in plan.sources() {
             let positions = positions(&store, &catalog, source).await?;
             let shards = positions.iter().map(|(shard, _)| (*shard, TimestampUs::MIN));
-            watermarks.push(Some(Watermarks::new(rules_of(source, rules), shards, TimestampUs::MIN, now)));
+            watermarks.push(Some(Watermarks::new(
+                rules_of(source, rules),
+                shards,
+                TimestampUs::MIN,
+                now,
+            )));
             cursors.extend(positions);
         }
         let follower = store.follow_from(cursors);
-        Ok(Push { reading: Reading::new(plan, watermarks, rows)?, follower, store, step_records_max })
+        Ok(Push {
+            reading: Reading::new(plan, watermarks, rows)?,
+            follower,
+            store,
+            step_records_max,
+        })
     }
 
     /// Goes on until the reader is gone, LIMIT is reached, or `stop`.
@@ -273,13 +322,28 @@ impl Push {
             };
             let mut records = Vec::new();
             for (batch, from) in found {
-                let id = |offset| RecordId { shard: batch.shard, offset };
-                records.extend(batch.records_from(from)?.into_iter().map(|(offset, record)| (id(offset), record)));
+                let id = |offset| RecordId {
+                    shard: batch.shard,
+                    offset,
+                };
+                records.extend(
+                    batch
+                        .records_from(from)?
+                        .into_iter()
+                        .map(|(offset, record)| (id(offset), record)),
+                );
             }
             // Nothing: time passes.
             let nothing: &[(RecordId, Record)] = &[];
-            let steps = records.chunks(self.step_records_max).chain(records.is_empty().then_some(nothing));
+            let steps = records
+                .chunks(self.step_records_max)
+                .chain(records.is_empty().then_some(nothing));
+            let behind = !self.follower.caught_up();
             for step in steps {
+                if behind || step.len() == self.step_records_max {
+                    let now = TimestampUs::from_ms(self.store.now());
+                    self.reading.pipeline.still_reading(now);
+                }
                 if self.step(step).await?.is_some() {
                     return Ok(());
                 }

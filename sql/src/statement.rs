@@ -66,11 +66,20 @@ impl Engine {
         }
         let bound = binder.create_stream(create, sql)?;
         let made = match bound.plan {
-            None => self.store().create_stream(bound.spec).await.map(|_| format!("stream {name} created")),
+            None => self
+                .store()
+                .create_stream(bound.spec)
+                .await
+                .map(|_| format!("stream {name} created")),
             Some(mut plan) => {
                 self.resolve_start(&mut plan).await?;
                 let inputs = plan.inputs();
-                let spec = QuerySpec { output: bound.spec, plan: plan.encode(), inputs, sql: sql.to_owned() };
+                let spec = QuerySpec {
+                    output: bound.spec,
+                    plan: plan.encode(),
+                    inputs,
+                    sql: sql.to_owned(),
+                };
                 let made = self.store().create_query(spec).await;
                 made.map(|_| format!("stream {name} created, query {name} is running"))
             }
@@ -78,7 +87,9 @@ impl Engine {
         match made {
             Ok(message) => Ok(done(with_warnings(message, &bound.warnings))),
             // Somebody else was faster.
-            Err(CatalogError::Exists { .. }) if create.if_not_exists => Ok(done(format!("stream {name} exists already"))),
+            Err(CatalogError::Exists { .. }) if create.if_not_exists => {
+                Ok(done(format!("stream {name} exists already")))
+            }
             Err(error) => Err(taken(error, &create.name)),
         }
     }
@@ -96,10 +107,11 @@ impl Engine {
             return exists();
         }
         let spec = binder.create_connector(create, sql)?;
-        self.check_connector(&spec.kind, spec.sink, &spec.options).map_err(|message| {
-            let span = named_option(&create.options, &message).map_or(create.kind.span, |option| option.value.span);
-            SqlError::new(codes::BAD_OPTION, message).at(span)
-        })?;
+        self.check_connector(&spec.kind, spec.sink, &spec.options)
+            .map_err(|message| {
+                let span = named_option(&create.options, &message).map_or(create.kind.span, |option| option.value.span);
+                SqlError::new(codes::BAD_OPTION, message).at(span)
+            })?;
         match self.store().create_connector(spec).await {
             Ok(_) => Ok(done(format!("connector {name} created"))),
             Err(CatalogError::Exists { .. }) if create.if_not_exists => exists(),
@@ -109,8 +121,14 @@ impl Engine {
 
     async fn insert_statement(&self, binder: &Binder<'_>, insert: &Insert) -> Result<Outcome, SqlError> {
         let bound = binder.insert(insert, TimestampUs::from_ms(self.store().now()))?;
-        let count = self.insert(&bound.stream, &bound.rules, bound.rows).await.map_err(|error| error.at(insert.stream.span))?;
-        Ok(done(format!("{count} {} inserted", if count == 1 { "row" } else { "rows" })))
+        let count = self
+            .insert(&bound.stream, &bound.rules, bound.rows)
+            .await
+            .map_err(|error| error.at(insert.stream.span))?;
+        Ok(done(format!(
+            "{count} {} inserted",
+            if count == 1 { "row" } else { "rows" }
+        )))
     }
 
     async fn select(&self, binder: &Binder<'_>, select: &Select) -> Result<Outcome, SqlError> {
@@ -141,14 +159,12 @@ impl Engine {
             ObjectKind::Connector => self.store().drop_connector(name).await,
         };
         match dropped {
-            Ok(()) if drop.kind == ObjectKind::Query => {
-                Ok(done(format!("query {name} dropped, its stream stays")))
-            }
+            Ok(()) if drop.kind == ObjectKind::Query => Ok(done(format!("query {name} dropped, its stream stays"))),
             Ok(()) => Ok(done(format!("{kind} {name} dropped"))),
             Err(CatalogError::Missing { .. }) if drop.if_exists => Ok(done(format!("{kind} {name} does not exist"))),
-            Err(error @ CatalogError::Used { .. }) => {
-                Err(SqlError::from(error).at(drop.name.span).help("drop that first, or all of it with FORCE"))
-            }
+            Err(error @ CatalogError::Used { .. }) => Err(SqlError::from(error)
+                .at(drop.name.span)
+                .help(format!("`DROP STREAM {name} FORCE` drops what uses it too"))),
             Err(error) => Err(SqlError::from(error).at(drop.name.span)),
         }
     }
@@ -165,7 +181,11 @@ impl Engine {
                 gone(self.store().drop_query(&query.name).await)?;
             }
         }
-        for connector in catalog.connectors.values().filter(|connector| connector.stream == stream.id) {
+        for connector in catalog
+            .connectors
+            .values()
+            .filter(|connector| connector.stream == stream.id)
+        {
             gone(self.store().drop_connector(&connector.name).await)?;
         }
         Ok(())
@@ -176,20 +196,31 @@ impl Engine {
             return Err(missing(catalog, ObjectKind::Query, name));
         }
         self.store().set_query_state(&name.text, state).await?;
-        let verb = if state == QueryState::Running { "resumed" } else { "terminated" };
+        let verb = if state == QueryState::Running {
+            "resumed"
+        } else {
+            "terminated"
+        };
         Ok(done(format!("query {} {verb}", name.text)))
     }
 
     async fn terminate_all(&self, catalog: &Catalog) -> Result<Outcome, SqlError> {
         let mut count = 0;
-        for query in catalog.queries.values().filter(|query| query.state == QueryState::Running) {
+        for query in catalog
+            .queries
+            .values()
+            .filter(|query| query.state == QueryState::Running)
+        {
             match self.store().set_query_state(&query.name, QueryState::Terminated).await {
                 Ok(()) => count += 1,
                 Err(CatalogError::Missing { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(done(format!("{count} {} terminated", if count == 1 { "query" } else { "queries" })))
+        Ok(done(format!(
+            "{count} {} terminated",
+            if count == 1 { "query" } else { "queries" }
+        )))
     }
 
     async fn run_connector(&self, catalog: &Catalog, name: &Name, running: bool) -> Result<Outcome, SqlError> {
@@ -197,20 +228,28 @@ impl Engine {
             return Err(missing(catalog, ObjectKind::Connector, name));
         }
         self.store().set_connector_running(&name.text, running).await?;
-        Ok(done(format!("connector {} {}", name.text, if running { "resumed" } else { "paused" })))
+        Ok(done(format!(
+            "connector {} {}",
+            name.text,
+            if running { "resumed" } else { "paused" }
+        )))
     }
 }
 
 fn refuse_early_push(statements: &[Statement]) -> Result<(), SqlError> {
-    let Some((_, early)) = statements.split_last() else { return Ok(()) };
+    let Some((_, early)) = statements.split_last() else {
+        return Ok(());
+    };
     let push = early.iter().find_map(|statement| match &statement.kind {
         StatementKind::Select(select) => select.emit,
         _ => None,
     });
     match push {
-        Some(emit) => Err(SqlError::new(codes::NOT_ALLOWED, "a SELECT with EMIT does not end: nothing can follow it")
-            .at(emit.span)
-            .help("put it last, or leave out EMIT to read what is stored now")),
+        Some(emit) => Err(
+            SqlError::new(codes::ENDLESS, "a SELECT with EMIT does not end: nothing can follow it")
+                .at(emit.span)
+                .help("put it last, or leave out EMIT to read what is stored now"),
+        ),
         None => Ok(()),
     }
 }
@@ -221,7 +260,8 @@ fn explain_statement(binder: &Binder<'_>, statement: &Statement, source: &str) -
         StatementKind::CreateStream(create) => binder.create_stream(create, statement.span.of(source))?.plan,
         _ => None,
     };
-    let plan = plan.ok_or_else(|| SqlError::not_supported("EXPLAIN of a statement without a SELECT", statement.span))?;
+    let plan =
+        plan.ok_or_else(|| SqlError::not_supported("EXPLAIN of a statement without a SELECT", statement.span))?;
     let line = |line: String| serde_json::json!({ "plan": line }).to_string();
     Ok(rows(explain(&plan).into_iter().map(line).collect()))
 }
@@ -245,13 +285,19 @@ fn with_warnings(mut message: String, warnings: &[String]) -> String {
 fn taken(error: CatalogError, name: &Name) -> SqlError {
     let exists = matches!(error, CatalogError::Exists { .. });
     let error = SqlError::from(error).at(name.span);
-    if exists { error.help("choose another name, or write IF NOT EXISTS") } else { error }
+    if exists {
+        error.help("choose another name, or write IF NOT EXISTS")
+    } else {
+        error
+    }
 }
 
 /// The option that a connector's check speaks of: its messages begin with the name.
 fn named_option<'a>(options: &'a [WithOption], message: &str) -> Option<&'a WithOption> {
     let (name, _) = message.split_once(':')?;
-    options.iter().find(|option| option.name.text.eq_ignore_ascii_case(name))
+    options
+        .iter()
+        .find(|option| option.name.text.eq_ignore_ascii_case(name))
 }
 
 fn kind_name(kind: ObjectKind) -> &'static str {
@@ -264,7 +310,10 @@ fn kind_name(kind: ObjectKind) -> &'static str {
 
 fn exists(catalog: &Catalog, kind: ObjectKind, name: &str) -> bool {
     match kind {
-        ObjectKind::Stream => catalog.streams.get(name).is_some_and(|stream| stream.state != StreamState::Dropping),
+        ObjectKind::Stream => catalog
+            .streams
+            .get(name)
+            .is_some_and(|stream| stream.state != StreamState::Dropping),
         ObjectKind::Query => catalog.queries.contains_key(name),
         ObjectKind::Connector => catalog.connectors.contains_key(name),
     }

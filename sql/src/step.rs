@@ -58,6 +58,8 @@ pub struct Gathered {
     pub rows: Vec<SinkRow>,
     /// Values that could not be worked out.
     pub errors: Vec<(RecordId, Fault)>,
+    /// Those of them that every task of the query meets, because they came before the Exchange.
+    pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
     pub late: u64,
 }
@@ -67,18 +69,15 @@ pub struct Gathered {
 pub struct Step<'a> {
     pub(crate) now: TimestampUs,
     pub(crate) operator: OperatorId,
+    /// Before the Exchange, where each task of the query does the same.
+    pub(crate) shared: bool,
     pub(crate) state: &'a mut State,
     pub(crate) gathered: &'a mut Gathered,
     pub(crate) emitted: &'a mut Vec<Delta>,
 }
 
 impl Step<'_> {
-    /// The step's time; it is logged.
-    pub fn now(&self) -> TimestampUs {
-        self.now
-    }
-
-    /// What functions may know.
+    /// What functions may know: the step's time, which is logged.
     pub fn scope(&self) -> Scope {
         Scope { now: self.now }
     }
@@ -117,7 +116,11 @@ impl Step<'_> {
 
     /// Tells of a value that could not be worked out.
     pub fn error(&mut self, origin: RecordId, fault: Fault) {
-        self.gathered.errors.push((origin, fault));
+        let errors = match self.shared {
+            true => &mut self.gathered.shared_errors,
+            false => &mut self.gathered.errors,
+        };
+        errors.push((origin, fault));
     }
 
     /// Counts rows that came too late.

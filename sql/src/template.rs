@@ -11,7 +11,7 @@ use headwater_store::TopicName;
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
 use crate::function::Scope;
-use crate::plan::physical::{PlanError, Template, TemplatePart};
+use crate::plan::physical::{Expr, PlanError, Template, TemplatePart};
 
 /// A template, ready to run.
 #[derive(Debug)]
@@ -26,17 +26,23 @@ enum Part {
 }
 
 impl CompiledTemplate {
-    /// Makes a plan's template ready.
-    pub fn compile(template: &Template) -> Result<CompiledTemplate, PlanError> {
+    /// Makes a plan's template ready; `compile` makes its expressions so.
+    pub fn compile(
+        template: &Template,
+        compile: &dyn Fn(&Expr) -> Result<Expression, PlanError>,
+    ) -> Result<CompiledTemplate, PlanError> {
         let part = |part: &TemplatePart| {
             Ok(match part {
                 TemplatePart::Text(text) => Part::Text(text.clone()),
-                TemplatePart::Value { expr, slashes } => {
-                    Part::Value { expression: Expression::compile(expr)?, slashes: *slashes }
-                }
+                TemplatePart::Value { expr, slashes } => Part::Value {
+                    expression: compile(expr)?,
+                    slashes: *slashes,
+                },
             })
         };
-        Ok(CompiledTemplate { parts: template.parts.iter().map(part).collect::<Result<_, PlanError>>()? })
+        Ok(CompiledTemplate {
+            parts: template.parts.iter().map(part).collect::<Result<_, PlanError>>()?,
+        })
     }
 
     /// The topics of these rows. None: a value is NULL or empty, or what comes out is no topic to publish on (`$` in
@@ -56,7 +62,11 @@ impl CompiledTemplate {
         (0..rows.rows())
             .map(|row| {
                 out.clear();
-                let whole = self.parts.iter().zip(&columns).all(|(part, column)| write_part(part, column, row, &mut out));
+                let whole = self
+                    .parts
+                    .iter()
+                    .zip(&columns)
+                    .all(|(part, column)| write_part(part, column, row, &mut out));
                 if !whole || out.starts_with('$') {
                     return None;
                 }
@@ -103,27 +113,47 @@ fn write_level(text: &str, slashes: bool, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::physical::{ColumnId, Expr};
+    use crate::plan::physical::ColumnId;
     use crate::types::TimestampUs;
     use crate::value::Value;
 
     fn topics(parts: Vec<TemplatePart>, values: Vec<Value>) -> Vec<Option<String>> {
         let rows = values.len();
         let columns = Columns::new(vec![Arc::new(Column::from_values(values))], rows);
-        let template = CompiledTemplate::compile(&Template { parts }).unwrap();
+        let template = CompiledTemplate::compile(&Template { parts }, &Expression::compile).unwrap();
         let topics = template.topics(&columns, &Scope { now: TimestampUs(0) }, &mut Faults::default());
-        topics.into_iter().map(|topic| topic.map(|topic| topic.as_str().to_owned())).collect()
+        topics
+            .into_iter()
+            .map(|topic| topic.map(|topic| topic.as_str().to_owned()))
+            .collect()
     }
 
     fn value(slashes: bool) -> TemplatePart {
-        TemplatePart::Value { expr: Expr::Column(ColumnId(0)), slashes }
+        TemplatePart::Value {
+            expr: Expr::Column(ColumnId(0)),
+            slashes,
+        }
     }
 
     #[test]
     fn values_stay_inside_their_level() {
         let text = |text: &str| Value::String(text.into());
-        let parts = || vec![TemplatePart::Text("alerts/".into()), value(false), TemplatePart::Text("/x".into())];
-        let values = vec![text("sf"), text("a/b"), text("+"), text("50%"), Value::Integer(7), Value::Null, text("")];
+        let parts = || {
+            vec![
+                TemplatePart::Text("alerts/".into()),
+                value(false),
+                TemplatePart::Text("/x".into()),
+            ]
+        };
+        let values = vec![
+            text("sf"),
+            text("a/b"),
+            text("+"),
+            text("50%"),
+            Value::Integer(7),
+            Value::Null,
+            text(""),
+        ];
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(
             topics(parts(), values),
@@ -139,7 +169,10 @@ mod tests {
         );
         let long = "x".repeat(70_000);
         assert_eq!(
-            topics(vec![value(true)], vec![text("a/b"), text("$SYS/x"), text("a/#"), text(&long)]),
+            topics(
+                vec![value(true)],
+                vec![text("a/b"), text("$SYS/x"), text("a/#"), text(&long)]
+            ),
             [some("a/b"), None, some("a/%23"), None]
         );
     }

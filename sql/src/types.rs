@@ -8,9 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Microseconds since 1970-01-01T00:00:00Z, without leap seconds. Event times and watermarks.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, bincode::Encode, bincode::Decode,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, bincode::Encode, bincode::Decode)]
 pub struct TimestampUs(pub i64);
 
 impl TimestampUs {
@@ -146,7 +144,10 @@ pub enum DataType {
 impl DataType {
     /// INTEGER, FLOAT, DECIMAL, or not known.
     pub fn may_be_number(&self) -> bool {
-        matches!(self, DataType::Any | DataType::Integer | DataType::Float | DataType::Decimal(_))
+        matches!(
+            self,
+            DataType::Any | DataType::Integer | DataType::Float | DataType::Decimal(_)
+        )
     }
 
     /// STRING, or not known.
@@ -227,7 +228,11 @@ impl FromStr for DataType {
             None => (spelled.as_str(), None),
         };
         let numbers: Vec<u32> = arguments
-            .map(|list| list.split(',').map(|number| number.trim().parse().map_err(|_| unknown())).collect())
+            .map(|list| {
+                list.split(',')
+                    .map(|number| number.trim().parse().map_err(|_| unknown()))
+                    .collect()
+            })
             .transpose()?
             .unwrap_or_default();
         let plain = match name {
@@ -325,13 +330,29 @@ mod tests {
 
     #[test]
     fn types_read_what_they_write_and_the_usual_synonyms() {
-        for text in ["INTEGER", "DECIMAL(10,2)", "DECIMAL", "STRING[]", "TIMESTAMP", "JSONB", "FLOAT[][]"] {
+        for text in [
+            "INTEGER",
+            "DECIMAL(10,2)",
+            "DECIMAL",
+            "STRING[]",
+            "TIMESTAMP",
+            "JSONB",
+            "FLOAT[][]",
+        ] {
             assert_eq!(text.parse::<DataType>().unwrap().to_string(), text);
         }
         assert_eq!("varchar(20)".parse(), Ok(DataType::String));
         assert_eq!("double precision".parse(), Ok(DataType::Float));
         assert_eq!("numeric(5)".parse(), Ok(DataType::Decimal(Some((5, 0)))));
-        for wrong in ["INTEGER(3)", "DECIMAL(2,3)", "DECIMAL(99)", "VECTOR", "", "INT)", "DECIMAL(1"] {
+        for wrong in [
+            "INTEGER(3)",
+            "DECIMAL(2,3)",
+            "DECIMAL(99)",
+            "VECTOR",
+            "",
+            "INT)",
+            "DECIMAL(1",
+        ] {
             assert!(wrong.parse::<DataType>().is_err(), "{wrong}");
         }
     }

@@ -23,7 +23,7 @@ use crate::types::{DataType, Interval, Literal};
 
 pub(crate) use arithmetic::{binary, float_result, negate};
 pub(crate) use cast::{cast, parse_decimal};
-pub(crate) use key::{decode_key, encode_key};
+pub(crate) use key::{decode_group_key, decode_key, encode_key, group_value};
 
 /// One value. It owns its data, or shares the buffer of the record it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,9 +176,11 @@ impl Value {
         match self {
             Value::Null => None,
             Value::String(text) | Value::Json(text) => Some(text.clone()),
-            Value::Bytea(bytes) => {
-                Some(String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| BASE64.encode(bytes)).into())
-            }
+            Value::Bytea(bytes) => Some(
+                String::from_utf8(bytes.to_vec())
+                    .unwrap_or_else(|_| BASE64.encode(bytes))
+                    .into(),
+            ),
             Value::Date(days) => Some(calendar::format_date(*days).into()),
             Value::Time(us) => Some(calendar::format_time(*us).into()),
             Value::Timestamp(us) => Some(calendar::format_timestamp(*us).into()),
@@ -292,7 +294,11 @@ pub(crate) fn compare_integer_float(integer: i64, float: f64) -> Option<Ordering
     }
     // In range, so the cast truncates exactly; the fraction decides a tie.
     let whole = float.trunc();
-    Some(integer.cmp(&(whole as i64)).then_with(|| 0.0_f64.total_cmp(&(float - whole + 0.0))))
+    Some(
+        integer
+            .cmp(&(whole as i64))
+            .then_with(|| 0.0_f64.total_cmp(&(float - whole + 0.0))),
+    )
 }
 
 /// A DATE, TIMESTAMP or text as microseconds since the epoch. Numbers are no moments here.
@@ -358,13 +364,22 @@ mod tests {
     #[test]
     fn numbers_compare_across_types_exactly() {
         let big = 9_007_199_254_740_993; // 2^53 + 1 is no FLOAT
-        assert_eq!(Value::Integer(big).compare(&Value::Float(9_007_199_254_740_992.0)), Some(Ordering::Greater));
+        assert_eq!(
+            Value::Integer(big).compare(&Value::Float(9_007_199_254_740_992.0)),
+            Some(Ordering::Greater)
+        );
         assert_eq!(Value::Integer(2).compare(&Value::Float(2.5)), Some(Ordering::Less));
         assert_eq!(Value::Integer(-2).compare(&Value::Float(-2.5)), Some(Ordering::Greater));
         assert_eq!(Value::Float(2.0).compare(&Value::Integer(2)), Some(Ordering::Equal));
         assert_eq!(Value::Integer(0).compare(&Value::Float(-0.0)), Some(Ordering::Equal));
-        assert_eq!(Value::Integer(i64::MAX).compare(&Value::Float(1e300)), Some(Ordering::Less));
-        assert_eq!(Value::Decimal(Decimal::new(25, 1)).compare(&Value::Integer(2)), Some(Ordering::Greater));
+        assert_eq!(
+            Value::Integer(i64::MAX).compare(&Value::Float(1e300)),
+            Some(Ordering::Less)
+        );
+        assert_eq!(
+            Value::Decimal(Decimal::new(25, 1)).compare(&Value::Integer(2)),
+            Some(Ordering::Greater)
+        );
     }
 
     #[test]
@@ -374,7 +389,10 @@ mod tests {
         assert_eq!(Value::Null.compare(&Value::Null), None);
         assert_eq!(Value::Boolean(true).compare(&Value::Integer(1)), None);
         let noon = Value::Timestamp(calendar::parse_timestamp("2010-01-01 12:00").unwrap());
-        assert_eq!(noon.compare(&Value::String("2010-01-01".into())), Some(Ordering::Greater));
+        assert_eq!(
+            noon.compare(&Value::String("2010-01-01".into())),
+            Some(Ordering::Greater)
+        );
     }
 
     #[test]

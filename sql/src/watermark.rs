@@ -50,8 +50,18 @@ impl Watermarks {
         combined: TimestampUs,
         now: TimestampUs,
     ) -> Watermarks {
-        let clock = |(shard, watermark)| ShardClock { shard, watermark, heard_at: now, idle: false };
-        Watermarks { rules, shards: saved.into_iter().map(clock).collect(), combined, advanced_at: now }
+        let clock = |(shard, watermark)| ShardClock {
+            shard,
+            watermark,
+            heard_at: now,
+            idle: false,
+        };
+        Watermarks {
+            rules,
+            shards: saved.into_iter().map(clock).collect(),
+            combined,
+            advanced_at: now,
+        }
     }
 
     /// Takes in one row's event time (None: it has none of its own) and gives the row's frontier: the watermark of
@@ -63,7 +73,9 @@ impl Watermarks {
         appended: TimestampUs,
         now: TimestampUs,
     ) -> TimestampUs {
-        let Some(clock) = self.shards.iter_mut().find(|clock| clock.shard == shard) else { return self.combined };
+        let Some(clock) = self.shards.iter_mut().find(|clock| clock.shard == shard) else {
+            return self.combined;
+        };
         let frontier = clock.watermark.max(self.combined);
         clock.heard_at = now;
         clock.idle = false;
@@ -72,6 +84,13 @@ impl Watermarks {
             clock.watermark = clock.watermark.max(event.plus_us(-self.rules.delay_us));
         }
         frontier
+    }
+
+    /// Records that are already there are still to be read: until then no shard counts as silent.
+    pub fn still_reading(&mut self, now: TimestampUs) {
+        for clock in self.shards.iter_mut().filter(|clock| !clock.idle) {
+            clock.heard_at = clock.heard_at.max(now);
+        }
     }
 
     /// The task's watermark at the end of a step.
@@ -84,7 +103,11 @@ impl Watermarks {
             return self.combined;
         }
         self.leave_silent(now);
-        let active = self.shards.iter().filter(|clock| !clock.idle).map(|clock| clock.watermark);
+        let active = self
+            .shards
+            .iter()
+            .filter(|clock| !clock.idle)
+            .map(|clock| clock.watermark);
         if let Some(minimum) = active.min() {
             self.combined = self.combined.max(minimum);
         }
@@ -96,11 +119,21 @@ impl Watermarks {
     fn leave_silent(&mut self, now: TimestampUs) {
         let idle_us = self.rules.idle_us;
         loop {
-            let silent = self.shards.iter_mut().filter(|clock| !clock.idle && now >= clock.heard_at.plus_us(idle_us));
-            let Some(next) = silent.min_by_key(|clock| (clock.heard_at, clock.watermark)) else { return };
+            let silent = self
+                .shards
+                .iter_mut()
+                .filter(|clock| !clock.idle && now >= clock.heard_at.plus_us(idle_us));
+            let Some(next) = silent.min_by_key(|clock| (clock.heard_at, clock.watermark)) else {
+                return;
+            };
             next.idle = true;
             let left = next.watermark;
-            let others = self.shards.iter().filter(|clock| !clock.idle).map(|clock| clock.watermark).min();
+            let others = self
+                .shards
+                .iter()
+                .filter(|clock| !clock.idle)
+                .map(|clock| clock.watermark)
+                .min();
             self.combined = self.combined.max(others.unwrap_or(left));
         }
     }
@@ -124,7 +157,11 @@ mod tests {
     const SECOND: i64 = 1_000_000;
 
     fn shard(number: u16) -> ShardId {
-        ShardId { group: GroupId(1), stream: StreamId(1), number }
+        ShardId {
+            group: GroupId(1),
+            stream: StreamId(1),
+            number,
+        }
     }
 
     fn at(seconds: i64) -> TimestampUs {
@@ -132,20 +169,40 @@ mod tests {
     }
 
     fn two_shards() -> Watermarks {
-        let rules = WatermarkRules { delay_us: 5 * SECOND, idle_us: 30 * SECOND, future_skew_us: 300 * SECOND };
-        Watermarks::new(rules, [(shard(0), TimestampUs::MIN), (shard(1), TimestampUs::MIN)], TimestampUs::MIN, at(1000))
+        let rules = WatermarkRules {
+            delay_us: 5 * SECOND,
+            idle_us: 30 * SECOND,
+            future_skew_us: 300 * SECOND,
+        };
+        Watermarks::new(
+            rules,
+            [(shard(0), TimestampUs::MIN), (shard(1), TimestampUs::MIN)],
+            TimestampUs::MIN,
+            at(1000),
+        )
     }
 
     #[test]
     fn the_minimum_of_the_shards_less_the_delay_and_never_back() {
         let mut marks = two_shards();
-        assert_eq!(marks.observe(shard(0), Some(at(100)), at(1000), at(1000)), TimestampUs::MIN);
+        assert_eq!(
+            marks.observe(shard(0), Some(at(100)), at(1000), at(1000)),
+            TimestampUs::MIN
+        );
         assert_eq!(marks.advance(at(1000)), TimestampUs::MIN, "one shard has shown nothing");
         marks.observe(shard(1), Some(at(50)), at(1000), at(1000));
         assert_eq!(marks.advance(at(1000)), at(45));
-        assert_eq!(marks.observe(shard(1), Some(at(20)), at(1000), at(1000)), at(45), "out of order");
+        assert_eq!(
+            marks.observe(shard(1), Some(at(20)), at(1000), at(1000)),
+            at(45),
+            "out of order"
+        );
         assert_eq!(marks.advance(at(1000)), at(45));
-        assert_eq!(marks.observe(shard(0), Some(at(60)), at(1000), at(1000)), at(95), "its own shard's, not the task's");
+        assert_eq!(
+            marks.observe(shard(0), Some(at(60)), at(1000), at(1000)),
+            at(95),
+            "its own shard's, not the task's"
+        );
     }
 
     #[test]
@@ -157,7 +214,11 @@ mod tests {
         assert_eq!(marks.advance(at(1039)), at(95), "shard 0 still counts as heard");
         assert_eq!(marks.advance(at(1040)), at(95), "now all are silent");
         assert_eq!(marks.advance(at(1050)), at(105), "and ten seconds pass");
-        assert_eq!(marks.observe(shard(1), Some(at(100)), at(1051), at(1051)), at(105), "it is late by the task's");
+        assert_eq!(
+            marks.observe(shard(1), Some(at(100)), at(1051), at(1051)),
+            at(105),
+            "it is late by the task's"
+        );
         assert_eq!(marks.advance(at(1060)), at(105), "shard 1 is back, and behind");
     }
 

@@ -8,6 +8,7 @@
 //! \clock +31s               the store's clock goes on (it stands still otherwise, at 2026-01-01T00:00:00Z)
 //! \step                     waits until every query has read all there is; here a step ends
 //! \records STREAM           what the stream holds: topic, key, payload; shard by shard, `-` where there is none
+//! \retained TOPIC          the payload of the topic's retained message
 //! \state QUERY              what SHOW QUERIES says of its state
 //! \push NAME SELECT …       a push SELECT, which goes on
 //! \rows NAME COUNT          its next rows
@@ -74,7 +75,15 @@ impl World {
         let (store_config, store_clock) = (config.store.clone(), Arc::new(clock.clone()));
         let open = move || Store::open(&store_config, store_clock).unwrap();
         let store = tokio::task::spawn_blocking(open).await.unwrap();
-        let mut world = World { mode, config, clock, store, engine: None, pushes: HashMap::new(), _folder: folder };
+        let mut world = World {
+            mode,
+            config,
+            clock,
+            store,
+            engine: None,
+            pushes: HashMap::new(),
+            _folder: folder,
+        };
         world.start();
         world
     }
@@ -95,13 +104,16 @@ impl World {
     }
 
     async fn run(&mut self, command: &str) -> String {
-        let Some(meta) = command.strip_prefix('\\') else { return self.sql(command).await };
+        let Some(meta) = command.strip_prefix('\\') else {
+            return self.sql(command).await;
+        };
         let (name, rest) = meta.split_once(char::is_whitespace).unwrap_or((meta, ""));
         match name {
             "publish" => self.publish(rest.trim()).await,
             "clock" => self.advance(rest.trim()).await,
             "step" => self.step().await,
             "records" => self.records(rest.trim()).await,
+            "retained" => self.retained(rest.trim()),
             "state" => self.state(rest.trim()),
             "push" => self.push(rest.trim()).await,
             "rows" => self.rows(rest.trim()).await,
@@ -131,7 +143,10 @@ impl World {
     async fn publish(&self, rest: &str) -> String {
         let (topic, payload) = rest.split_once(' ').unwrap_or((rest, ""));
         let topic = TopicName::new(topic.to_owned()).unwrap();
-        let record = Record { topic: Some(topic.clone()), ..Record::new(payload.to_owned()) };
+        let record = Record {
+            topic: Some(topic.clone()),
+            ..Record::new(payload.to_owned())
+        };
         self.store.write(self.store.route(&topic).batch(record)).await.unwrap();
         String::new()
     }
@@ -168,12 +183,22 @@ impl World {
 
     async fn is_caught_up(&self) -> bool {
         let catalog = self.store.catalog().borrow().clone();
-        for query in catalog.queries.values().filter(|query| query.state == QueryState::Running) {
-            if self.engine().query_status(query).state == "failed" {
-                continue;
+        for query in catalog
+            .queries
+            .values()
+            .filter(|query| query.state == QueryState::Running)
+        {
+            match self.engine().query_status(query).state {
+                "running" => {}
+                "failed" => continue,
+                _ => return false,
             }
             for group in &catalog.stream_by_id(query.output).unwrap().shards {
-                let row = self.store.table(*group, tables::QUERY_PROGRESS).get(&Progress::key(query.id)).unwrap();
+                let row = self
+                    .store
+                    .table(*group, tables::QUERY_PROGRESS)
+                    .get(&Progress::key(query.id))
+                    .unwrap();
                 // A query that has read nothing has nothing to save.
                 let cursors = match &row {
                     Some(row) => Progress::decode(row).unwrap().cursors,
@@ -196,7 +221,10 @@ impl World {
         let of = |source: &headwater_sql::plan::physical::Source| match &source.start {
             Start::At(offsets) => {
                 let stream = catalog.stream_by_id(source.stream).unwrap();
-                stream.shard_ids().zip(offsets.iter().map(|at| Offset(*at))).collect::<Vec<_>>()
+                stream
+                    .shard_ids()
+                    .zip(offsets.iter().map(|at| Offset(*at)))
+                    .collect::<Vec<_>>()
             }
             _ => panic!("the start of {} is not resolved", query.name),
         };
@@ -205,7 +233,9 @@ impl World {
 
     async fn records(&self, stream: &str) -> String {
         let catalog = self.store.catalog().borrow().clone();
-        let Some(stream) = catalog.stream(stream) else { return "no such stream\n".to_owned() };
+        let Some(stream) = catalog.stream(stream) else {
+            return "no such stream\n".to_owned();
+        };
         let mut lines = Vec::new();
         for shard in stream.shard_ids() {
             for batch in self.store.read(shard, Offset(0), usize::MAX).await.unwrap() {
@@ -223,9 +253,20 @@ impl World {
         lines.concat()
     }
 
+    fn retained(&self, topic: &str) -> String {
+        let group = headwater_store::group_for_topic(topic, self.config.store.groups);
+        let row = self.store.table(group, tables::RETAINED).get(topic.as_bytes()).unwrap();
+        // Of a result: version, qos, time, no client id, no properties, payload.
+        row.map_or("(nothing)\n".to_owned(), |row| {
+            format!("{}\n", String::from_utf8_lossy(&row[16..]))
+        })
+    }
+
     fn state(&self, query: &str) -> String {
         let catalog = self.store.catalog().borrow().clone();
-        let Some(query) = catalog.queries.get(query) else { return "no such query\n".to_owned() };
+        let Some(query) = catalog.queries.get(query) else {
+            return "no such query\n".to_owned();
+        };
         let status = self.engine().query_status(query);
         match status.last_error {
             Some(error) if status.state == "failed" => format!("failed: {error}\n"),
@@ -307,7 +348,12 @@ async fn run_file(path: &Path, mode: Mode, update: bool) -> Result<(), String> {
                 lines.iter().for_each(|line| writeln!(rewritten, "> {line}").unwrap());
                 rewritten.push_str(&found);
                 if found != answer {
-                    write!(wrong, "> {}\n--- expected\n{answer}--- found\n{found}", lines.join("\n> ")).unwrap();
+                    write!(
+                        wrong,
+                        "> {}\n--- expected\n{answer}--- found\n{found}",
+                        lines.join("\n> ")
+                    )
+                    .unwrap();
                 }
             }
         }
@@ -325,7 +371,11 @@ async fn run_file(path: &Path, mode: Mode, update: bool) -> Result<(), String> {
         Mode::OneGroup => "over one group",
         Mode::Killed => "killed at each step",
     };
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{} ({mode})\n{wrong}", path.display())) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} ({mode})\n{wrong}", path.display()))
+    }
 }
 
 fn cases() -> Vec<PathBuf> {

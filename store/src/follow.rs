@@ -109,6 +109,12 @@ impl Follower {
         &self.cursors
     }
 
+    /// True when everything that is applied has been given: no record that is already there is still to come.
+    pub fn caught_up(&self) -> bool {
+        let read = |group: &GroupCursor| group.live.is_some_and(|next| next > *group.applied.borrow());
+        self.found.is_empty() && self.groups.iter().all(read)
+    }
+
     /// Waits for records and gives the next ones: about `max_bytes`, at least one record batch. The offset beside a
     /// batch is where to start in it: pass it to [`StoredBatch::records_from`]. Cancel-safe.
     pub async fn next(&mut self, max_bytes: usize) -> Result<Vec<(StoredBatch, Offset)>, ReadError> {

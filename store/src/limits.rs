@@ -21,6 +21,8 @@ pub const UNCOMMITTED_PER_ADMITTED: u64 = 2;
 pub const TABLE_KEY_BYTES_MAX: usize = 70_000;
 /// A catalog name: a stream, a query, a connector.
 pub const NAME_BYTES_MAX: usize = 255;
+/// A payload up to here is copied out of its record batch when it has to wait; a larger one is most of a batch itself.
+pub const DETACHED_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 /// Routes remembered by topic before the memory of them is cleared.
 pub const ROUTES_CACHED_MAX: usize = 65_536;
 /// Shards of one stream.

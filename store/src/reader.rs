@@ -112,7 +112,11 @@ fn read_entry(
     let mut appends = Vec::with_capacity(row.appends.len());
     for (shard, base) in row.appends {
         if let Some(encoded) = engine.get(Family::Slice, &record_batch::key(shard, base))? {
-            appends.push(StoredBatch::new(shard, encoded).map_err(|error| damaged(shard, base, &error))?);
+            // One damaged batch may not end the delivery of everything behind it.
+            match StoredBatch::new(shard, encoded) {
+                Ok(stored) => appends.push(stored),
+                Err(error) => tracing::error!(%shard, offset = base.0, %error, "a damaged record batch is left out"),
+            }
         }
     }
     Ok(AppliedEntry {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::ids::{BootId, NodeId, TimestampMs};
+use crate::limits::DETACHED_PAYLOAD_BYTES_MAX;
 use crate::topic::TopicName;
 
 /// MQTT's quality of service, kept with the record because subscribers are served at the lower of both sides.
@@ -95,6 +96,36 @@ impl Record {
         self.key
             .as_deref()
             .or_else(|| self.topic.as_ref().map(|topic| topic.as_str().as_bytes()))
+    }
+
+    /// The same record in buffers of its own: one that was cut from a record batch keeps the whole batch in memory. A
+    /// payload as large as most batches stays as it is.
+    pub fn detached(mut self) -> Record {
+        let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let own_text = |text: &ByteString| ByteString::from(text.to_string());
+        self.key = self.key.as_ref().map(own);
+        self.topic = self.topic.as_ref().map(TopicName::detached);
+        if self
+            .payload
+            .as_ref()
+            .is_some_and(|payload| payload.len() <= DETACHED_PAYLOAD_BYTES_MAX)
+        {
+            self.payload = self.payload.as_ref().map(own);
+        }
+        for header in &mut self.headers {
+            *header = match &*header {
+                Header::ClientId(text) => Header::ClientId(own_text(text)),
+                Header::Username(text) => Header::Username(own_text(text)),
+                Header::ContentType(text) => Header::ContentType(own_text(text)),
+                Header::ResponseTopic(text) => Header::ResponseTopic(own_text(text)),
+                Header::CorrelationData(data) => Header::CorrelationData(own(data)),
+                Header::User(name, value) => Header::User(own_text(name), own_text(value)),
+                Header::PublishedAt(_) | Header::Utf8Payload | Header::MessageExpiry(_) | Header::DeliveredBy(..) => {
+                    continue;
+                }
+            };
+        }
+        self
     }
 
     /// An upper bound of its encoded size in bytes, for admission.

@@ -64,6 +64,11 @@ impl TopicName {
         self.0.clone()
     }
 
+    /// The same topic in a buffer of its own.
+    pub fn detached(&self) -> TopicName {
+        TopicName(ByteString::from(self.0.to_string()))
+    }
+
     /// The parts between `/`. `"/a"` has two: an empty one and `a`.
     pub fn levels(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')

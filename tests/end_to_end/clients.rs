@@ -80,21 +80,22 @@ fn curl_sees_what_mosquitto_published_and_the_other_way_round() {
     let rows = server.sql("SELECT device, n, temp FROM plant;");
     assert_eq!(rows, [json!({"device": "m1", "n": 1, "temp": 50})]);
 
-    let names = |answer: http::Answer| -> Vec<String> {
-        let streams = answer.json();
-        let list = streams.as_array().unwrap_or_else(|| panic!("not a list: {streams}"));
-        list.iter()
-            .filter_map(|stream| stream["name"].as_str().map(str::to_owned))
-            .collect()
-    };
-    let listed = names(http::get(&server.url("/streams")).unwrap());
-    assert!(
-        listed.contains(&"plant".to_owned()) && listed.contains(&"hot".to_owned()),
-        "{listed:?}"
-    );
+    let listed = http::get(&server.url("/streams")).unwrap().json();
+    let streams = listed["streams"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no list: {listed}"));
+    for name in ["plant", "hot", "mqtt"] {
+        assert!(
+            streams.iter().any(|stream| stream["streamName"] == name),
+            "{name}: {listed}"
+        );
+    }
 
-    let made = http::post_json(&server.url("/streams"), r#"{"name": "made_over_http"}"#);
-    assert!([200, 201].contains(&made.status), "{} {}", made.status, made.body);
+    let made = http::post_json(
+        &server.url("/streams"),
+        r#"{"streamName": "made_over_http", "replicationFactor": 1}"#,
+    );
+    assert_eq!(made.status, 201, "{}", made.body);
     let answer = http::post_json(
         &server.url("/streams/made_over_http:publish"),
         &json!({"payload": r#"{"a":1}"#, "flag": 0}).to_string(),

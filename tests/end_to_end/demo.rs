@@ -24,7 +24,7 @@ fn a_year_of_two_cities_and_a_second_run_adds_nothing() {
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "run {run}: {stdout}\n{stderr}");
         assert!(
-            stdout.contains("17518 readings stored") && stdout.contains("still open"),
+            stdout.contains("17518 readings stored") && stdout.contains("Not final yet: seattle 2010-12-"),
             "run {run}: {stdout}"
         );
         assert_results(&server);

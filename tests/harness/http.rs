@@ -1,13 +1,15 @@
 //! HTTP through curl: a client that nobody here wrote.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use serde_json::Value;
 
-use super::Server;
+use super::{Server, wait_for};
 
 /// What came back.
 #[derive(Debug)]
@@ -107,10 +109,12 @@ impl Delivery {
     }
 }
 
-/// A small HTTP listener for webhooks: answers every request with 200 and hands it on.
+/// A small HTTP listener for webhooks: answers every request with 200 and hands it on, while it is up.
 pub struct Hook {
     pub address: SocketAddr,
     pub deliveries: Receiver<Delivery>,
+    up: Arc<AtomicBool>,
+    unanswered: Arc<AtomicU64>,
 }
 
 impl Hook {
@@ -119,24 +123,61 @@ impl Hook {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (sender, deliveries) = mpsc::channel();
+        let hook = Hook {
+            address,
+            deliveries,
+            up: Arc::new(AtomicBool::new(true)),
+            unanswered: Arc::default(),
+        };
+        let (up, unanswered) = (hook.up.clone(), hook.unanswered.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let sender = sender.clone();
-                std::thread::spawn(move || {
-                    while let Some(delivery) = take(&stream) {
-                        if sender.send(delivery).is_err() {
-                            break;
-                        }
-                    }
-                });
+                let (sender, up, unanswered) = (sender.clone(), up.clone(), unanswered.clone());
+                std::thread::spawn(move || serve(&stream, &sender, &up, &unanswered));
             }
         });
-        Hook { address, deliveries }
+        hook
+    }
+
+    /// From now on it takes requests and hangs up without an answer.
+    pub fn go_down(&self) {
+        self.up.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns when it has hung up on a request at least once.
+    pub fn wait_for_unanswered(&self) {
+        wait_for("a request to a webhook that is down", || {
+            match self.unanswered.swap(0, Ordering::SeqCst) {
+                0 => Err("none came".into()),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    /// From now on it answers again.
+    pub fn come_up(&self) {
+        self.up.store(true, Ordering::SeqCst);
     }
 }
 
-/// Reads one request with a Content-Length and answers it; nothing at the end of the connection.
-fn take(mut stream: &std::net::TcpStream) -> Option<Delivery> {
+fn serve(stream: &TcpStream, sender: &Sender<Delivery>, up: &AtomicBool, unanswered: &AtomicU64) {
+    while let Some(delivery) = take(stream) {
+        if !up.load(Ordering::SeqCst) {
+            unanswered.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        if sender.send(delivery).is_err() || answer(stream).is_none() {
+            return;
+        }
+    }
+}
+
+fn answer(mut stream: &TcpStream) -> Option<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()
+}
+
+/// Reads one request with a Content-Length; nothing at the end of the connection.
+fn take(stream: &TcpStream) -> Option<Delivery> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
@@ -155,6 +196,5 @@ fn take(mut stream: &std::net::TcpStream) -> Option<Delivery> {
         .and_then(|(_, value)| value.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body).ok()?;
-    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()?;
     Some(Delivery { headers, body })
 }

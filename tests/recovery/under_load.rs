@@ -93,8 +93,11 @@ fn assert_stored(server: &Server, round: usize, acknowledged: &BTreeMap<&str, Ve
             .collect();
         assert!(
             lost.is_empty(),
-            "round {round}: {device} lost {lost:?} of {} acknowledged",
-            acknowledged.len()
+            "round {round}: {device} lost {} of {} acknowledged, from {:?} to {:?}",
+            lost.len(),
+            acknowledged.len(),
+            lost.first(),
+            lost.last()
         );
         assert!(
             acknowledged.is_sorted_by(|a, b| a < b),

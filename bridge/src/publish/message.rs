@@ -25,7 +25,10 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Record>, Problem> {
         vec![serde_json::from_slice::<Fields>(body).map_err(not_json)?]
     };
     if objects.len() > PUBLISH_RECORDS_MAX {
-        let detail = format!("{} records in one request, at most {PUBLISH_RECORDS_MAX} are taken", objects.len());
+        let detail = format!(
+            "{} records in one request, at most {PUBLISH_RECORDS_MAX} are taken",
+            objects.len()
+        );
         return Err(Problem::new(codes::TOO_MANY_RECORDS, detail));
     }
     let many = objects.len() > 1;
@@ -34,7 +37,11 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Record>, Problem> {
         .enumerate()
         .map(|(number, fields)| {
             fields.record().map_err(|Refusal { code, detail, help }| {
-                let detail = if many { format!("record {number}: {detail}") } else { detail };
+                let detail = if many {
+                    format!("record {number}: {detail}")
+                } else {
+                    detail
+                };
                 let problem = Problem::new(code, detail);
                 if help.is_empty() { problem } else { problem.help(help) }
             })
@@ -43,8 +50,11 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Record>, Problem> {
 }
 
 fn not_json(error: serde_json::Error) -> Problem {
-    Problem::new(codes::NOT_JSON, format!("the body is not a JSON object, or an array of objects: {error}"))
-        .help(r#"send {"payload": "{\"temperature\": 22}", "flag": 0}"#)
+    Problem::new(
+        codes::NOT_JSON,
+        format!("the body is not a JSON object, or an array of objects: {error}"),
+    )
+    .help(r#"send {"payload": "{\"temperature\": 22}", "flag": 0}"#)
 }
 
 /// Why one object is not a record.
@@ -55,7 +65,11 @@ struct Refusal {
 }
 
 fn refusal(code: Code, detail: impl Into<String>, help: &'static str) -> Refusal {
-    Refusal { code, detail: detail.into(), help }
+    Refusal {
+        code,
+        detail: detail.into(),
+        help,
+    }
 }
 
 /// The known fields of one object, as they were written.
@@ -127,7 +141,11 @@ impl Fields<'_> {
             record.qos = Qos::AtLeastOnce;
         }
         // What the publisher's broker tells about the message is kept where it makes sense and never refused.
-        if let Some(qos) = self.qos.and_then(number).and_then(|bits| Qos::from_bits(bits.try_into().ok()?)) {
+        if let Some(qos) = self
+            .qos
+            .and_then(number)
+            .and_then(|bits| Qos::from_bits(bits.try_into().ok()?))
+        {
             record.qos = qos;
         }
         record.headers = self.headers();
@@ -149,7 +167,11 @@ impl Fields<'_> {
         };
         if is_json && let Err(error) = serde_json::from_slice::<IgnoredAny>(&payload) {
             let help = "send \"flag\": 1 for a payload that is not JSON";
-            return Err(refusal(codes::PAYLOAD_NOT_JSON, format!("the payload is not JSON: {error}"), help));
+            return Err(refusal(
+                codes::PAYLOAD_NOT_JSON,
+                format!("the payload is not JSON: {error}"),
+                help,
+            ));
         }
         Ok(payload)
     }
@@ -171,7 +193,11 @@ impl Fields<'_> {
         let mut headers = Vec::new();
         headers.extend(self.client_id.and_then(text).map(Header::ClientId));
         headers.extend(self.username.and_then(text).map(Header::Username));
-        headers.extend(self.topic.and_then(text).map(|topic| Header::User(ByteString::from_static("topic"), topic)));
+        headers.extend(
+            self.topic
+                .and_then(text)
+                .map(|topic| Header::User(ByteString::from_static("topic"), topic)),
+        );
         let published_at = self.timestamp.and_then(number).and_then(|ms| i64::try_from(ms).ok());
         headers.extend(published_at.map(|ms| Header::PublishedAt(TimestampMs(ms))));
         headers
@@ -200,7 +226,9 @@ mod tests {
     }
 
     fn code(body: &str) -> (String, String) {
-        let Value::Object(members) = parse(body.as_bytes()).unwrap_err().to_json() else { panic!("not an object") };
+        let Value::Object(members) = parse(body.as_bytes()).unwrap_err().to_json() else {
+            panic!("not an object")
+        };
         let member = |name: &str| members[name].as_str().unwrap().to_owned();
         (member("code"), member("detail"))
     }
@@ -211,8 +239,15 @@ mod tests {
         let object = r#"{"Payload": {"tachometer":9001.0}, "FLAG": 0, "extra": [1, {"payload": 2}]}"#;
         assert_eq!(one(text).payload.as_deref(), Some(&br#"{"tachometer":9001.0}"#[..]));
         assert_eq!(one(text), one(object), "number spelling included");
-        assert_eq!(one(r#"{"payload":"{}"}"#).payload.as_deref(), Some(&b"{}"[..]), "flag is 0 when it is missing");
-        assert_eq!(one(r#"{"payload":"not json","flag":1}"#).payload.as_deref(), Some(&b"not json"[..]));
+        assert_eq!(
+            one(r#"{"payload":"{}"}"#).payload.as_deref(),
+            Some(&b"{}"[..]),
+            "flag is 0 when it is missing"
+        );
+        assert_eq!(
+            one(r#"{"payload":"not json","flag":1}"#).payload.as_deref(),
+            Some(&b"not json"[..])
+        );
         assert_eq!(one(r#"{"payload":"{}","flag":"0","key":""}"#).key, None);
         assert_eq!(one(r#"{"payload":"{}","key":7}"#).key.as_deref(), Some(&b"7"[..]));
     }
@@ -223,7 +258,11 @@ mod tests {
         let payloads: Vec<_> = records.iter().map(|record| record.payload.clone().unwrap()).collect();
         assert_eq!(payloads, ["1", "2"]);
         assert!(parse(b"[]").unwrap().is_empty());
-        assert!(code(r#"[{"payload":"1"},{"payload":"x"}]"#).1.starts_with("record 1: the payload is not JSON"));
+        assert!(
+            code(r#"[{"payload":"1"},{"payload":"x"}]"#)
+                .1
+                .starts_with("record 1: the payload is not JSON")
+        );
     }
 
     /// The whole event `message.publish`, as an EMQX 5 HTTP action sends it when it has no body template.
@@ -234,7 +273,11 @@ mod tests {
         assert_eq!(record.topic, None, "only `_topic` publishes");
         assert_eq!(record.qos, Qos::AtLeastOnce);
         let topic = Header::User("topic".into(), "fleet/7".into());
-        let headers = [Header::ClientId("truck-7".into()), Header::Username("fleet".into()), topic];
+        let headers = [
+            Header::ClientId("truck-7".into()),
+            Header::Username("fleet".into()),
+            topic,
+        ];
         assert_eq!(record.headers[..3], headers);
         assert_eq!(record.headers[3], Header::PublishedAt(TimestampMs(1_563_268_202_000)));
     }
@@ -244,7 +287,10 @@ mod tests {
         let record = one(include_str!("../../tests/data/emqx_4_3_webhook.json"));
         assert_eq!(record.payload.as_deref(), Some(&br#"{"speed":32.12}"#[..]));
         assert_eq!(record.headers[0], Header::ClientId("truck-7".into()));
-        assert_eq!(record.headers.last(), Some(&Header::PublishedAt(TimestampMs(1_563_268_202_000))));
+        assert_eq!(
+            record.headers.last(),
+            Some(&Header::PublishedAt(TimestampMs(1_563_268_202_000)))
+        );
     }
 
     #[test]
@@ -271,7 +317,11 @@ mod tests {
         assert_eq!(code(r#"{"payload":"1"} x"#).0, "HW6006");
         assert_eq!(code("[1]").0, "HW6006");
         assert_eq!(code(&format!(r#"{{"payload":{}}}"#, "[".repeat(100_000))).0, "HW6006");
-        assert_eq!(code(&format!(r#"{{"payload":"{}"}}"#, "[".repeat(100_000))).0, "HW6008", "no stack is that deep");
+        assert_eq!(
+            code(&format!(r#"{{"payload":"{}"}}"#, "[".repeat(100_000))).0,
+            "HW6008",
+            "no stack is that deep"
+        );
         assert_eq!(code("{\"payload\":\"\u{fffd}").0, "HW6006");
     }
 }

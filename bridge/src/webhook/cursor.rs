@@ -48,8 +48,17 @@ mod tests {
         assert_eq!(decode(b""), None);
         assert_eq!(decode(&[2; 9]), None);
         assert_eq!(decode(&[1; 8]), None);
-        let shard = |stream, number| ShardId { group: GroupId(1), stream: StreamId(stream), number };
-        let keys = [key(1, shard(2, 3)), key(1, shard(3, 2)), key(2, shard(1, 3)), key(2, shard(3, 1))];
+        let shard = |stream, number| ShardId {
+            group: GroupId(1),
+            stream: StreamId(stream),
+            number,
+        };
+        let keys = [
+            key(1, shard(2, 3)),
+            key(1, shard(3, 2)),
+            key(2, shard(1, 3)),
+            key(2, shard(3, 1)),
+        ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_config::WebhookConfig;
 use headwater_store::{
-    Batch, CatalogError, Condition, ConnectorRow, Follower, Header, Offset, Placement, Position, ReadError, Record, ShardId,
-    Store, StreamForm, StreamOptions, StreamRow, StreamSpec, TimestampMs, WriteError, tables,
+    Batch, CatalogError, Condition, ConnectorRow, Follower, Header, Offset, Placement, Position, ReadError, Record,
+    ShardId, Store, StreamForm, StreamOptions, StreamRow, StreamSpec, TimestampMs, WriteError, tables,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,12 @@ impl Delivery {
             failures += 1;
             tracing::warn!(connector = self.connector.name, shard = %self.shard, error = %interruption, "webhook interrupted");
             self.status.error(&interruption.to_string(), self.store.now());
-            let next = self.status.snapshot().shards.get(&self.shard.number).map_or(Offset(0), |(_, next)| *next);
+            let next = self
+                .status
+                .snapshot()
+                .shards
+                .get(&self.shard.number)
+                .map_or(Offset(0), |(_, next)| *next);
             self.status.set(self.shard.number, State::Interrupted, next);
             if self.sleep(failures, None).await {
                 return End::Stopped;
@@ -99,7 +104,11 @@ impl Delivery {
             () = self.stop.cancelled() => return Ok(End::Stopped),
         }
         let mut cursor = self.load().await?;
-        let mut sender = Sender::new(self.options.clone(), self.allowed.clone(), self.config.timeout.duration());
+        let mut sender = Sender::new(
+            self.options.clone(),
+            self.allowed.clone(),
+            self.config.timeout.duration(),
+        );
         let mut follower = self.store.follow_from(vec![(self.shard, cursor.next)]);
         self.status.set(self.shard.number, State::Running, cursor.next);
         loop {
@@ -124,7 +133,11 @@ impl Delivery {
     }
 
     /// The next records; waits for some, with the cursor saved. None: stopped.
-    async fn records(&self, follower: &mut Follower, cursor: &mut Cursor) -> Result<Option<Vec<(Offset, Record)>>, Interruption> {
+    async fn records(
+        &self,
+        follower: &mut Follower,
+        cursor: &mut Cursor,
+    ) -> Result<Option<Vec<(Offset, Record)>>, Interruption> {
         let read = match follower.poll(WEBHOOK_READ_BYTES).await {
             Ok(found) if found.is_empty() => {
                 self.save(cursor).await?;
@@ -194,7 +207,10 @@ impl Delivery {
             self.status.failed(&reason, self.store.now());
             self.note(State::Retrying, next, &message.id, &reason);
             if failures >= self.config.attempts_max {
-                return Fate::Dead { reason, attempts: failures };
+                return Fate::Dead {
+                    reason,
+                    attempts: failures,
+                };
             }
             if self.sleep(failures, asked).await {
                 return Fate::Ended(End::Stopped);
@@ -205,9 +221,19 @@ impl Delivery {
     /// Sets the state; the first failure after a success is worth a line, the ones after it are not.
     fn note(&self, state: State, next: Offset, id: &str, reason: &str) {
         if self.status.set(self.shard.number, state, next) == Some(state) {
-            tracing::debug!(connector = self.connector.name, id, reason, "webhook attempt failed again");
+            tracing::debug!(
+                connector = self.connector.name,
+                id,
+                reason,
+                "webhook attempt failed again"
+            );
         } else {
-            tracing::warn!(connector = self.connector.name, id, reason, "webhook attempt failed, will try again");
+            tracing::warn!(
+                connector = self.connector.name,
+                id,
+                reason,
+                "webhook attempt failed, will try again"
+            );
         }
     }
 
@@ -225,14 +251,23 @@ impl Delivery {
     }
 
     /// Moves records to the dead letter stream, and the cursor past them, at once.
-    async fn bury(&self, chunk: &[(Offset, Record)], reason: &str, attempts: u32, cursor: &mut Cursor) -> Result<(), Interruption> {
+    async fn bury(
+        &self,
+        chunk: &[(Offset, Record)],
+        reason: &str,
+        attempts: u32,
+        cursor: &mut Cursor,
+    ) -> Result<(), Interruption> {
         let stream = self.dead_letters().await?;
         // A stream placed by topic has a shard in every group, so this one is in the cursor's own.
         let Some(shard) = stream.shard_ids().find(|shard| shard.group == self.shard.group) else {
             let reason = format!("stream `{}` has no shard in group {}", stream.name, self.shard.group);
             return Err(CatalogError::NotAllowed(reason).into());
         };
-        let records = chunk.iter().map(|(offset, record)| self.dead(*offset, record, reason, attempts)).collect();
+        let records = chunk
+            .iter()
+            .map(|(offset, record)| self.dead(*offset, record, reason, attempts))
+            .collect();
         let revision = self.store.catalog().borrow().route_revision;
         let batch = Batch::new(self.shard.group).routed(revision).append(shard, records);
         self.move_cursor(cursor, after(chunk), batch).await?;
@@ -249,7 +284,12 @@ impl Delivery {
         headers.push(Header::User("webhook-error".into(), reason.into()));
         headers.push(Header::User("webhook-attempts".into(), attempts.to_string().into()));
         // Without a topic: a dead letter is not published a second time.
-        Record { topic: None, copy: false, headers, ..record.clone() }
+        Record {
+            topic: None,
+            copy: false,
+            headers,
+            ..record.clone()
+        }
     }
 
     async fn dead_letters(&self) -> Result<Arc<StreamRow>, Interruption> {
@@ -265,7 +305,10 @@ impl Delivery {
             columns: Vec::new(),
             captures: Vec::new(),
             form: StreamForm::Append,
-            options: StreamOptions { format: self.stream.options.format, ..StreamOptions::default() },
+            options: StreamOptions {
+                format: self.stream.options.format,
+                ..StreamOptions::default()
+            },
             sql: String::new(),
         };
         Ok(self.store.create_stream(spec).await?)
@@ -275,17 +318,34 @@ impl Delivery {
     async fn load(&self) -> Result<Cursor, Interruption> {
         let key = cursor::key(self.connector.id, self.shard);
         let table = self.store.table(self.shard.group, tables::CONNECTOR_CURSOR);
-        let row = self.store.blocking({ let key = key.clone(); move || table.get(&key) }).await?;
+        let row = self
+            .store
+            .blocking({
+                let key = key.clone();
+                move || table.get(&key)
+            })
+            .await?;
         if let Some(row) = row {
             let next = cursor::decode(&row).ok_or(Interruption::Cursor)?;
-            return Ok(Cursor { key, row: Some(row), next, saved_at: Instant::now() });
+            return Ok(Cursor {
+                key,
+                row: Some(row),
+                next,
+                saved_at: Instant::now(),
+            });
         }
         // LATEST, as of CREATE: what is appended between that and this moment must not be missed.
         let from = Position::Timestamp(TimestampMs(self.connector.created_at_ms));
         let resolved = self.store.resolve(vec![self.shard], from).await?;
         let next = resolved.first().map_or(Offset(0), |(_, next)| *next);
-        let mut cursor = Cursor { key, row: None, next, saved_at: Instant::now() };
-        self.move_cursor(&mut cursor, next, Batch::new(self.shard.group)).await?;
+        let mut cursor = Cursor {
+            key,
+            row: None,
+            next,
+            saved_at: Instant::now(),
+        };
+        self.move_cursor(&mut cursor, next, Batch::new(self.shard.group))
+            .await?;
         Ok(cursor)
     }
 
@@ -295,14 +355,21 @@ impl Delivery {
         if cursor.row.as_deref() == Some(&cursor::encode(cursor.next)) {
             return Ok(());
         }
-        self.move_cursor(cursor, cursor.next, Batch::new(self.shard.group)).await
+        self.move_cursor(cursor, cursor.next, Batch::new(self.shard.group))
+            .await
     }
 
     /// Commits `batch` and the new cursor, provided that nobody else has moved it.
     async fn move_cursor(&self, cursor: &mut Cursor, next: Offset, batch: Batch) -> Result<(), Interruption> {
         let (table, row) = (tables::CONNECTOR_CURSOR, cursor::encode(next));
-        let expected = Condition::Row { table, key: cursor.key.clone(), value: cursor.row.clone() };
-        self.store.write(batch.when(expected).put(table, cursor.key.clone(), row.clone())).await?;
+        let expected = Condition::Row {
+            table,
+            key: cursor.key.clone(),
+            value: cursor.row.clone(),
+        };
+        self.store
+            .write(batch.when(expected).put(table, cursor.key.clone(), row.clone()))
+            .await?;
         cursor.row = Some(row);
         cursor.next = next;
         Ok(())
@@ -329,6 +396,9 @@ mod tests {
 
     #[test]
     fn the_cursor_stands_after_the_last_record() {
-        assert_eq!(after(&[(Offset(4), Record::default()), (Offset(9), Record::default())]), Offset(10));
+        assert_eq!(
+            after(&[(Offset(4), Record::default()), (Offset(9), Record::default())]),
+            Offset(10)
+        );
     }
 }

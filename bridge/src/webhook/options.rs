@@ -19,8 +19,14 @@ const KINDS: [&str; 1] = ["webhook"];
 /// The options of a webhook. STREAM is the catalog's, and repeated among the options.
 const NAMES: [&str; 7] = ["STREAM", "URL", "METHOD", "HEADERS", "BATCH", "SECRET", "TIMEOUT"];
 /// Headers that the bridge or hyper sets.
-const OWN_HEADERS: [&str; 6] =
-    ["host", "content-length", "transfer-encoding", "connection", "webhook-timestamp", "webhook-signature"];
+const OWN_HEADERS: [&str; 6] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "webhook-timestamp",
+    "webhook-signature",
+];
 
 /// What the SQL engine asks before it makes a connector: kind in lower case, whether it is a sink, the options with
 /// their names in upper case. Gives what is wrong with them. A host that is written as a private address is refused at
@@ -31,7 +37,10 @@ pub fn check_connector(
     let allowed = Allowed::new(&config.allow_private);
     move |kind, sink, options| {
         if !KINDS.contains(&kind) {
-            return Err(format!("connectors to {kind} are not supported yet, {} are", KINDS.join(", ")));
+            return Err(format!(
+                "connectors to {kind} are not supported yet, {} are",
+                KINDS.join(", ")
+            ));
         }
         if !sink {
             return Err("a webhook is a sink: write CREATE SINK CONNECTOR".to_owned());
@@ -85,16 +94,26 @@ impl WebhookOptions {
     /// The target without what may be secret: no query string.
     pub(crate) fn shown_url(&self) -> String {
         let scheme = self.uri.scheme_str().unwrap_or_default();
-        let authority = self.uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let authority = self
+            .uri
+            .authority()
+            .map(|authority| authority.as_str())
+            .unwrap_or_default();
         format!("{scheme}://{authority}{}", self.uri.path())
     }
 }
 
 fn parse_url(text: &str) -> Result<(Uri, Host), String> {
-    let uri: Uri = text.parse().map_err(|error| format!("URL: `{text}` is not a URL: {error}"))?;
+    let uri: Uri = text
+        .parse()
+        .map_err(|error| format!("URL: `{text}` is not a URL: {error}"))?;
     match uri.scheme_str() {
         Some("http" | "https") => {}
-        Some(other) => return Err(format!("URL: `{other}` is not a scheme for webhooks, use https or http")),
+        Some(other) => {
+            return Err(format!(
+                "URL: `{other}` is not a scheme for webhooks, use https or http"
+            ));
+        }
         None => return Err(format!("URL: `{text}` has no scheme; write 'https://{text}'")),
     }
     let authority = uri.authority().ok_or_else(|| format!("URL: `{text}` names no host"))?;
@@ -132,7 +151,8 @@ fn parse_headers(text: &str) -> Result<HeaderMap, String> {
         }
         // The value may be a secret: errors leave it out.
         let value = value.as_str().and_then(|value| HeaderValue::from_str(value).ok());
-        let value = value.ok_or_else(|| format!("HEADERS: the value of `{name}` must be a string without line ends"))?;
+        let value =
+            value.ok_or_else(|| format!("HEADERS: the value of `{name}` must be a string without line ends"))?;
         headers.insert(parsed, value);
     }
     Ok(headers)
@@ -145,13 +165,18 @@ fn parse_batch(text: &str) -> Result<usize, String> {
 
 /// `whsec_` and base64, as the Standard Webhooks specification writes secrets.
 fn parse_secret(text: &str) -> Result<Vec<u8>, String> {
-    let key = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
+    let key = text
+        .strip_prefix("whsec_")
+        .and_then(|encoded| STANDARD.decode(encoded).ok());
     key.filter(|key| (24..=64).contains(&key.len()))
         .ok_or_else(|| "SECRET: write 'whsec_…': `whsec_`, then 24 to 64 bytes in base64".to_owned())
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let duration = text.parse::<Millis>().map_err(|message| format!("TIMEOUT: {message}"))?.duration();
+    let duration = text
+        .parse::<Millis>()
+        .map_err(|message| format!("TIMEOUT: {message}"))?
+        .duration();
     if duration.is_zero() || duration > WEBHOOK_TIMEOUT_MAX {
         let most = WEBHOOK_TIMEOUT_MAX.as_secs();
         return Err(format!("TIMEOUT: must be longer than nothing and at most {most} s"));
@@ -164,7 +189,10 @@ mod tests {
     use super::*;
 
     fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn refusal(pairs: &[(&str, &str)]) -> String {
@@ -193,7 +221,11 @@ mod tests {
         assert_eq!(parsed.batch, Some(100));
         assert_eq!(parsed.secret.as_ref().map(Vec::len), Some(24));
         assert_eq!(parsed.timeout, Some(Duration::from_secs(3)));
-        assert_eq!(parsed.shown_url(), "https://hooks.example.com:8443/in", "a token in the query is not shown");
+        assert_eq!(
+            parsed.shown_url(),
+            "https://hooks.example.com:8443/in",
+            "a token in the query is not shown"
+        );
     }
 
     #[test]

@@ -18,10 +18,17 @@ mod tests {
     fn it_doubles_up_to_the_longest_and_spreads_downwards() {
         let ms = Duration::from_millis;
         let full = |failures| pause(failures, ms(500), ms(60_000), None, 1.0);
-        assert_eq!([full(1), full(2), full(3), full(8)], [ms(500), ms(1000), ms(2000), ms(60_000)]);
+        assert_eq!(
+            [full(1), full(2), full(3), full(8)],
+            [ms(500), ms(1000), ms(2000), ms(60_000)]
+        );
         assert_eq!(full(u32::MAX), ms(60_000));
         assert_eq!(pause(1, ms(500), ms(60_000), None, 0.0), ms(250));
-        assert_eq!(pause(1, ms(500), ms(1000), Some(ms(90_000)), 0.5), ms(90_000), "Retry-After wins");
+        assert_eq!(
+            pause(1, ms(500), ms(1000), Some(ms(90_000)), 0.5),
+            ms(90_000),
+            "Retry-After wins"
+        );
         assert_eq!(pause(3, ms(500), ms(60_000), Some(ms(1)), 1.0), ms(2000));
     }
 }

@@ -27,7 +27,10 @@ pub(crate) enum Outcome {
     /// 2xx.
     Delivered,
     /// Try again, not before `retry_after` if the far side asked for that.
-    Failed { reason: String, retry_after: Option<Duration> },
+    Failed {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
     /// Not sent: the target is not one that may be connected to.
     Refused(String),
     /// 410: the far side wants no more.
@@ -36,7 +39,10 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     fn failed(reason: String) -> Outcome {
-        Outcome::Failed { reason, retry_after: None }
+        Outcome::Failed {
+            reason,
+            retry_after: None,
+        }
     }
 }
 
@@ -53,7 +59,12 @@ impl Sender {
     /// `timeout` is that of the configuration; the connector's own wins.
     pub(crate) fn new(options: WebhookOptions, allowed: Allowed, timeout: Duration) -> Sender {
         let timeout = options.timeout.unwrap_or(timeout);
-        Sender { options, allowed, timeout, connection: None }
+        Sender {
+            options,
+            allowed,
+            timeout,
+            connection: None,
+        }
     }
 
     /// One attempt.
@@ -94,10 +105,12 @@ impl Sender {
 
     async fn send_anew(&self, request: Request<Full<Bytes>>) -> Result<Sent, Outcome> {
         let host = &self.options.host;
-        let mut connection = connect(&self.options.uri, host, &self.allowed).await.map_err(|error| match error {
-            ConnectError::Refused { .. } => Outcome::Refused(error.to_string()),
-            _ => Outcome::failed(error.to_string()),
-        })?;
+        let mut connection = connect(&self.options.uri, host, &self.allowed)
+            .await
+            .map_err(|error| match error {
+                ConnectError::Refused { .. } => Outcome::Refused(error.to_string()),
+                _ => Outcome::failed(error.to_string()),
+            })?;
         let sent = connection.send_request(request).await;
         let response = sent.map_err(|error| Outcome::failed(format!("the connection to {host} broke: {error}")))?;
         Ok((response, connection))
@@ -105,7 +118,10 @@ impl Sender {
 
     async fn read(&mut self, response: Response<Incoming>, connection: SendRequest<Full<Bytes>>) -> Outcome {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, WEBHOOK_ANSWER_BYTES_MAX).collect().await.map(|body| body.to_bytes());
+        let body = Limited::new(body, WEBHOOK_ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map(|body| body.to_bytes());
         if body.is_ok() {
             self.connection = Some(connection);
         }
@@ -122,7 +138,10 @@ impl Sender {
     fn request(&self, message: &Message) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
         let uri = &self.options.uri;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::builder().method(self.options.method.clone()).uri(path).body(Full::new(message.body.clone()))?;
+        let mut request = Request::builder()
+            .method(self.options.method.clone())
+            .uri(path)
+            .body(Full::new(message.body.clone()))?;
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(message.content_type));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
@@ -133,11 +152,19 @@ impl Sender {
         headers.insert(header::HOST, HeaderValue::from_str(host)?);
         // Header values are ASCII; a stream's name may be more. It is percent-encoded as in a URL.
         let id = ascii(&message.id);
-        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
-        headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(timestamp));
+        let timestamp = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs() as i64);
+        headers.insert(
+            HeaderName::from_static("webhook-timestamp"),
+            HeaderValue::from(timestamp),
+        );
         if let Some(secret) = &self.options.secret {
             let signature = sign(secret, &id, timestamp, &message.body);
-            headers.insert(HeaderName::from_static("webhook-signature"), HeaderValue::from_str(&signature)?);
+            headers.insert(
+                HeaderName::from_static("webhook-signature"),
+                HeaderValue::from_str(&signature)?,
+            );
         }
         headers.insert(HeaderName::from_static("webhook-id"), HeaderValue::from_str(&id)?);
         Ok(request)
@@ -158,11 +185,23 @@ fn ascii(text: &str) -> String {
 /// The status, and the beginning of what the far side said about it.
 fn describe(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     if let (true, Some(location)) = (status.is_redirection(), headers.get(header::LOCATION)) {
-        return format!("{status}: redirects are not followed (to {})", String::from_utf8_lossy(location.as_bytes()));
+        return format!(
+            "{status}: redirects are not followed (to {})",
+            String::from_utf8_lossy(location.as_bytes())
+        );
     }
     let text = String::from_utf8_lossy(body);
-    let text: String = text.trim().chars().take(ERROR_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.is_empty() { status.to_string() } else { format!("{status}: {text}") }
+    let text: String = text
+        .trim()
+        .chars()
+        .take(ERROR_CHARS_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.is_empty() {
+        status.to_string()
+    } else {
+        format!("{status}: {text}")
+    }
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110, section 10.2.3).
@@ -170,7 +209,10 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default(),
     };
     Some(pause.min(WEBHOOK_RETRY_AFTER_MAX))
 }

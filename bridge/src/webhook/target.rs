@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,11 +17,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::limits::WEBHOOK_CONNECT_TIMEOUT;
+use crate::webhook::address::is_public;
+use crate::webhook::tls;
 
 /// The host of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +35,11 @@ impl Host {
     /// From the host part of an authority; an IPv6 address stands in brackets.
     pub(crate) fn parse(text: &str) -> Option<Host> {
         if let Some(inner) = text.strip_prefix('[') {
-            return inner.strip_suffix(']')?.parse().ok().map(|address| Host::Address(IpAddr::V6(address)));
+            return inner
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+                .map(|address| Host::Address(IpAddr::V6(address)));
         }
         if let Ok(address) = text.parse::<Ipv4Addr>() {
             return Some(Host::Address(IpAddr::V4(address)));
@@ -59,7 +62,9 @@ impl fmt::Display for Host {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// Not a failure of the far side: nothing is sent until the configuration or the name changes.
-    #[error("{host} is {address}, which is not a public address; to allow it add \"{host}\" to bridge.webhook.allow_private")]
+    #[error(
+        "{host} is {address}, which is not a public address; to allow it add \"{host}\" to bridge.webhook.allow_private"
+    )]
     Refused { host: String, address: IpAddr },
     #[error("cannot resolve {host}: {source}")]
     Resolve { host: String, source: io::Error },
@@ -88,7 +93,9 @@ impl Allowed {
             Ok(address) => Some(Host::Address(IpAddr::V6(address))),
             Err(_) => Host::parse(entry),
         };
-        Allowed { hosts: entries.iter().filter_map(host).collect() }
+        Allowed {
+            hosts: entries.iter().filter_map(host).collect(),
+        }
     }
 
     /// Refuses a host that is private by how it is written, without looking anything up.
@@ -101,7 +108,10 @@ impl Allowed {
         };
         match self.permits(host, address) {
             true => Ok(()),
-            false => Err(ConnectError::Refused { host: host.to_string(), address }),
+            false => Err(ConnectError::Refused {
+                host: host.to_string(),
+                address,
+            }),
         }
     }
 
@@ -112,7 +122,11 @@ impl Allowed {
 }
 
 /// Opens a connection to the host of `uri`, which is `host`.
-pub(crate) async fn connect(uri: &Uri, host: &Host, allowed: &Allowed) -> Result<SendRequest<Full<Bytes>>, ConnectError> {
+pub(crate) async fn connect(
+    uri: &Uri,
+    host: &Host,
+    allowed: &Allowed,
+) -> Result<SendRequest<Full<Bytes>>, ConnectError> {
     timeout(WEBHOOK_CONNECT_TIMEOUT, connect_untimed(uri, host, allowed))
         .await
         .unwrap_or_else(|_| Err(ConnectError::Timeout(host.to_string())))
@@ -127,13 +141,12 @@ async fn connect_untimed(uri: &Uri, host: &Host, allowed: &Allowed) -> Result<Se
     if !tls {
         return handshake(stream, host).await;
     }
-    let name = match host {
-        Host::Address(address) => Ok(ServerName::IpAddress((*address).into())),
-        Host::Name(name) => ServerName::try_from(name.clone()).map_err(io::Error::other),
-    };
-    let error = |source| ConnectError::Tls { host: host.to_string(), source };
-    let connector = TlsConnector::from(TLS.clone());
-    let stream = connector.connect(name.map_err(error)?, stream).await.map_err(error)?;
+    let stream = tls::connect(stream, host, tls::mozilla_roots())
+        .await
+        .map_err(|source| ConnectError::Tls {
+            host: host.to_string(),
+            source,
+        })?;
     handshake(stream, host).await
 }
 
@@ -143,13 +156,25 @@ async fn resolve(host: &Host, port: u16, allowed: &Allowed) -> Result<Vec<Socket
         Host::Address(address) => vec![SocketAddr::new(*address, port)],
         Host::Name(name) => match tokio::net::lookup_host((name.as_str(), port)).await {
             Ok(found) => found.collect(),
-            Err(source) => return Err(ConnectError::Resolve { host: host.to_string(), source }),
+            Err(source) => {
+                return Err(ConnectError::Resolve {
+                    host: host.to_string(),
+                    source,
+                });
+            }
         },
     };
-    let permitted: Vec<_> = found.iter().copied().filter(|found| allowed.permits(host, found.ip())).collect();
+    let permitted: Vec<_> = found
+        .iter()
+        .copied()
+        .filter(|found| allowed.permits(host, found.ip()))
+        .collect();
     match (permitted.is_empty(), found.first()) {
         (false, _) => Ok(permitted),
-        (true, Some(first)) => Err(ConnectError::Refused { host: host.to_string(), address: first.ip() }),
+        (true, Some(first)) => Err(ConnectError::Refused {
+            host: host.to_string(),
+            address: first.ip(),
+        }),
         (true, None) => Err(ConnectError::NoAddress(host.to_string())),
     }
 }
@@ -159,7 +184,12 @@ async fn open(host: &Host, addresses: &[SocketAddr]) -> Result<TcpStream, Connec
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(source) => failed = ConnectError::Connect { address: *address, source },
+            Err(source) => {
+                failed = ConnectError::Connect {
+                    address: *address,
+                    source,
+                }
+            }
         }
     }
     Err(failed)
@@ -170,94 +200,18 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let shaken = http1::handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = shaken.map_err(|source| ConnectError::Http { host: host.to_string(), source })?;
+    let (sender, connection) = shaken.map_err(|source| ConnectError::Http {
+        host: host.to_string(),
+        source,
+    })?;
     // Ends when the sender is dropped or the far side closes; its error shows up at the next request.
     tokio::spawn(async move { connection.await.ok() });
     Ok(sender)
 }
 
-/// Certificates are checked against Mozilla's roots, which are compiled in.
-static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Arc::new(config)
-});
-
-/// Whether an address belongs to the public internet, by the IANA special-purpose registries (RFC 6890).
-pub(crate) fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => is_public_v6(v6),
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let special = a == 0
-        || address.is_loopback()
-        || address.is_private()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_documentation()
-        // Shared address space of carriers (RFC 6598), protocol assignments, 6to4 relays, benchmarks, reserved.
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 192 && b == 88 && c == 99)
-        || (a == 198 && (18..20).contains(&b))
-        || a >= 240;
-    !special
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    if let Some(v4) = embedded_v4(address) {
-        return is_public_v4(v4);
-    }
-    let segments = address.segments();
-    // Only 2000::/3 is given out. In it: Teredo and other protocol assignments, documentation.
-    let global = (segments[0] & 0xe000) == 0x2000;
-    let assignments = segments[0] == 0x2001 && segments[1] < 0x0200;
-    let documentation = (segments[0] == 0x2001 && segments[1] == 0x0db8) || (segments[0] & 0xfff0) == 0x3ff0;
-    global && !assignments && !documentation
-}
-
-/// The IPv4 address that a mapped, NAT64 or 6to4 address leads to.
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let segments = address.segments();
-    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match segments {
-        [0, 0, 0, 0, 0, 0xffff, high, low] => Some(v4(high, low)),
-        [0x0064, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
-        [0x2002, high, low, ..] => Some(v4(high, low)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn private_addresses_are_recognised_in_every_spelling() {
-        for address in [
-            "127.0.0.1", "127.9.9.9", "10.0.0.7", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "0.1.2.3",
-            "100.64.0.1", "192.0.0.8", "198.18.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1", "203.0.113.9", "::1",
-            "::", "fe80::1", "fd00::1", "fc00::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2001::1", "2001:db8::1", "100::1", "::127.0.0.1",
-            "3fff::1",
-        ] {
-            assert!(!is_public(address.parse().unwrap()), "{address}");
-        }
-        for address in
-            ["1.1.1.1", "172.15.0.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "2002:101:101::"]
-        {
-            assert!(is_public(address.parse().unwrap()), "{address}");
-        }
-    }
 
     #[test]
     fn exceptions_are_by_name_or_by_address() {
@@ -278,7 +232,14 @@ mod tests {
 
     #[tokio::test]
     async fn odd_spellings_of_loopback_are_resolved_before_they_are_checked() {
-        for host in ["localhost", "127.1", "0x7f.0.0.1", "2130706433", "[::ffff:127.0.0.1]", "0"] {
+        for host in [
+            "localhost",
+            "127.1",
+            "0x7f.0.0.1",
+            "2130706433",
+            "[::ffff:127.0.0.1]",
+            "0",
+        ] {
             let host = Host::parse(host).unwrap();
             // Where the resolver does not know a spelling, that is as good.
             match resolve(&host, 80, &Allowed::default()).await {

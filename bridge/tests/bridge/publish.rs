@@ -11,9 +11,19 @@ const ARTICLE: &str = r#"{"location":{"lng":116.296011,"lat":40.005091},"speed":
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_is_answered_with_its_record_id_and_stored_as_it_was_written() {
     let node = Node::start(&[]).await;
-    let created = node.post("/streams", r#"{"name":"emqx_rule_engine_output","replicationFactor":3}"#).await;
+    let created = node
+        .post(
+            "/streams",
+            r#"{"name":"emqx_rule_engine_output","replicationFactor":3}"#,
+        )
+        .await;
     assert_eq!(created.status, 201, "{}", created.text);
-    assert_eq!(node.post("/streams", r#"{"name":"emqx_rule_engine_output"}"#).await.code(), "HW3101");
+    assert_eq!(
+        node.post("/streams", r#"{"name":"emqx_rule_engine_output"}"#)
+            .await
+            .code(),
+        "HW3101"
+    );
 
     let body = json!({ "payload": ARTICLE, "flag": 0 }).to_string();
     let answer = node.post("/streams/emqx_rule_engine_output:publish", &body).await;
@@ -26,16 +36,45 @@ async fn a_publish_is_answered_with_its_record_id_and_stored_as_it_was_written()
     });
     assert_eq!(answer.json(), wanted);
     let read = node.get("/v1/streams/emqx_rule_engine_output/records").await;
-    assert!(read.text.contains(&format!("\"value\":{ARTICLE}")), "spelling included: {}", read.text);
+    assert!(
+        read.text.contains(&format!("\"value\":{ARTICLE}")),
+        "spelling included: {}",
+        read.text
+    );
 
     let listed = node.get("/streams").await.json();
-    let names: Vec<_> = listed["streams"].as_array().unwrap().iter().map(|stream| &stream["streamName"]).collect();
+    let names: Vec<_> = listed["streams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stream| &stream["streamName"])
+        .collect();
     assert_eq!(names, ["emqx_rule_engine_output", "mqtt"]);
-    assert_eq!(node.ask("DELETE", "/streams/emqx_rule_engine_output", &[], "").await.status, 200);
-    assert_eq!(node.ask("DELETE", "/streams/emqx_rule_engine_output", &[], "").await.code(), "HW3001");
-    assert_eq!(node.ask("DELETE", "/streams/gone?ignoreNonExist=true", &[], "").await.status, 200);
+    assert_eq!(
+        node.ask("DELETE", "/streams/emqx_rule_engine_output", &[], "")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        node.ask("DELETE", "/streams/emqx_rule_engine_output", &[], "")
+            .await
+            .code(),
+        "HW3001"
+    );
+    assert_eq!(
+        node.ask("DELETE", "/streams/gone?ignoreNonExist=true", &[], "")
+            .await
+            .status,
+        200
+    );
     assert_eq!(node.get("/streams/emqx_rule_engine_output").await.code(), "HW3001");
-    assert_eq!(node.post("/streams/emqx_rule_engine_output:publish", &body).await.code(), "HW3001");
+    assert_eq!(
+        node.post("/streams/emqx_rule_engine_output:publish", &body)
+            .await
+            .code(),
+        "HW3001"
+    );
     node.stop().await;
 }
 
@@ -43,7 +82,10 @@ async fn a_publish_is_answered_with_its_record_id_and_stored_as_it_was_written()
 async fn what_emqx_sends_by_itself_is_taken_as_it_is() {
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM s;").await;
-    for body in [include_str!("../data/emqx_rule_default.json"), include_str!("../data/emqx_4_3_webhook.json")] {
+    for body in [
+        include_str!("../data/emqx_rule_default.json"),
+        include_str!("../data/emqx_4_3_webhook.json"),
+    ] {
         let answer = node.post("/streams/s%3Apublish", body).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
@@ -65,28 +107,51 @@ async fn what_emqx_sends_by_itself_is_taken_as_it_is() {
 async fn an_array_is_answered_in_its_order_whatever_shards_it_falls_into() {
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM s WITH (SHARDS = 4);").await;
-    let records: Vec<_> = (0..100).map(|n| json!({"payload": {"n": n}, "key": format!("k{}", n % 10)})).collect();
-    let answer = node.post("/streams/s:publish", &Value::Array(records).to_string()).await;
+    let records: Vec<_> = (0..100)
+        .map(|n| json!({"payload": {"n": n}, "key": format!("k{}", n % 10)}))
+        .collect();
+    let answer = node
+        .post("/streams/s:publish", &Value::Array(records).to_string())
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    let ids: Vec<String> = answer.json()["recordIds"].as_array().unwrap().iter().map(|id| text(&id["recordId"])).collect();
+    let ids: Vec<String> = answer.json()["recordIds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| text(&id["recordId"]))
+        .collect();
     assert_eq!(ids.len(), 100);
     let stored = node.records("s").await;
     for (n, id) in ids.iter().enumerate() {
-        let record = stored.iter().find(|record| record["id"] == **id).unwrap_or_else(|| panic!("no record {id}"));
-        assert_eq!((&record["value"]["n"], &record["key"]), (&json!(n), &json!(format!("k{}", n % 10))));
+        let record = stored
+            .iter()
+            .find(|record| record["id"] == **id)
+            .unwrap_or_else(|| panic!("no record {id}"));
+        assert_eq!(
+            (&record["value"]["n"], &record["key"]),
+            (&json!(n), &json!(format!("k{}", n % 10)))
+        );
     }
     let shards: std::collections::BTreeSet<_> = stored.iter().map(|record| record["shard"].as_u64()).collect();
     assert!(shards.len() > 1, "ten keys fall into more than one shard");
-    assert_eq!(node.post("/streams/s:publish", "[]").await.json()["recordIds"], json!([]));
+    assert_eq!(
+        node.post("/streams/s:publish", "[]").await.json()["recordIds"],
+        json!([])
+    );
     node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_published_where_the_stream_captures_it() {
     let node = Node::start(&[]).await;
-    node.sql("CREATE STREAM plant FROM TOPIC 'plant/{device}/temp'; CREATE STREAM s;").await;
+    node.sql("CREATE STREAM plant FROM TOPIC 'plant/{device}/temp'; CREATE STREAM s;")
+        .await;
     let publish = async |stream: &str, topic: &str| {
-        node.post(&format!("/streams/{stream}:publish"), &json!({"payload": {"t": 1}, "_topic": topic}).to_string()).await
+        node.post(
+            &format!("/streams/{stream}:publish"),
+            &json!({"payload": {"t": 1}, "_topic": topic}).to_string(),
+        )
+        .await
     };
     let answer = publish("plant", "plant/a/temp").await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -95,7 +160,23 @@ async fn a_topic_is_published_where_the_stream_captures_it() {
     assert_eq!(stored[0]["id"], answer.json()["recordIds"][0]["recordId"]);
     assert_eq!(publish("plant", "plant/a/speed").await.code(), "HW6011");
     assert_eq!(publish("s", "plant/a/temp").await.code(), "HW6011");
-    assert_eq!(publish("mqtt", "$SYS/x").await.status, 422);
+    assert_eq!(
+        publish("mqtt", "plant/a/temp").await.code(),
+        "HW6011",
+        "the default stream takes only what is left over"
+    );
+    assert_eq!(publish("mqtt", "other").await.status, 200);
+    assert_eq!(
+        publish("mqtt", "$SYS/x").await.code(),
+        "HW6010",
+        "nobody publishes there"
+    );
+    node.sql("CREATE STREAM hot AS SELECT * FROM plant EMIT CHANGES;").await;
+    assert_eq!(
+        node.post("/streams/hot:publish", r#"{"payload":"{}"}"#).await.code(),
+        "HW3103",
+        "a query writes it"
+    );
     assert_eq!(node.records("plant").await.len(), 1);
     node.stop().await;
 }
@@ -109,14 +190,26 @@ async fn a_hundred_pipelined_publishes_are_answered_in_order() {
     for n in 0..100 {
         let body = json!({"payload": n.to_string()}).to_string();
         let close = if n == 99 { "connection: close\r\n" } else { "" };
-        requests.push_str(&format!("POST /streams/s:publish HTTP/1.1\r\nhost: node\r\n{close}content-length: {}\r\n\r\n{body}", body.len()));
+        requests.push_str(&format!(
+            "POST /streams/s:publish HTTP/1.1\r\nhost: node\r\n{close}content-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
     }
     stream.write_all(requests.as_bytes()).await.unwrap();
     let answers = read_all(&mut stream).await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 100, "{answers}");
-    let ids: Vec<_> = answers.split("\"recordId\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let ids: Vec<_> = answers
+        .split("\"recordId\":\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
     assert_eq!(ids, (0..100).map(|n| format!("s:0:{n}")).collect::<Vec<_>>());
-    let stored: Vec<_> = node.records("s").await.iter().map(|record| record["value"].as_u64().unwrap()).collect();
+    let stored: Vec<_> = node
+        .records("s")
+        .await
+        .iter()
+        .map(|record| record["value"].as_u64().unwrap())
+        .collect();
     assert_eq!(stored, (0..100).collect::<Vec<_>>());
     node.stop().await;
 }
@@ -131,12 +224,20 @@ async fn a_full_disk_is_503_with_retry_after_and_reads_go_on() {
         (answer.status != 200).then_some(answer)
     })
     .await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "HW4002"), "{}", answer.text);
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "HW4002"),
+        "{}",
+        answer.text
+    );
     assert_eq!(answer.headers["retry-after"], "30");
     assert_eq!(node.records("s").await[0]["value"], json!({"a": 1}));
     node.stop().await;
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no string")).to_owned()
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no string"))
+        .to_owned()
 }

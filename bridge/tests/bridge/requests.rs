@@ -24,7 +24,13 @@ async fn every_refusal_has_its_status_and_code() {
         ("POST", publish, "{\"payload\":", 400, "HW6006"),
         ("POST", publish, "", 400, "HW6006"),
         ("POST", publish, "{\"flag\":0}", 400, "HW6007"),
-        ("POST", publish, "{\"payload\":\"{temperature\",\"flag\":0}", 400, "HW6008"),
+        (
+            "POST",
+            publish,
+            "{\"payload\":\"{temperature\",\"flag\":0}",
+            400,
+            "HW6008",
+        ),
         ("POST", "/streams/t:publish", "{\"payload\":\"{}\"}", 404, "HW3001"),
         ("POST", "/streams", "{\"title\":\"s\"}", 400, "HW6006"),
         ("GET", "/v1/streams/s/records?limit=many", "", 400, "HW6009"),
@@ -35,8 +41,19 @@ async fn every_refusal_has_its_status_and_code() {
         ("GET", "/v1/streams/t/records", "", 404, "HW3001"),
     ] {
         let answer = node.ask(method, path, &[], body).await;
-        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {path}: {}", answer.text);
-        assert!(answer.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{}", answer.text);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{method} {path}: {}",
+            answer.text
+        );
+        assert!(
+            answer.json()["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty()),
+            "{}",
+            answer.text
+        );
     }
     let answer = node.ask("DELETE", "/streams", &[], "").await;
     assert_eq!(answer.headers["allow"], "GET, HEAD, POST");
@@ -51,7 +68,8 @@ async fn oversize_bodies_are_refused_however_they_are_announced() {
     node.sql("CREATE STREAM s;").await;
     let large = json!({"payload": "x".repeat(100_000), "flag": 1}).to_string();
     assert_eq!(node.post("/streams/s:publish", &large).await.code(), "HW6003");
-    let head = "POST /streams/s:publish HTTP/1.1\r\nhost: node\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head =
+        "POST /streams/s:publish HTTP/1.1\r\nhost: node\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunked = format!("{head}{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
     assert!(node.raw(chunked.as_bytes()).await.starts_with("HTTP/1.1 413 "));
     let announced = "POST /streams/s:publish HTTP/1.1\r\nhost: node\r\ncontent-length: 99999999999\r\n\r\n";
@@ -75,11 +93,15 @@ async fn broken_requests_end_their_own_connection_only() {
     ] {
         let answer = node.raw(broken).await;
         let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
-        assert!(refused, "{:?} gave {answer}", String::from_utf8_lossy(&broken[..broken.len().min(60)]));
+        assert!(
+            refused,
+            "{:?} gave {answer}",
+            String::from_utf8_lossy(&broken[..broken.len().min(60)])
+        );
     }
     // Cut off in the body.
     let cut = "POST /streams/s:publish HTTP/1.1\r\nhost: node\r\ncontent-length: 100\r\n\r\n{\"payload\":\"{}\"}";
-    let answer = node.raw(cut.as_bytes()).await;
+    let answer = node.cut_off(cut.as_bytes()).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(node.records("s").await.is_empty(), "half a request is none");
     assert_eq!(node.post("/streams/s:publish", r#"{"payload":"{}"}"#).await.status, 200);
@@ -101,10 +123,16 @@ async fn silent_connections_cost_nothing_and_slow_heads_are_given_up() {
     // A connection that has shown what it is may take its time.
     let mut kept = TcpStream::connect(node.address()).await.unwrap();
     for _ in 0..2 {
-        kept.write_all(b"GET /health/live HTTP/1.1\r\nhost: node\r\n\r\n").await.unwrap();
+        kept.write_all(b"GET /health/live HTTP/1.1\r\nhost: node\r\n\r\n")
+            .await
+            .unwrap();
         let mut answer = [0; 1024];
         let count = timeout(PATIENCE, kept.read(&mut answer)).await.unwrap().unwrap();
-        assert!(answer[..count].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..count]));
+        assert!(
+            answer[..count].starts_with(b"HTTP/1.1 200"),
+            "{}",
+            String::from_utf8_lossy(&answer[..count])
+        );
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
     node.stop().await;
@@ -116,14 +144,19 @@ async fn one_connection_too_many_is_told_to_come_back() {
     let first = TcpStream::connect(node.address()).await.unwrap();
     let second = TcpStream::connect(node.address()).await.unwrap();
     let refused = wait_for("a refusal", async || {
-        let answer = node.raw(b"GET /health/live HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await;
+        let answer = node
+            .raw(b"GET /health/live HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")
+            .await;
         (!answer.starts_with("HTTP/1.1 200")).then_some(answer)
     })
     .await;
+    // Its request was not read, so the answer may be lost to a reset.
     assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 503"), "{refused}");
     drop((first, second));
     wait_for("room again", async || {
-        let answer = node.raw(b"GET /health/live HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await;
+        let answer = node
+            .raw(b"GET /health/live HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")
+            .await;
         answer.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
@@ -148,8 +181,16 @@ async fn health_and_metrics_answer() {
     assert_eq!(node.get("/health/ready").await.json(), json!({"status": "ready"}));
     node.get("/nothing").await;
     let metrics = node.get("/metrics").await;
-    assert!(metrics.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
-    for name in ["headwater_bridge_http_connections", "headwater_bridge_http_requests_total{route=\"unknown\",status=\"404\"}"] {
+    assert!(
+        metrics.headers["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/plain")
+    );
+    for name in [
+        "headwater_bridge_http_connections",
+        "headwater_bridge_http_requests_total{route=\"unknown\",status=\"404\"}",
+    ] {
         assert!(metrics.text.contains(name), "{name} is not in {}", metrics.text);
     }
     node.stop().await;

@@ -17,14 +17,37 @@ async fn statements_run_in_order_and_answer_together() {
     assert_eq!(answer.status, 200, "{}", answer.text);
     let results = answer.json()["results"].as_array().cloned().unwrap();
     assert_eq!(results.len(), 3);
-    assert!(results[0]["message"].as_str().is_some_and(|message| message.contains("demo")), "{}", answer.text);
+    assert!(
+        results[0]["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("demo")),
+        "{}",
+        answer.text
+    );
     assert_eq!(results[2], json!({"rows": [{"temperature": 22, "humidity": 80}]}));
 
-    let lines = node.ask("POST", "/v1/sql", &[("accept", "application/x-ndjson")], "SELECT * FROM demo;").await;
+    let lines = node
+        .ask(
+            "POST",
+            "/v1/sql",
+            &[("accept", "application/x-ndjson")],
+            "SELECT * FROM demo;",
+        )
+        .await;
     assert_eq!(lines.headers["content-type"], "application/x-ndjson");
-    assert_eq!(lines.text, "{\"temperature\":22,\"humidity\":80}\n{\"temperature\":15,\"humidity\":20}\n");
+    assert_eq!(
+        lines.text,
+        "{\"temperature\":22,\"humidity\":80}\n{\"temperature\":15,\"humidity\":20}\n"
+    );
 
-    let events = node.ask("POST", "/v1/sql", &[("accept", "text/event-stream")], "CREATE STREAM s; SELECT * FROM demo;").await;
+    let events = node
+        .ask(
+            "POST",
+            "/v1/sql",
+            &[("accept", "text/event-stream")],
+            "CREATE STREAM s; SELECT * FROM demo;",
+        )
+        .await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     let events: Vec<_> = events.text.split_terminator("\n\n").collect();
     assert!(events[0].starts_with("event: done\ndata: {\"message\":"), "{events:?}");
@@ -44,22 +67,55 @@ async fn statements_run_in_order_and_answer_together() {
 async fn mistakes_are_problems_with_a_place() {
     let node = Node::start(&[]).await;
     for accept in ["application/json", "application/x-ndjson", "text/event-stream"] {
-        let answer = node.ask("POST", "/v1/sql", &[("accept", accept)], "SELECT *\nFROM nowhere EMIT CHANGS;").await;
-        assert_eq!((answer.status, answer.code().as_str()), (400, "HW1001"), "{}", answer.text);
+        let answer = node
+            .ask(
+                "POST",
+                "/v1/sql",
+                &[("accept", accept)],
+                "SELECT *\nFROM nowhere EMIT CHANGS;",
+            )
+            .await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "HW1001"),
+            "{}",
+            answer.text
+        );
         let problem = answer.json();
-        assert_eq!((&problem["location"]["line"], &problem["location"]["column"]), (&json!(2), &json!(19)));
-        assert!(problem["help"].as_str().is_some_and(|help| help.contains("CHANGES")), "{}", answer.text);
-        assert!(problem["text"].as_str().is_some_and(|text| text.contains("^^^^^^")), "{}", answer.text);
+        assert_eq!(
+            (&problem["location"]["line"], &problem["location"]["column"]),
+            (&json!(2), &json!(19))
+        );
+        assert!(
+            problem["help"].as_str().is_some_and(|help| help.contains("CHANGES")),
+            "{}",
+            answer.text
+        );
+        assert!(
+            problem["text"].as_str().is_some_and(|text| text.contains("^^^^^^")),
+            "{}",
+            answer.text
+        );
     }
     let status = async |body: &str| node.ask("POST", "/v1/sql", &[], body).await.status;
     assert_eq!(status("SELECT * FROM nowhere;").await, 404);
     assert_eq!(status("CREATE STREAM mqtt;").await, 409);
     assert_eq!(node.post("/v1/sql", "SELECT 1").await.code(), "HW6006");
-    assert_eq!(node.post("/v1/sql", "{\"query\": \"SHOW STREAMS;\"}").await.code(), "HW6006");
+    assert_eq!(
+        node.post("/v1/sql", "{\"query\": \"SHOW STREAMS;\"}").await.code(),
+        "HW6006"
+    );
     let ask = async |name, value| node.ask("POST", "/v1/sql", &[(name, value)], "SHOW STREAMS;").await;
     assert_eq!(ask("accept", "text/html").await.code(), "HW6012");
     assert_eq!(ask("content-type", "text/csv").await.code(), "HW6013");
-    let pushed = node.ask("POST", "/v1/sql", &[("accept", "application/json")], "SELECT * FROM mqtt EMIT CHANGES;").await;
+    let pushed = node
+        .ask(
+            "POST",
+            "/v1/sql",
+            &[("accept", "application/json")],
+            "SELECT * FROM mqtt EMIT CHANGES;",
+        )
+        .await;
     assert_eq!(pushed.code(), "HW6012");
     node.stop().await;
 }
@@ -69,7 +125,11 @@ async fn changes_come_as_they_happen_and_end_with_the_server() {
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM demo;").await;
     let mut changes = listen(&node, "*/*").await;
-    assert_eq!(next(&mut changes).await.as_deref(), Some("event: changes\ndata: {}\n\n"), "it listens from now on");
+    assert_eq!(
+        next(&mut changes).await.as_deref(),
+        Some("event: changes\ndata: {}\n\n"),
+        "it listens from now on"
+    );
     let mut lines = listen(&node, "application/x-ndjson").await;
     for (n, row) in [(22, true), (15, false), (31, true)] {
         node.sql(&format!("INSERT INTO demo (t) VALUES ({n});")).await;
@@ -101,7 +161,9 @@ async fn a_client_that_goes_ends_its_query() {
         drop(listening);
         // Each open event stream holds one of three places: three rounds of two only fit when the places come back.
         wait_for("the places", async || {
-            let raw = node.raw(b"GET /health/live HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await;
+            let raw = node
+                .raw(b"GET /health/live HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")
+                .await;
             raw.starts_with("HTTP/1.1 200").then_some(())
         })
         .await;
@@ -110,7 +172,14 @@ async fn a_client_that_goes_ends_its_query() {
 }
 
 async fn listen(node: &Node, accept: &str) -> Incoming {
-    let response = node.send("POST", "/v1/sql", &[("accept", accept)], "SELECT * FROM demo WHERE t > 20 EMIT CHANGES;").await;
+    let response = node
+        .send(
+            "POST",
+            "/v1/sql",
+            &[("accept", accept)],
+            "SELECT * FROM demo WHERE t > 20 EMIT CHANGES;",
+        )
+        .await;
     assert_eq!(response.status(), 200);
     response.into_body()
 }

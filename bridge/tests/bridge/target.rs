@@ -54,7 +54,12 @@ impl Target {
         let (sender, deliveries) = mpsc::unbounded_channel();
         let answers = Arc::new(Mutex::new(VecDeque::new()));
         let task = tokio::spawn(serve(listener, sender, answers.clone()));
-        Target { address, deliveries, answers, task }
+        Target {
+            address,
+            deliveries,
+            answers,
+            task,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -68,13 +73,18 @@ impl Target {
             for (name, value) in headers {
                 answer = answer.header(*name, *value);
             }
-            let answer = answer.body(Full::new(Bytes::from_static(b"no\nthanks"))).expect("an answer");
+            let answer = answer
+                .body(Full::new(Bytes::from_static(b"no\nthanks")))
+                .expect("an answer");
             self.answers.lock().expect("no panic").push_back(answer);
         }
     }
 
     pub async fn next(&mut self) -> Delivery {
-        timeout(PATIENCE, self.deliveries.recv()).await.expect("a delivery comes").expect("the listener runs")
+        timeout(PATIENCE, self.deliveries.recv())
+            .await
+            .expect("a delivery comes")
+            .expect("the listener runs")
     }
 
     /// What has come already.

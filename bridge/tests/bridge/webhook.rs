@@ -8,13 +8,17 @@ use crate::node::{Node, wait_for};
 use crate::target::Target;
 
 const ALLOW: &str = r#"bridge.webhook.allow_private=["127.0.0.1"]"#;
-const QUICK: [&str; 4] =
-    [ALLOW, "bridge.webhook.retry_min=20ms", "bridge.webhook.retry_max=80ms", "bridge.webhook.attempts_max=4"];
+const QUICK: [&str; 4] = [
+    ALLOW,
+    "bridge.webhook.retry_min=20ms",
+    "bridge.webhook.retry_max=80ms",
+    "bridge.webhook.attempts_max=4",
+];
 
 async fn create(node: &Node, target: &Target, options: &str) {
-    node.sql("CREATE STREAM hot; INSERT INTO hot VALUES '{\"n\":-1}';").await;
-    // A connector begins with the millisecond that it was made in.
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    node.sql("CREATE STREAM hot; INSERT INTO hot VALUES '{\"n\":-1}';")
+        .await;
+    next_millisecond().await;
     node.sql(&format!(
         "CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', URL = '{}'{options});",
         target.url()
@@ -22,9 +26,19 @@ async fn create(node: &Node, target: &Target, options: &str) {
     .await;
 }
 
+/// A connector begins with the millisecond that it was made in.
+async fn next_millisecond() {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
 async fn publish(node: &Node, numbers: std::ops::Range<u64>) {
     for n in numbers {
-        let answer = node.post("/streams/hot:publish", &json!({"payload": {"n": n}, "key": "k"}).to_string()).await;
+        let answer = node
+            .post(
+                "/streams/hot:publish",
+                &json!({"payload": {"n": n}, "key": "k"}).to_string(),
+            )
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
 }
@@ -37,24 +51,61 @@ async fn connector(node: &Node) -> Value {
 async fn rows_come_in_order_signed_and_with_their_record_id() {
     let node = Node::start(&[ALLOW]).await;
     let mut target = Target::start().await;
-    let options = r#", SECRET = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', METHOD = 'PUT', HEADERS = '{"x-site": "berlin"}'"#;
+    let options =
+        r#", SECRET = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', METHOD = 'PUT', HEADERS = '{"x-site": "berlin"}'"#;
     create(&node, &target, options).await;
     publish(&node, 0..20).await;
     for n in 0..20 {
         let delivery = target.next().await;
-        assert_eq!(delivery.body, format!("{{\"n\":{n}}}"), "what was there before the connector is not sent");
+        assert_eq!(
+            delivery.body,
+            format!("{{\"n\":{n}}}"),
+            "what was there before the connector is not sent"
+        );
         assert_eq!(delivery.id(), format!("hot:0:{}", n + 1));
-        assert_eq!((delivery.method.as_str(), delivery.path.as_str()), ("PUT", "/hook?token=secret"));
+        assert_eq!(
+            (delivery.method.as_str(), delivery.path.as_str()),
+            ("PUT", "/hook?token=secret")
+        );
         assert_eq!(delivery.headers["content-type"], "application/json");
         assert_eq!(delivery.headers["x-site"], "berlin");
-        assert!(delivery.headers["user-agent"].to_str().unwrap().starts_with("headwater/"));
-        assert!(delivery.headers["webhook-signature"].to_str().unwrap().starts_with("v1,"));
-        assert!(delivery.headers["webhook-timestamp"].to_str().unwrap().parse::<u64>().is_ok());
+        assert!(
+            delivery.headers["user-agent"]
+                .to_str()
+                .unwrap()
+                .starts_with("headwater/")
+        );
+        assert!(
+            delivery.headers["webhook-signature"]
+                .to_str()
+                .unwrap()
+                .starts_with("v1,")
+        );
+        assert!(
+            delivery.headers["webhook-timestamp"]
+                .to_str()
+                .unwrap()
+                .parse::<u64>()
+                .is_ok()
+        );
     }
-    let status = wait_for("the status", async || Some(connector(&node).await).filter(|c| c["lag"] == 0)).await;
-    assert_eq!((&status["state"], &status["delivered"], &status["failedAttempts"]), (&json!("running"), &json!(20), &json!(0)));
-    assert_eq!(status["url"], format!("http://{}/hook", target.address), "no token, no secret");
-    assert!(!status.to_string().contains("whsec_") && !status.to_string().contains("berlin"), "{status}");
+    let status = wait_for("the status", async || {
+        Some(connector(&node).await).filter(|c| c["lag"] == 0)
+    })
+    .await;
+    assert_eq!(
+        (&status["state"], &status["delivered"], &status["failedAttempts"]),
+        (&json!("running"), &json!(20), &json!(0))
+    );
+    assert_eq!(
+        status["url"],
+        format!("http://{}/hook", target.address),
+        "no token, no secret"
+    );
+    assert!(
+        !status.to_string().contains("whsec_") && !status.to_string().contains("berlin"),
+        "{status}"
+    );
     node.stop().await;
 }
 
@@ -70,11 +121,30 @@ async fn a_failure_is_tried_again_before_the_next_row() {
     for _ in 0..6 {
         bodies.push(target.next().await.body);
     }
-    assert_eq!(bodies, [r#"{"n":0}"#, r#"{"n":0}"#, r#"{"n":0}"#, r#"{"n":0}"#, r#"{"n":1}"#, r#"{"n":2}"#]);
-    let status = wait_for("the status", async || Some(connector(&node).await).filter(|c| c["lag"] == 0)).await;
-    assert_eq!((&status["state"], &status["failedAttempts"]), (&json!("running"), &json!(3)));
+    assert_eq!(
+        bodies,
+        [
+            r#"{"n":0}"#,
+            r#"{"n":0}"#,
+            r#"{"n":0}"#,
+            r#"{"n":0}"#,
+            r#"{"n":1}"#,
+            r#"{"n":2}"#
+        ]
+    );
+    let status = wait_for("the status", async || {
+        Some(connector(&node).await).filter(|c| c["lag"] == 0)
+    })
+    .await;
+    assert_eq!(
+        (&status["state"], &status["failedAttempts"]),
+        (&json!("running"), &json!(3))
+    );
     let error = status["lastError"]["message"].as_str().unwrap();
-    assert!(error.contains("302") && error.contains("redirects are not followed"), "{error}");
+    assert!(
+        error.contains("302") && error.contains("redirects are not followed"),
+        "{error}"
+    );
     node.stop().await;
 }
 
@@ -88,7 +158,11 @@ async fn retry_after_is_waited_for() {
     let (first, second) = (target.next().await, target.next().await);
     assert_eq!(first.id(), second.id());
     // A lower bound, which no slow machine can break.
-    assert!(second.at - first.at >= Duration::from_secs(1), "{:?}", second.at - first.at);
+    assert!(
+        second.at - first.at >= Duration::from_secs(1),
+        "{:?}",
+        second.at - first.at
+    );
     node.stop().await;
 }
 
@@ -124,13 +198,19 @@ async fn gone_stops_the_connector_until_it_is_resumed() {
     create(&node, &target, "").await;
     publish(&node, 0..2).await;
     assert_eq!(target.next().await.body, r#"{"n":0}"#);
-    wait_for("the connector to stop", async || (connector(&node).await["state"] == "stopped").then_some(())).await;
+    wait_for("the connector to stop", async || {
+        (connector(&node).await["state"] == "stopped").then_some(())
+    })
+    .await;
     assert!(target.come().is_empty(), "nothing after 410");
     node.sql("RESUME CONNECTOR w;").await;
     assert_eq!(target.next().await.body, r#"{"n":0}"#, "nothing was skipped");
     assert_eq!(target.next().await.body, r#"{"n":1}"#);
     node.sql("PAUSE CONNECTOR w;").await;
-    wait_for("the pause", async || (connector(&node).await["state"] == "stopped").then_some(())).await;
+    wait_for("the pause", async || {
+        (connector(&node).await["state"] == "stopped").then_some(())
+    })
+    .await;
     publish(&node, 2..3).await;
     node.sql("RESUME CONNECTOR w;").await;
     assert_eq!(target.next().await.body, r#"{"n":2}"#);
@@ -149,12 +229,21 @@ async fn the_cursor_survives_a_restart() {
     let node = node.restart(&QUICK).await;
     publish(&node, 3..5).await;
     for n in 3..5 {
-        assert_eq!(target.next().await.body, format!("{{\"n\":{n}}}"), "nothing twice, nothing missed");
+        assert_eq!(
+            target.next().await.body,
+            format!("{{\"n\":{n}}}"),
+            "nothing twice, nothing missed"
+        );
     }
     // A new connector of the same name begins anew.
     node.sql("DROP CONNECTOR w;").await;
     publish(&node, 5..6).await;
-    node.sql(&format!("CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', URL = '{}');", target.url())).await;
+    next_millisecond().await;
+    node.sql(&format!(
+        "CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', URL = '{}');",
+        target.url()
+    ))
+    .await;
     publish(&node, 6..7).await;
     assert_eq!(target.next().await.body, r#"{"n":6}"#);
     node.stop().await;
@@ -166,7 +255,12 @@ async fn a_batch_is_an_array() {
     let mut target = Target::start().await;
     create(&node, &target, ", BATCH = 10").await;
     let records: Vec<_> = (0..25).map(|n| json!({"payload": {"n": n}})).collect();
-    assert_eq!(node.post("/streams/hot:publish", &Value::Array(records).to_string()).await.status, 200);
+    assert_eq!(
+        node.post("/streams/hot:publish", &Value::Array(records).to_string())
+            .await
+            .status,
+        200
+    );
     let mut numbers = Vec::new();
     while numbers.len() < 25 {
         let delivery = target.next().await;
@@ -185,17 +279,30 @@ async fn private_targets_are_refused_at_create_and_again_when_they_are_resolved(
     let mut target = Target::start().await;
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM hot;").await;
-    let statement = format!("CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', URL = '{}');", target.url());
+    let statement = format!(
+        "CREATE SINK CONNECTOR w TO WEBHOOK WITH (STREAM = 'hot', URL = '{}');",
+        target.url()
+    );
     let refused = node.ask("POST", "/v1/sql", &[], &statement).await;
     assert_eq!(refused.status, 422, "{}", refused.text);
-    assert!(refused.text.contains("bridge.webhook.allow_private"), "{}", refused.text);
+    assert!(
+        refused.text.contains("bridge.webhook.allow_private"),
+        "{}",
+        refused.text
+    );
     let node = node.restart(&QUICK).await;
     node.sql(&statement).await;
     // The exception is taken back: the row waits, and goes out when the exception is there again.
     let node = node.restart(&QUICK[1..]).await;
     publish(&node, 0..1).await;
-    let status = wait_for("the refusal", async || Some(connector(&node).await).filter(|c| c["state"] == "refused")).await;
-    assert!(status["lastError"]["message"].as_str().unwrap().contains("127.0.0.1"), "{status}");
+    let status = wait_for("the refusal", async || {
+        Some(connector(&node).await).filter(|c| c["state"] == "refused")
+    })
+    .await;
+    assert!(
+        status["lastError"]["message"].as_str().unwrap().contains("127.0.0.1"),
+        "{status}"
+    );
     assert!(target.come().is_empty());
     let node = node.restart(&QUICK).await;
     assert_eq!(target.next().await.body, r#"{"n":0}"#);
@@ -204,13 +311,22 @@ async fn private_targets_are_refused_at_create_and_again_when_they_are_resolved(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_far_side_that_is_down_is_waited_for() {
-    let node = Node::start(&[ALLOW, "bridge.webhook.retry_min=20ms", "bridge.webhook.retry_max=100ms", "bridge.webhook.attempts_max=1000"]).await;
+    let node = Node::start(&[
+        ALLOW,
+        "bridge.webhook.retry_min=20ms",
+        "bridge.webhook.retry_max=100ms",
+        "bridge.webhook.attempts_max=1000",
+    ])
+    .await;
     let target = Target::start().await;
     let address = target.address;
     create(&node, &target, "").await;
     drop(target);
     publish(&node, 0..2).await;
-    let status = wait_for("a failure", async || Some(connector(&node).await).filter(|c| c["state"] == "retrying")).await;
+    let status = wait_for("a failure", async || {
+        Some(connector(&node).await).filter(|c| c["state"] == "retrying")
+    })
+    .await;
     assert_eq!(status["lag"], 2);
     let error = status["lastError"]["message"].as_str().unwrap().to_owned();
     assert!(error.contains(&address.to_string()), "{error}");

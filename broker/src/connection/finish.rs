@@ -21,7 +21,6 @@ impl Connection {
         for filter in self.session.subscriptions() {
             self.shared.subscriptions.unsubscribe(filter, self.client.connection);
         }
-        self.shared.clients.unregister(&self.client);
         let drain_wait = Duration::from_millis(DRAIN_WAIT_MS);
         // Stopping answers what was received first; in all other cases the client is not kept waiting for the log.
         if matches!(
@@ -47,6 +46,8 @@ impl Connection {
             };
             let _ = timeout(drain_wait, will::publish(&self.shared.publisher, &message, &origin)).await;
         }
+        // Last: a client that comes back meanwhile waits for this one's will, so its own messages come after it.
+        self.shared.clients.unregister(&self.client);
     }
 
     /// Reads on for a moment, so that what was sent last is not lost: closing a socket with unread bytes resets it, and

@@ -139,6 +139,18 @@ impl Client {
         self.input.split_to(count).to_vec()
     }
 
+    /// None when the broker closes the connection without another byte; else what it does instead.
+    pub async fn receive_end(&mut self) -> Option<String> {
+        if !self.input.is_empty() {
+            return Some(format!("{:x?}", self.input));
+        }
+        match timeout(SOON, self.stream.read_buf(&mut self.input)).await {
+            Ok(Ok(0) | Err(_)) => None,
+            Ok(Ok(_)) => Some(format!("{:x?}", self.input)),
+            Err(_) => Some("nothing".to_owned()),
+        }
+    }
+
     /// What arrives within `wait`, for tests that nothing does.
     pub async fn receive_within(&mut self, wait: Duration) -> Option<Packet> {
         timeout(wait, self.receive()).await.ok().flatten()

@@ -33,6 +33,8 @@ pub(super) struct Supervisor {
 
 struct Running {
     id: Id,
+    /// The catalog's row that it was started with.
+    query: Arc<QueryRow>,
     stop: CancellationToken,
     /// It has failed for good and waits to be terminated.
     ended: bool,
@@ -80,14 +82,23 @@ impl Supervisor {
     /// Starts what should run and stops what should not. A task that is still stopping is started again once it has.
     fn reconcile(&mut self, catalog: &Catalog) {
         let mut wanted: HashMap<TaskKey, (Arc<QueryRow>, Arc<StreamRow>)> = HashMap::new();
-        for query in catalog.queries.values().filter(|query| query.state == QueryState::Running) {
+        for query in catalog
+            .queries
+            .values()
+            .filter(|query| query.state == QueryState::Running)
+        {
             if let Some(output) = catalog.stream_by_id(query.output) {
                 for group in &output.shards {
                     wanted.insert((query.id, *group), (query.clone(), output.clone()));
                 }
             }
         }
-        let unwanted: Vec<TaskKey> = self.tasks.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        let unwanted: Vec<TaskKey> = self
+            .tasks
+            .keys()
+            .filter(|key| !wanted.contains_key(key))
+            .copied()
+            .collect();
         for key in unwanted {
             let ended = self.tasks.get(&key).is_some_and(|task| {
                 task.stop.cancel();
@@ -98,7 +109,9 @@ impl Supervisor {
             }
         }
         for (key, (query, output)) in wanted {
-            if !self.tasks.contains_key(&key) {
+            // RESUME writes the row again: a task that ended by itself gets another try.
+            let resumed = |task: &Running| task.ended && !Arc::ptr_eq(&task.query, &query);
+            if self.tasks.get(&key).is_none_or(resumed) {
                 self.start(key, query, output);
             }
         }
@@ -117,14 +130,26 @@ impl Supervisor {
             status: status.clone(),
         };
         let stop = CancellationToken::new();
+        let query = context.query.clone();
         let id = self.running.spawn(task::run(context, stop.clone())).id();
         self.statuses.lock().insert(key, status.clone());
-        self.tasks.insert(key, Running { id, stop, ended: false, status });
+        self.tasks.insert(
+            key,
+            Running {
+                id,
+                query,
+                stop,
+                ended: false,
+                status,
+            },
+        );
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-        let Some(key) = self.tasks.iter().find(|(_, task)| task.id == id).map(|(key, _)| *key) else { return };
+        let Some(key) = self.tasks.iter().find(|(_, task)| task.id == id).map(|(key, _)| *key) else {
+            return;
+        };
         let Some(task) = self.tasks.get_mut(&key) else { return };
         let mut status = task.status.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = ended {
@@ -184,7 +209,9 @@ impl Supervisor {
         let seek = move || {
             let (mut found, mut from) = (HashSet::new(), Vec::new());
             while let Some((key, _)) = rows.scan(&[], &from, 1)?.pop() {
-                let Some((query, _)) = key.split_first_chunk::<8>() else { break };
+                let Some((query, _)) = key.split_first_chunk::<8>() else {
+                    break;
+                };
                 let query = u64::from_be_bytes(*query);
                 found.insert(query);
                 let Some(next) = query.checked_add(1) else { break };
@@ -201,7 +228,10 @@ impl Supervisor {
         let mut result = self.store.write(progress).await.map(|_| ());
         while result.is_ok() {
             let (rows, prefix) = (self.store.table(group, tables::QUERY_STATE), query.to_be_bytes());
-            let page = self.store.blocking(move || rows.scan(&prefix, &[], FORGET_ROWS_PER_BATCH)).await;
+            let page = self
+                .store
+                .blocking(move || rows.scan(&prefix, &[], FORGET_ROWS_PER_BATCH))
+                .await;
             let page = match page {
                 Ok(page) if page.is_empty() => return,
                 Ok(page) => page,
@@ -211,7 +241,11 @@ impl Supervisor {
                 }
             };
             let delete = |batch: Batch, (key, _)| batch.delete(tables::QUERY_STATE, key);
-            result = self.store.write(page.into_iter().fold(Batch::new(group), delete)).await.map(|_| ());
+            result = self
+                .store
+                .write(page.into_iter().fold(Batch::new(group), delete))
+                .await
+                .map(|_| ());
         }
         match result {
             Ok(()) | Err(WriteError::Stopped) => {}

@@ -33,7 +33,11 @@ impl World {
         config.sql.threads = 1;
         let store_config = config.store.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&store_config, Arc::new(SystemClock)).unwrap());
-        World { config, store: store.await.unwrap(), _folder: folder }
+        World {
+            config,
+            store: store.await.unwrap(),
+            _folder: folder,
+        }
     }
 
     fn engine(&self) -> Engine {
@@ -43,7 +47,10 @@ impl World {
 
     async fn publish(&self, topic: &str, payload: &str) {
         let topic = TopicName::new(topic.to_owned()).unwrap();
-        let record = Record { topic: Some(topic.clone()), ..Record::new(payload.to_owned()) };
+        let record = Record {
+            topic: Some(topic.clone()),
+            ..Record::new(payload.to_owned())
+        };
         self.store.write(self.store.route(&topic).batch(record)).await.unwrap();
     }
 
@@ -55,8 +62,14 @@ impl World {
         for group in &output.shards {
             'wait: for _ in 0..500 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                let row = self.store.table(*group, tables::QUERY_PROGRESS).get(&Progress::key(query.id)).unwrap();
-                let Some(progress) = row.map(|row| Progress::decode(&row).unwrap()) else { continue };
+                let row = self
+                    .store
+                    .table(*group, tables::QUERY_PROGRESS)
+                    .get(&Progress::key(query.id))
+                    .unwrap();
+                let Some(progress) = row.map(|row| Progress::decode(&row).unwrap()) else {
+                    continue;
+                };
                 for (shard, cursor) in &progress.cursors {
                     if self.store.bounds(*shard).await.unwrap().1 != *cursor {
                         continue 'wait;
@@ -102,11 +115,23 @@ fn any(names: &[&str]) -> Schema {
 fn node(id: u32, op: Op, inputs: &[u32], schema: Schema) -> Node {
     let inputs = inputs.iter().map(|id| OperatorId(*id)).collect();
     let (form, bound) = (Form::Append, StateBound::Stateless);
-    Node { id: OperatorId(id), op, inputs, schema, form, key: vec![], partition: vec![], bound }
+    Node {
+        id: OperatorId(id),
+        op,
+        inputs,
+        schema,
+        form,
+        key: vec![],
+        partition: vec![],
+        bound,
+    }
 }
 
 fn source(stream: StreamId) -> Op {
-    let field = |name: &str| SourceColumn::Field { path: vec![PathStep::Member(name.into())], data_type: DataType::Any };
+    let field = |name: &str| SourceColumn::Field {
+        path: vec![PathStep::Member(name.into())],
+        data_type: DataType::Any,
+    };
     Op::Source(Source {
         stream,
         name: "plant".into(),
@@ -123,16 +148,27 @@ fn source(stream: StreamId) -> Op {
 }
 
 fn template() -> Option<Template> {
-    let device = TemplatePart::Value { expr: column(0), slashes: false };
-    Some(Template { parts: vec![TemplatePart::Text("alerts/".into()), device] })
+    let device = TemplatePart::Value {
+        expr: column(0),
+        slashes: false,
+    };
+    Some(Template {
+        parts: vec![TemplatePart::Text("alerts/".into()), device],
+    })
 }
 
 fn sink(items: &[(&str, u32)], key: Vec<Expr>) -> Op {
-    let item = |(name, column): &(&str, u32)| SinkItem::Column { name: (*name).into(), column: ColumnId(*column) };
+    let item = |(name, column): &(&str, u32)| SinkItem::Column {
+        name: (*name).into(),
+        column: ColumnId(*column),
+    };
     Op::Sink(Sink {
         items: items.iter().map(item).collect(),
         key,
-        routing: Routing { topic: template(), key: vec![column(0)] },
+        routing: Routing {
+            topic: template(),
+            key: vec![column(0)],
+        },
         qos: headwater_store::Qos::AtLeastOnce,
         retain: false,
     })
@@ -150,8 +186,21 @@ fn alerts(stream: StreamId) -> Plan {
         nodes: vec![
             node(1, source(stream), &[], any(&names)),
             node(2, Op::Filter(hot), &[1], any(&names)),
-            node(3, Op::Exchange(Routing { topic: template(), key: vec![column(0)] }), &[2], any(&names)),
-            node(4, sink(&[("device", 0), ("temp", 1)], vec![column(0)]), &[3], any(&["device", "temp"])),
+            node(
+                3,
+                Op::Exchange(Routing {
+                    topic: template(),
+                    key: vec![column(0)],
+                }),
+                &[2],
+                any(&names),
+            ),
+            node(
+                4,
+                sink(&[("device", 0), ("temp", 1)], vec![column(0)]),
+                &[3],
+                any(&["device", "temp"]),
+            ),
         ],
         order_by: vec![],
         limit: None,
@@ -161,24 +210,50 @@ fn alerts(stream: StreamId) -> Plan {
 /// SELECT device, AVG(temp), COUNT(*) FROM plant GROUP BY device, TUMBLING (1 hour) EMIT …
 fn hourly(stream: StreamId, emit: Emit) -> Plan {
     let names = ["device", "temp", "date", "window_start", "window_end"];
-    let call = |function, argument| AggregateCall { function, argument, filter: None };
+    let call = |function, argument| AggregateCall {
+        function,
+        argument,
+        filter: None,
+    };
     let aggregate = Op::Aggregate(Aggregate {
         group: vec![column(0)],
-        window: Some(WindowColumns { start: ColumnId(3), end: ColumnId(4) }),
-        calls: vec![call(AggregateFunction::Avg, Some(column(1))), call(AggregateFunction::Count, None)],
+        window: Some(WindowColumns {
+            start: ColumnId(3),
+            end: ColumnId(4),
+        }),
+        calls: vec![
+            call(AggregateFunction::Avg, Some(column(1))),
+            call(AggregateFunction::Count, None),
+        ],
         emit,
         grace_us: 0,
     });
-    let window = Op::Window(Window { kind: WindowKind::Tumbling { size_us: HOUR_US }, grace_us: 0 });
+    let window = Op::Window(Window {
+        kind: WindowKind::Tumbling { size_us: HOUR_US },
+        grace_us: 0,
+    });
     let out = ["device", "window_start", "window_end", "avg", "count"];
     let items = [("device", 0), ("window_start", 1), ("avg", 3), ("count", 4)];
     let mut plan = Plan {
         nodes: vec![
             node(1, source(stream), &[], any(&names[..3])),
-            node(2, Op::Exchange(Routing { topic: template(), key: vec![column(0)] }), &[1], any(&names[..3])),
+            node(
+                2,
+                Op::Exchange(Routing {
+                    topic: template(),
+                    key: vec![column(0)],
+                }),
+                &[1],
+                any(&names[..3]),
+            ),
             node(3, window, &[2], any(&names)),
             node(4, aggregate, &[3], any(&out)),
-            node(5, sink(&items, vec![column(0), column(1)]), &[4], any(&["device", "window_start", "avg", "count"])),
+            node(
+                5,
+                sink(&items, vec![column(0), column(1)]),
+                &[4],
+                any(&["device", "window_start", "avg", "count"]),
+            ),
         ],
         order_by: vec![],
         limit: None,
@@ -207,23 +282,44 @@ async fn create(world: &World, engine: &Engine, name: &str, mut plan: Plan) {
     engine.resolve_start(&mut plan).await.unwrap();
     let output = stream(name, Placement::Topic, &[]);
     let inputs = plan.inputs();
-    world.store.create_query(QuerySpec { output, plan: plan.encode(), inputs, sql: String::new() }).await.unwrap();
+    world
+        .store
+        .create_query(QuerySpec {
+            output,
+            plan: plan.encode(),
+            inputs,
+            sql: String::new(),
+        })
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_republishes_each_row_once_whatever_dies_in_between() {
     for groups in [1, 4] {
         let world = World::new(groups).await;
-        let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+        let plant = world
+            .store
+            .create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"]))
+            .await
+            .unwrap();
         world.publish("plant/early/temp", r#"{"temp":99}"#).await;
         let mut engine = world.engine();
         create(&world, &engine, "alerts", alerts(plant.id)).await;
         let mut expected = Vec::new();
         for round in 0..6 {
             for device in ["sf", "seattle", "la", "berlin"] {
-                world.publish(&format!("plant/{device}/temp"), &format!("{{\"temp\":{}.50}}", 48 + round)).await;
+                world
+                    .publish(
+                        &format!("plant/{device}/temp"),
+                        &format!("{{\"temp\":{}.50}}", 48 + round),
+                    )
+                    .await;
                 if round >= 2 {
-                    expected.push(format!("alerts/{device} {device} {{\"device\":\"{device}\",\"temp\":{}.50}}", 48 + round));
+                    expected.push(format!(
+                        "alerts/{device} {device} {{\"device\":\"{device}\",\"temp\":{}.50}}",
+                        48 + round
+                    ));
                 }
             }
             if round % 2 == 0 {
@@ -250,7 +346,11 @@ async fn final_rows_are_the_same_whatever_dies_in_between() {
     let mut outputs = Vec::new();
     for dies in [false, true] {
         let world = World::new(4).await;
-        let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+        let plant = world
+            .store
+            .create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"]))
+            .await
+            .unwrap();
         let mut engine = world.engine();
         create(&world, &engine, "hourly", hourly(plant.id, Emit::Final)).await;
         for minute in (0..240).step_by(20) {
@@ -287,17 +387,29 @@ async fn final_rows_are_the_same_whatever_dies_in_between() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_query_leaves_no_rows_and_a_terminated_one_goes_on() {
     let world = World::new(1).await;
-    let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+    let plant = world
+        .store
+        .create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"]))
+        .await
+        .unwrap();
     let engine = world.engine();
     create(&world, &engine, "counts", hourly(plant.id, Emit::Changes)).await;
     let reading = r#"{"temp":1,"date":"2010-01-01 00:00"}"#;
     world.publish("plant/sf/temp", reading).await;
     world.caught_up("counts").await;
-    world.store.set_query_state("counts", QueryState::Terminated).await.unwrap();
+    world
+        .store
+        .set_query_state("counts", QueryState::Terminated)
+        .await
+        .unwrap();
     world.publish("plant/sf/temp", reading).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(world.output("counts").await.len(), 1);
-    world.store.set_query_state("counts", QueryState::Running).await.unwrap();
+    world
+        .store
+        .set_query_state("counts", QueryState::Running)
+        .await
+        .unwrap();
     world.caught_up("counts").await;
     let output = world.output("counts").await;
     assert!(output[1].ends_with("\"count\":2}"), "{output:?}");
@@ -320,7 +432,11 @@ async fn a_dropped_query_leaves_no_rows_and_a_terminated_one_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_cannot_go_on_says_why_and_harms_no_other() {
     let world = World::new(1).await;
-    let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+    let plant = world
+        .store
+        .create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"]))
+        .await
+        .unwrap();
     let engine = world.engine();
     let mut strict = alerts(plant.id);
     for source in strict.sources_mut() {
@@ -337,7 +453,10 @@ async fn a_query_that_cannot_go_on_says_why_and_harms_no_other() {
     assert_eq!(status.state, "failed");
     assert!(status.last_error.unwrap().contains("does not parse"));
     let row = world.store.catalog().borrow().queries["alerts"].clone();
-    assert_eq!((engine.query_status(&row).state, engine.query_status(&row).errors), ("running", 1));
+    assert_eq!(
+        (engine.query_status(&row).state, engine.query_status(&row).errors),
+        ("running", 1)
+    );
     engine.stop().await;
     world.store.stop().await;
 }
@@ -345,17 +464,29 @@ async fn a_query_that_cannot_go_on_says_why_and_harms_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn selects_read_what_is_stored_or_what_comes() {
     let world = World::new(4).await;
-    let plant = world.store.create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"])).await.unwrap();
+    let plant = world
+        .store
+        .create_stream(stream("plant", Placement::Topic, &["plant/{device}/temp"]))
+        .await
+        .unwrap();
     let engine = world.engine();
     for (device, temp) in [("sf", 60), ("seattle", 40), ("la", 70)] {
-        world.publish(&format!("plant/{device}/temp"), &format!("{{\"temp\":{temp},\"date\":\"2010-01-01\"}}")).await;
+        world
+            .publish(
+                &format!("plant/{device}/temp"),
+                &format!("{{\"temp\":{temp},\"date\":\"2010-01-01\"}}"),
+            )
+            .await;
     }
     let mut plan = alerts(plant.id);
     let push = engine.push(&plan).await.unwrap();
     plan.sources_mut().for_each(|source| source.start = Start::Earliest);
     let rows = engine.read(&plan).await.unwrap().collect().await.unwrap();
     assert_eq!(rows, [r#"{"device":"sf","temp":60}"#, r#"{"device":"la","temp":70}"#]);
-    plan.order_by = vec![OrderBy { expr: column(1), descending: true }];
+    plan.order_by = vec![OrderBy {
+        expr: column(1),
+        descending: true,
+    }];
     plan.limit = Some(1);
     let rows = engine.read(&plan).await.unwrap().collect().await.unwrap();
     assert_eq!(rows, [r#"{"device":"la","temp":70}"#]);
@@ -363,7 +494,10 @@ async fn selects_read_what_is_stored_or_what_comes() {
     counts.sources_mut().for_each(|source| source.start = Start::Earliest);
     let rows = engine.read(&counts).await.unwrap().collect().await.unwrap();
     assert_eq!(rows.len(), 3);
-    assert_eq!(rows[0], r#"{"device":"la","window_start":"2010-01-01T00:00:00Z","avg":70.0,"count":1}"#);
+    assert_eq!(
+        rows[0],
+        r#"{"device":"la","window_start":"2010-01-01T00:00:00Z","avg":70.0,"count":1}"#
+    );
 
     world.publish("plant/berlin/temp", "{\"temp\":51}").await;
     let mut push = push;

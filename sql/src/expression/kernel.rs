@@ -95,10 +95,9 @@ pub(super) fn arithmetic(op: BinaryOp, left: &Column, right: &Column, faults: &m
         if !values[row].is_finite() {
             values[row] = 0.0;
             let valid = valid.get_or_insert_with(|| vec![true; rows]);
-            if std::mem::replace(&mut valid[row], false) {
-                if let Err(fault) = float_result(op, left_side.at(row), right_side.at(row)) {
-                    faults.push(row, fault);
-                }
+            let was_valid = std::mem::replace(&mut valid[row], false);
+            if let (true, Err(fault)) = (was_valid, float_result(op, left_side.at(row), right_side.at(row))) {
+                faults.push(row, fault);
             }
         }
     }
@@ -115,7 +114,9 @@ pub(super) fn compare(op: BinaryOp, left: &Column, right: &Column) -> Option<Col
     }
     let (left_side, right_side) = (floats(left)?, floats(right)?);
     // -0.0 equals 0.0, and there is no NaN among values.
-    Some(loop_over(op, left.len(), &left_side, &right_side, |a: f64, b| a.partial_cmp(&b).unwrap_or(Ordering::Equal)))
+    Some(loop_over(op, left.len(), &left_side, &right_side, |a: f64, b| {
+        a.partial_cmp(&b).unwrap_or(Ordering::Equal)
+    }))
 }
 
 fn loop_over<T: Copy + Default>(
@@ -144,7 +145,8 @@ fn test(op: BinaryOp) -> fn(Ordering) -> bool {
 
 /// Any two values: NULL where they do not compare.
 pub(super) fn compare_values(op: BinaryOp, left: &Value, right: &Value) -> Value {
-    left.compare(right).map_or(Value::Null, |order| Value::Boolean(test(op)(order)))
+    left.compare(right)
+        .map_or(Value::Null, |order| Value::Boolean(test(op)(order)))
 }
 
 #[cfg(test)]

@@ -36,7 +36,9 @@ pub(super) const FUNCTIONS: &[Function] = &[
         sees_null: true,
         about: "the first, or NULL where both are equal",
         eval: |arguments, _| {
-            let equal = arguments[0].compare(&arguments[1]).is_some_and(std::cmp::Ordering::is_eq);
+            let equal = arguments[0]
+                .compare(&arguments[1])
+                .is_some_and(std::cmp::Ordering::is_eq);
             Ok(if equal { Value::Null } else { arguments[0].clone() })
         },
     },
@@ -65,12 +67,18 @@ pub(super) const FUNCTIONS: &[Function] = &[
 ];
 
 fn first_known(values: &[Value]) -> Value {
-    values.iter().find(|value| !value.is_null()).cloned().unwrap_or(Value::Null)
+    values
+        .iter()
+        .find(|value| !value.is_null())
+        .cloned()
+        .unwrap_or(Value::Null)
 }
 
 /// NULL when two do not compare.
 fn extreme(values: &[Value], better: fn(std::cmp::Ordering) -> bool) -> Value {
-    let Some((first, rest)) = values.split_first() else { return Value::Null };
+    let Some((first, rest)) = values.split_first() else {
+        return Value::Null;
+    };
     let mut best = first;
     for value in rest {
         match value.compare(best) {
@@ -90,12 +98,21 @@ mod tests {
     #[test]
     fn nulls_are_seen_where_they_are_the_point() {
         let (one, two) = (Value::Integer(1), Value::Integer(2));
-        assert_eq!(call("COALESCE", &[Value::Null, one.clone(), two.clone()]), Ok(one.clone()));
+        assert_eq!(
+            call("COALESCE", &[Value::Null, one.clone(), two.clone()]),
+            Ok(one.clone())
+        );
         assert_eq!(call("COALESCE", &[Value::Null]), Ok(Value::Null));
         assert_eq!(call("IFNULL", &[Value::Null, two.clone()]), Ok(two.clone()));
         assert_eq!(call("NULLIF", &[one.clone(), Value::Float(1.0)]), Ok(Value::Null));
-        assert_eq!(call("NULLIF", &[one.clone(), Value::String("1".into())]), Ok(one.clone()));
-        assert_eq!(call("GREATEST", &[one.clone(), Value::Float(1.5)]), Ok(Value::Float(1.5)));
+        assert_eq!(
+            call("NULLIF", &[one.clone(), Value::String("1".into())]),
+            Ok(one.clone())
+        );
+        assert_eq!(
+            call("GREATEST", &[one.clone(), Value::Float(1.5)]),
+            Ok(Value::Float(1.5))
+        );
         assert_eq!(call("LEAST", &[one.clone(), Value::Null]), Ok(Value::Null));
         assert_eq!(call("LEAST", &[two, one.clone()]), Ok(one));
     }

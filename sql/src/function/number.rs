@@ -178,9 +178,14 @@ fn round(arguments: &[Value], _: &Scope) -> Result<Value, Fault> {
         Value::Integer(number) => round_integer(*number, digits.unsigned_abs()),
         Value::Float(number) => round_float(*number, digits),
         Value::Decimal(number) => match u32::try_from(digits) {
-            Ok(digits) => Ok(Value::Decimal(number.round_dp_with_strategy(digits, MidpointAwayFromZero))),
+            Ok(digits) => Ok(Value::Decimal(
+                number.round_dp_with_strategy(digits, MidpointAwayFromZero),
+            )),
             Err(_) => {
-                let whole = number.round_dp_with_strategy(0, MidpointAwayFromZero).to_i64().ok_or(Fault::Overflow)?;
+                let whole = number
+                    .round_dp_with_strategy(0, MidpointAwayFromZero)
+                    .to_i64()
+                    .ok_or(Fault::Overflow)?;
                 round_integer(whole, digits.unsigned_abs())
             }
         },
@@ -189,7 +194,9 @@ fn round(arguments: &[Value], _: &Scope) -> Result<Value, Fault> {
 }
 
 fn round_integer(number: i64, digits: u32) -> Result<Value, Fault> {
-    let Some(unit) = 10_i128.checked_pow(digits.min(38)) else { return Ok(Value::Integer(0)) };
+    let Some(unit) = 10_i128.checked_pow(digits.min(38)) else {
+        return Ok(Value::Integer(0));
+    };
     let number = i128::from(number);
     let rounded = (number + number.signum() * unit / 2) / unit * unit;
     i64::try_from(rounded).map(Value::Integer).map_err(|_| Fault::Overflow)
@@ -207,7 +214,11 @@ fn round_float(number: f64, digits: i32) -> Result<Value, Fault> {
             // Beyond 28 digits a FLOAT has no fraction to round.
             let unit = 10_f64.powi(digits.clamp(-308, 308));
             let scaled = number * unit;
-            Ok(Value::Float(if scaled.is_finite() { scaled.round() / unit } else { number }))
+            Ok(Value::Float(if scaled.is_finite() {
+                scaled.round() / unit
+            } else {
+                number
+            }))
         }
     }
 }

@@ -105,7 +105,11 @@ pub(super) const FUNCTIONS: &[Function] = &[
         about: "with each occurrence of the second replaced by the third",
         eval: |arguments, _| {
             let (from, to) = (text(&arguments[1])?, text(&arguments[2])?);
-            let replaced = if from.is_empty() { text(&arguments[0])?.to_owned() } else { text(&arguments[0])?.replace(from, to) };
+            let replaced = if from.is_empty() {
+                text(&arguments[0])?.to_owned()
+            } else {
+                text(&arguments[0])?.replace(from, to)
+            };
             Ok(Value::String(replaced.into()))
         },
     },
@@ -120,7 +124,10 @@ pub(super) const FUNCTIONS: &[Function] = &[
         about: "the texts of its arguments in a row, NULLs left out",
         eval: |arguments, _| {
             let mut all = String::new();
-            arguments.iter().filter_map(Value::to_text).for_each(|text| all.push_str(&text));
+            arguments
+                .iter()
+                .filter_map(Value::to_text)
+                .for_each(|text| all.push_str(&text));
             Ok(Value::String(all.into()))
         },
     },
@@ -161,7 +168,9 @@ fn substring(arguments: &[Value], _: &Scope) -> Result<Value, Fault> {
     };
     let skip = usize::try_from(start.saturating_sub(1)).unwrap_or(0);
     let take = usize::try_from(end.saturating_sub(start.max(1))).unwrap_or(0);
-    Ok(Value::String(text.chars().skip(skip).take(take).collect::<String>().into()))
+    Ok(Value::String(
+        text.chars().skip(skip).take(take).collect::<String>().into(),
+    ))
 }
 
 #[cfg(test)]
@@ -175,7 +184,12 @@ mod tests {
 
     #[test]
     fn text_counts_characters_from_one() {
-        let cut = |start, length| call("SUBSTRING", &[string("héllo"), Value::Integer(start), Value::Integer(length)]);
+        let cut = |start, length| {
+            call(
+                "SUBSTRING",
+                &[string("héllo"), Value::Integer(start), Value::Integer(length)],
+            )
+        };
         assert_eq!(cut(2, 3), Ok(string("éll")));
         assert_eq!(cut(0, 3), Ok(string("hé")));
         assert_eq!(cut(-5, 3), Ok(string("")));
@@ -184,7 +198,10 @@ mod tests {
         assert_eq!(call("SUBSTR", &[string("héllo"), Value::Integer(3)]), Ok(string("llo")));
         assert_eq!(call("LENGTH", &[string("héllo")]), Ok(Value::Integer(5)));
         assert_eq!(call("LENGTH", &[Value::Integer(5)]), Err(Fault::WrongType));
-        assert_eq!(call("REPLACE", &[string("aaa"), string(""), string("b")]), Ok(string("aaa")));
+        assert_eq!(
+            call("REPLACE", &[string("aaa"), string(""), string("b")]),
+            Ok(string("aaa"))
+        );
     }
 
     #[test]

@@ -28,7 +28,9 @@ pub(super) const FUNCTIONS: &[Function] = &[
         about: "cut down to its second, minute, hour, day, week, month, quarter or year",
         eval: |arguments, _| {
             let unit = arguments[0].as_str().ok_or(Fault::WrongType)?;
-            calendar::truncate(unit, moment(&arguments[1])?).map(Value::Timestamp).ok_or(Fault::OutOfRange)
+            calendar::truncate(unit, moment(&arguments[1])?)
+                .map(Value::Timestamp)
+                .ok_or(Fault::OutOfRange)
         },
     },
     Function {
@@ -42,7 +44,9 @@ pub(super) const FUNCTIONS: &[Function] = &[
         about: "its year, quarter, month, day, hour, minute, second, dow, doy or epoch",
         eval: |arguments, _| {
             let unit = arguments[0].as_str().ok_or(Fault::WrongType)?;
-            calendar::extract(unit, moment(&arguments[1])?).map(Value::Integer).ok_or(Fault::OutOfRange)
+            calendar::extract(unit, moment(&arguments[1])?)
+                .map(Value::Integer)
+                .ok_or(Fault::OutOfRange)
         },
     },
 ];
@@ -64,8 +68,14 @@ mod tests {
         let text = |text: &str| Value::String(text.into());
         let cut = call("date_trunc", &[text("day"), text("2010/01/01 13:00")]);
         assert_eq!(cut, Ok(Value::Timestamp(1_262_304_000_000_000)));
-        assert_eq!(call("EXTRACT", &[text("hour"), text("2010/01/01 13:00")]), Ok(Value::Integer(13)));
-        assert_eq!(call("DATE_TRUNC", &[text("eon"), text("2010/01/01")]), Err(Fault::OutOfRange));
+        assert_eq!(
+            call("EXTRACT", &[text("hour"), text("2010/01/01 13:00")]),
+            Ok(Value::Integer(13))
+        );
+        assert_eq!(
+            call("DATE_TRUNC", &[text("eon"), text("2010/01/01")]),
+            Err(Fault::OutOfRange)
+        );
         assert_eq!(call("DATE_TRUNC", &[text("day"), text("soon")]), Err(Fault::BadCast));
         assert_eq!(call("NOW", &[]), Ok(Value::Timestamp(7)));
     }

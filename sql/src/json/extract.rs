@@ -22,7 +22,9 @@ struct Branch {
 impl FieldTree {
     /// Adds a path of at least one step.
     pub fn insert(&mut self, path: &[PathStep], slot: usize) {
-        let Some((first, rest)) = path.split_first() else { return };
+        let Some((first, rest)) = path.split_first() else {
+            return;
+        };
         let branch = match first {
             PathStep::Member(name) => branch_of(&mut self.members, |there| there == name, || name.clone()),
             PathStep::Index(index) => branch_of(&mut self.indexes, |there| there == index, || *index),
@@ -55,7 +57,12 @@ pub(crate) fn extract(text: &str, tree: &FieldTree, slots: &mut [Option<Found>])
     let top = if text.as_bytes().get(scanner.offset()) == Some(&b'{') {
         let start = scanner.offset();
         let compact = object(&mut scanner, text, tree, slots)?;
-        Found { kind: Kind::Object, start, end: scanner.offset(), compact }
+        Found {
+            kind: Kind::Object,
+            start,
+            end: scanner.offset(),
+            compact,
+        }
     } else {
         let top = scanner.value()?;
         if let Some((_, branch)) = tree.members.iter().find(|(name, _)| name == "value") {
@@ -90,10 +97,17 @@ fn object(scanner: &mut Scanner<'_>, text: &str, tree: &FieldTree, slots: &mut [
 fn branch<'t>(tree: &'t FieldTree, text: &str, name: Found) -> Option<&'t Branch> {
     if let Kind::String { escaped: true } = name.kind {
         let name = string(text, name);
-        return tree.members.iter().find(|(wanted, _)| *wanted == name).map(|(_, branch)| branch);
+        return tree
+            .members
+            .iter()
+            .find(|(wanted, _)| *wanted == name)
+            .map(|(_, branch)| branch);
     }
     let raw = &text.as_bytes()[name.start + 1..name.end - 1];
-    tree.members.iter().find(|(wanted, _)| wanted.as_bytes() == raw).map(|(_, branch)| branch)
+    tree.members
+        .iter()
+        .find(|(wanted, _)| wanted.as_bytes() == raw)
+        .map(|(_, branch)| branch)
 }
 
 /// Notes a value that was passed, and looks into it again for its parts: they are rare, and the text is in cache.
@@ -130,7 +144,9 @@ fn forget(branch: &Branch, slots: &mut [Option<Found>]) {
         slots[slot] = None;
     }
     let members = branch.below.members.iter().map(|(_, branch)| branch);
-    members.chain(branch.below.indexes.iter().map(|(_, branch)| branch)).for_each(|branch| forget(branch, slots));
+    members
+        .chain(branch.below.indexes.iter().map(|(_, branch)| branch))
+        .for_each(|branch| forget(branch, slots));
 }
 
 #[cfg(test)]
@@ -139,10 +155,18 @@ mod tests {
 
     fn fields(text: &str, paths: &[&[PathStep]]) -> Option<Vec<Option<String>>> {
         let mut tree = FieldTree::default();
-        paths.iter().enumerate().for_each(|(slot, path)| tree.insert(path, slot));
+        paths
+            .iter()
+            .enumerate()
+            .for_each(|(slot, path)| tree.insert(path, slot));
         let mut slots = vec![None; paths.len()];
         extract(text, &tree, &mut slots)?;
-        Some(slots.iter().map(|slot| slot.map(|found| text[found.start..found.end].to_owned())).collect())
+        Some(
+            slots
+                .iter()
+                .map(|slot| slot.map(|found| text[found.start..found.end].to_owned()))
+                .collect(),
+        )
     }
 
     fn member(name: &str) -> PathStep {
@@ -169,13 +193,19 @@ mod tests {
 
     #[test]
     fn the_last_of_a_repeated_member_counts() {
-        let found = fields(r#"{"a":{"b":1},"a":{"c":2}}"#, &[&[member("a"), member("b")], &[member("a"), member("c")]]);
+        let found = fields(
+            r#"{"a":{"b":1},"a":{"c":2}}"#,
+            &[&[member("a"), member("b")], &[member("a"), member("c")]],
+        );
         assert_eq!(found, Some(vec![None, Some("2".to_owned())]));
     }
 
     #[test]
     fn a_payload_that_is_no_object_is_the_field_value() {
-        assert_eq!(fields("22.5", &[&[member("value")], &[member("x")]]), Some(vec![Some("22.5".to_owned()), None]));
+        assert_eq!(
+            fields("22.5", &[&[member("value")], &[member("x")]]),
+            Some(vec![Some("22.5".to_owned()), None])
+        );
         let path: &[PathStep] = &[member("value"), PathStep::Index(0)];
         assert_eq!(fields("[7]", &[path]), Some(vec![Some("7".to_owned())]));
         assert_eq!(fields("{\"a\":1} x", &[&[member("a")]]), None);

@@ -57,7 +57,12 @@ pub(crate) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     /// A cursor at byte `at`.
     pub fn at(text: &'a str, at: usize) -> Scanner<'a> {
-        Scanner { bytes: text.as_bytes(), at, depth: 0, spaces: 0 }
+        Scanner {
+            bytes: text.as_bytes(),
+            at,
+            depth: 0,
+            spaces: 0,
+        }
     }
 
     /// Where it is.
@@ -97,7 +102,12 @@ impl<'a> Scanner<'a> {
             b'n' => self.word(b"null", Kind::Null)?,
             _ => self.number()?,
         };
-        Some(Found { kind, start, end: self.at, compact: self.spaces == spaces })
+        Some(Found {
+            kind,
+            start,
+            end: self.at,
+            compact: self.spaces == spaces,
+        })
     }
 
     /// Passes an object and shows each member's name and value.
@@ -153,8 +163,17 @@ impl<'a> Scanner<'a> {
     pub fn name(&mut self) -> Option<Found> {
         self.space();
         let start = self.at;
-        let kind = if self.bytes.get(self.at) == Some(&b'"') { self.string()? } else { return None };
-        let name = Found { kind, start, end: self.at, compact: true };
+        let kind = if self.bytes.get(self.at) == Some(&b'"') {
+            self.string()?
+        } else {
+            return None;
+        };
+        let name = Found {
+            kind,
+            start,
+            end: self.at,
+            compact: true,
+        };
         self.space();
         self.expect(b':')?;
         Some(name)
@@ -238,7 +257,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn digits(&mut self) -> Option<usize> {
-        let count = self.bytes[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let count = self.bytes[self.at..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         self.at += count;
         (count > 0).then_some(count)
     }

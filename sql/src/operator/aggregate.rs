@@ -23,7 +23,7 @@ use crate::limits::{GROUPS_CACHED_MAX, GROUPS_IN_MEMORY_MAX};
 use crate::plan::physical::{Aggregate, Emit, Node, OperatorId, PlanError, WindowColumns};
 use crate::step::{Key, Step, Stop};
 use crate::types::{DataType, TimestampUs};
-use crate::value::{Fault, Value, cast, decode_key};
+use crate::value::{Fault, Value, decode_group_key, decode_key};
 use accumulator::{Accumulator, GroupState};
 
 /// The table of accumulators.
@@ -87,12 +87,20 @@ impl GroupBy {
         }
         let width = aggregate.group.len() + if aggregate.window.is_some() { 2 } else { 0 } + aggregate.calls.len();
         if node.schema.columns.len() != width {
-            return Err(PlanError::Invalid("an aggregate's schema does not fit its columns".into()));
+            return Err(PlanError::Invalid(
+                "an aggregate's schema does not fit its columns".into(),
+            ));
         }
-        let types = node.schema.columns[..aggregate.group.len()].iter().map(|column| column.data_type.clone());
+        let types = node.schema.columns[..aggregate.group.len()]
+            .iter()
+            .map(|column| column.data_type.clone());
         Ok(GroupBy {
             operator: node.id,
-            group: aggregate.group.iter().map(Expression::compile).collect::<Result<_, _>>()?,
+            group: aggregate
+                .group
+                .iter()
+                .map(Expression::compile)
+                .collect::<Result<_, _>>()?,
             group_types: types.collect(),
             window: aggregate.window,
             calls: aggregate.calls.iter().map(call).collect::<Result<_, PlanError>>()?,
@@ -110,15 +118,37 @@ impl GroupBy {
         let scope = step.scope();
         let mut evaluate = |expression: &Expression| expression.evaluate(&delta.rows, &scope, &mut faults);
         let mut keys: Vec<_> = self.group.iter().map(&mut evaluate).collect();
-        let arguments = self.calls.iter().map(|call| call.argument.as_ref().map(&mut evaluate)).collect();
-        let filters = self.calls.iter().map(|call| call.filter.as_ref().map(&mut evaluate)).collect();
-        keys.extend(self.window.map(|window| delta.rows.column(window.start.index()).clone()));
+        let arguments = self
+            .calls
+            .iter()
+            .map(|call| call.argument.as_ref().map(&mut evaluate))
+            .collect();
+        let filters = self
+            .calls
+            .iter()
+            .map(|call| call.filter.as_ref().map(&mut evaluate))
+            .collect();
+        keys.extend(
+            self.window
+                .map(|window| delta.rows.column(window.start.index()).clone()),
+        );
         report(&faults, &delta.origin, step);
-        Inputs { keys, arguments, filters }
+        Inputs {
+            keys,
+            arguments,
+            filters,
+        }
     }
 
     /// Brings the group of a key into memory, as it is or new, and notes that it changes in this step.
-    fn touch(&mut self, bytes: &[u8], spread_by: usize, delta: &Delta, row: usize, step: &mut Step<'_>) -> Result<(), Stop> {
+    fn touch(
+        &mut self,
+        bytes: &[u8],
+        spread_by: usize,
+        delta: &Delta,
+        row: usize,
+        step: &mut Step<'_>,
+    ) -> Result<(), Stop> {
         let changed_by = (delta.time[row], delta.origin[row]);
         if let Some(group) = self.groups.get_mut(bytes) {
             group.changed_by = changed_by;
@@ -134,7 +164,15 @@ impl GroupBy {
                 Some(row) => GroupState::decode(&row, self.calls.len()).ok_or(Stop::State(self.operator))?,
                 None => self.begin(&key, delta, row, step),
             };
-            self.groups.insert(bytes.to_vec(), Group { key, state, before: None, changed_by });
+            self.groups.insert(
+                bytes.to_vec(),
+                Group {
+                    key,
+                    state,
+                    before: None,
+                    changed_by,
+                },
+            );
         }
         let spoke = |group: &&Group| self.emit == Emit::Changes && group.state.rows > 0;
         let before = self.groups.get(bytes).filter(spoke).map(|group| self.row(group).0);
@@ -148,23 +186,34 @@ impl GroupBy {
     }
 
     fn begin(&self, key: &Key, delta: &Delta, row: usize, step: &mut Step<'_>) -> GroupState {
-        let window_end_us = self.window.map(|window| match *delta.rows.column(window.end.index()).get(row) {
-            Value::Timestamp(us) => us,
-            _ => i64::MAX,
-        });
+        let window_end_us = self
+            .window
+            .map(|window| match *delta.rows.column(window.end.index()).get(row) {
+                Value::Timestamp(us) => us,
+                _ => i64::MAX,
+            });
         if let (Some(end), Emit::Changes | Emit::Final) = (window_end_us, self.emit) {
             step.set_timer(TimestampUs(end).plus_us(self.grace_us), key);
         }
         let accumulators = self.calls.iter().map(|call| call.empty.clone()).collect();
-        GroupState { rows: 0, window_end_us, accumulators }
+        GroupState {
+            rows: 0,
+            window_end_us,
+            accumulators,
+        }
     }
 
     fn accumulate(&mut self, bytes: &[u8], inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
-        let Some(group) = self.groups.get_mut(bytes) else { return };
+        let Some(group) = self.groups.get_mut(bytes) else {
+            return;
+        };
         let weight = delta.weight(row);
         group.state.rows += i64::from(weight);
         for (number, accumulator) in group.state.accumulators.iter_mut().enumerate() {
-            if inputs.filters[number].as_ref().is_some_and(|filter| !filter.is_true(row)) {
+            if inputs.filters[number]
+                .as_ref()
+                .is_some_and(|filter| !filter.is_true(row))
+            {
                 continue;
             }
             let added = match &inputs.arguments[number] {
@@ -182,12 +231,11 @@ impl GroupBy {
     fn row(&self, group: &Group) -> (Vec<Value>, Vec<Fault>) {
         let mut bytes = &group.key.bytes[..];
         let mut row = Vec::with_capacity(self.group.len() + self.calls.len() + 2);
-        for data_type in &self.group_types {
-            // encode_key made these bytes, under this plan.
-            let value = decode_key(&mut bytes).unwrap_or(Value::Null);
-            let shown = if *data_type == DataType::Float { cast(&value, data_type).unwrap_or(value) } else { value };
-            row.push(shown);
-        }
+        row.extend(
+            self.group_types
+                .iter()
+                .map(|data_type| decode_group_key(&mut bytes, data_type)),
+        );
         if let Some(end) = group.state.window_end_us {
             row.push(decode_key(&mut bytes).unwrap_or(Value::Null));
             row.push(Value::Timestamp(end));
@@ -206,7 +254,9 @@ impl GroupBy {
     fn speak(&mut self, step: &mut Step<'_>) {
         for bytes in std::mem::take(&mut self.dirty) {
             // A window that closed in this step has spoken already.
-            let Some(mut group) = self.groups.remove(&bytes) else { continue };
+            let Some(mut group) = self.groups.remove(&bytes) else {
+                continue;
+            };
             let before = group.before.take();
             if group.state.rows > 0 {
                 step.put(GROUPS, &group.key, group.state.encode());
@@ -230,7 +280,9 @@ impl GroupBy {
         let (after, faults) = self.row(group);
         let after = (group.state.rows > 0).then_some(after);
         if before != after {
-            faults.into_iter().for_each(|fault| step.error(group.changed_by.1, fault));
+            faults
+                .into_iter()
+                .for_each(|fault| step.error(group.changed_by.1, fault));
             before.into_iter().for_each(|row| self.out.push(row, -1, group));
             after.into_iter().for_each(|row| self.out.push(row, 1, group));
         }
@@ -238,7 +290,9 @@ impl GroupBy {
 
     fn say_once(&mut self, group: &Group, step: &mut Step<'_>) {
         let (row, faults) = self.row(group);
-        faults.into_iter().for_each(|fault| step.error(group.changed_by.1, fault));
+        faults
+            .into_iter()
+            .for_each(|fault| step.error(group.changed_by.1, fault));
         self.out.push(row, 1, group);
     }
 
@@ -248,8 +302,17 @@ impl GroupBy {
         // COUNT(*) of nothing is one row.
         if groups.is_empty() && self.group.is_empty() && self.window.is_none() {
             let accumulators = self.calls.iter().map(|call| call.empty.clone()).collect();
-            let state = GroupState { rows: 0, window_end_us: None, accumulators };
-            groups.push(Group { key: Key::new(Vec::new(), 0), state, before: None, changed_by: NOBODY });
+            let state = GroupState {
+                rows: 0,
+                window_end_us: None,
+                accumulators,
+            };
+            groups.push(Group {
+                key: Key::new(Vec::new(), 0),
+                state,
+                before: None,
+                changed_by: NOBODY,
+            });
         }
         groups.iter().for_each(|group| self.say_once(group, step));
     }
@@ -303,9 +366,16 @@ impl Operator for GroupBy {
         let group = match self.groups.remove(&key.bytes[..]) {
             Some(group) => group,
             None => {
-                let Some(row) = step.get(GROUPS, key)? else { return Ok(()) };
+                let Some(row) = step.get(GROUPS, key)? else {
+                    return Ok(());
+                };
                 let state = GroupState::decode(&row, self.calls.len()).ok_or(Stop::State(self.operator))?;
-                Group { key: key.clone(), state, before: None, changed_by: NOBODY }
+                Group {
+                    key: key.clone(),
+                    state,
+                    before: None,
+                    changed_by: NOBODY,
+                }
             }
         };
         step.delete(GROUPS, key);
@@ -331,7 +401,10 @@ struct Output {
 impl Output {
     fn push(&mut self, row: Vec<Value>, weight: i32, group: &Group) {
         self.columns.resize_with(row.len(), || ColumnBuilder::with_capacity(0));
-        self.columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+        self.columns
+            .iter_mut()
+            .zip(row)
+            .for_each(|(column, value)| column.push(value));
         self.weights.push(weight);
         self.time.push(group.changed_by.0);
         self.origin.push(group.changed_by.1);
@@ -339,10 +412,18 @@ impl Output {
 
     fn delta(self, emit: Emit) -> Delta {
         let rows = self.time.len();
-        let columns = self.columns.into_iter().map(|column| Arc::new(column.finish())).collect();
+        let columns = self
+            .columns
+            .into_iter()
+            .map(|column| Arc::new(column.finish()))
+            .collect();
         Delta {
             rows: Columns::new(columns, rows),
-            diff: if emit == Emit::Changes { Diff::Weights(self.weights) } else { Diff::Append },
+            diff: if emit == Emit::Changes {
+                Diff::Weights(self.weights)
+            } else {
+                Diff::Append
+            },
             time: self.time,
             origin: self.origin,
             // What is worked out from rows that were in time is never late itself.

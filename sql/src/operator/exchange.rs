@@ -11,7 +11,7 @@ use super::sink::key_of;
 use super::{Operator, Place, Port};
 use crate::change::Delta;
 use crate::expression::{Expression, Faults};
-use crate::plan::physical::{PlanError, Routing};
+use crate::plan::physical::{Expr, Node, PlanError, Routing};
 use crate::step::{Step, Stop};
 use crate::template::CompiledTemplate;
 
@@ -30,14 +30,33 @@ struct Part {
 }
 
 impl Exchange {
-    pub fn new(routing: &Routing, place: &Place) -> Result<Exchange, PlanError> {
-        let Place::Group { output, group } = place else { return Ok(Exchange { part: None }) };
+    /// `aggregates`: a GROUP BY over the routing's columns follows, so that rows go where their group's row will.
+    pub fn new(node: &Node, routing: &Routing, aggregates: bool, place: &Place) -> Result<Exchange, PlanError> {
+        let Place::Group { output, group } = place else {
+            return Ok(Exchange { part: None });
+        };
         if output.shards.iter().all(|shard| shard == group) {
             return Ok(Exchange { part: None });
         }
-        let topic = routing.topic.as_ref().map(CompiledTemplate::compile).transpose()?;
-        let key = routing.key.iter().map(Expression::compile).collect::<Result<_, _>>()?;
-        Ok(Exchange { part: Some(Part { output: output.clone(), group: *group, topic, key }) })
+        let compile = |expr: &Expr| match aggregates {
+            // What passes has the schema of what comes.
+            true => Expression::compile_group_key(expr, &node.schema),
+            false => Expression::compile(expr),
+        };
+        let topic = routing
+            .topic
+            .as_ref()
+            .map(|topic| CompiledTemplate::compile(topic, &compile))
+            .transpose()?;
+        let key = routing.key.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Exchange {
+            part: Some(Part {
+                output: output.clone(),
+                group: *group,
+                topic,
+                key,
+            }),
+        })
     }
 }
 
@@ -50,9 +69,15 @@ impl Operator for Exchange {
         // Not told here: what the row is worked out from is worked out again below, once, where the row goes.
         let mut faults = Faults::default();
         let scope = step.scope();
-        let topics = part.topic.as_ref().map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
-        let keys: Vec<_> =
-            part.key.iter().map(|column| column.evaluate(&delta.rows, &scope, &mut faults)).collect();
+        let topics = part
+            .topic
+            .as_ref()
+            .map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
+        let keys: Vec<_> = part
+            .key
+            .iter()
+            .map(|column| column.evaluate(&delta.rows, &scope, &mut faults))
+            .collect();
         let mut last: Option<(Option<TopicName>, Bytes, bool)> = None;
         let kept: Vec<u32> = (0..delta.len())
             .filter(|row| {
@@ -76,10 +101,13 @@ impl Operator for Exchange {
 }
 
 /// The shard of a row's record: by its topic where it has one, else by its key without the window.
-pub(crate) fn place_of(
-    output: &StreamRow,
-    topic: Option<TopicName>,
-    placement: Bytes,
-) -> headwater_store::ShardId {
-    shard_for(output, &Record { topic, key: Some(placement), ..Record::default() })
+pub(crate) fn place_of(output: &StreamRow, topic: Option<TopicName>, placement: Bytes) -> headwater_store::ShardId {
+    shard_for(
+        output,
+        &Record {
+            topic,
+            key: Some(placement),
+            ..Record::default()
+        },
+    )
 }

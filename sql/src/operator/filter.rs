@@ -13,7 +13,9 @@ pub(super) struct Filter {
 
 impl Filter {
     pub fn new(predicate: &Expr) -> Result<Filter, PlanError> {
-        Ok(Filter { predicate: Expression::compile(predicate)? })
+        Ok(Filter {
+            predicate: Expression::compile(predicate)?,
+        })
     }
 }
 

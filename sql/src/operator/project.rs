@@ -14,7 +14,9 @@ pub(super) struct Project {
 
 impl Project {
     pub fn new(columns: &[Expr]) -> Result<Project, PlanError> {
-        Ok(Project { columns: columns.iter().map(Expression::compile).collect::<Result<_, _>>()? })
+        Ok(Project {
+            columns: columns.iter().map(Expression::compile).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -22,8 +24,11 @@ impl Operator for Project {
     fn apply(&mut self, _: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let mut faults = Faults::default();
         let scope = step.scope();
-        let columns =
-            self.columns.iter().map(|column| column.evaluate(&delta.rows, &scope, &mut faults)).collect();
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| column.evaluate(&delta.rows, &scope, &mut faults))
+            .collect();
         report(&faults, &delta.origin, step);
         step.emit(delta.with_rows(Columns::new(columns, delta.len())));
         Ok(())

@@ -10,7 +10,7 @@ use crate::change::{Delta, Diff, RecordId};
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
 use crate::json;
-use crate::plan::physical::{Node, OrderBy, PlanError, Sink, SinkItem};
+use crate::plan::physical::{OrderBy, PlanError, Sink, SinkItem};
 use crate::step::{SinkRow, Step, Stop};
 use crate::template::CompiledTemplate;
 use crate::types::TimestampUs;
@@ -31,7 +31,7 @@ pub(super) struct RecordSink {
 }
 
 impl RecordSink {
-    pub fn new(_: &Node, sink: &Sink, order_by: &[OrderBy]) -> Result<RecordSink, PlanError> {
+    pub fn new(sink: &Sink, order_by: &[OrderBy]) -> Result<RecordSink, PlanError> {
         let compile = |exprs: &[_]| exprs.iter().map(Expression::compile).collect::<Result<Vec<_>, _>>();
         let label = |item: &SinkItem| {
             let mut label = String::new();
@@ -46,8 +46,16 @@ impl RecordSink {
             labels: sink.items.iter().map(label).collect(),
             key: compile(&sink.key)?,
             placement: compile(&sink.routing.key)?,
-            topic: sink.routing.topic.as_ref().map(CompiledTemplate::compile).transpose()?,
-            order: order_by.iter().map(|item| Expression::compile(&item.expr)).collect::<Result<_, _>>()?,
+            topic: sink
+                .routing
+                .topic
+                .as_ref()
+                .map(|topic| CompiledTemplate::compile(topic, &Expression::compile))
+                .transpose()?,
+            order: order_by
+                .iter()
+                .map(|item| Expression::compile(&item.expr))
+                .collect::<Result<_, _>>()?,
             changed: Vec::new(),
             by_key: HashMap::new(),
         })
@@ -55,10 +63,10 @@ impl RecordSink {
 
     fn payload(&self, rows: &Columns, row: usize) -> String {
         // `SELECT *` alone passes the record's text on.
-        if let [SinkItem::Star(column)] = self.items[..] {
-            if let Value::Json(text) = &*rows.column(column.index()).get(row) {
-                return text.to_string();
-            }
+        if let [SinkItem::Star(column)] = self.items[..]
+            && let Value::Json(text) = &*rows.column(column.index()).get(row)
+        {
+            return text.to_string();
         }
         let mut out = String::with_capacity(64);
         out.push('{');
@@ -81,7 +89,9 @@ impl RecordSink {
     fn write_star(&self, star: &Value, out: &mut String) {
         let Value::Json(text) = star else { return };
         let named = |name: &str| {
-            self.items.iter().any(|item| matches!(item, SinkItem::Column { name: item, .. } if item == name))
+            self.items
+                .iter()
+                .any(|item| matches!(item, SinkItem::Column { name: item, .. } if item == name))
         };
         for (name, value) in json::members(text).unwrap_or_default() {
             if !named(&name) {
@@ -113,10 +123,16 @@ impl Operator for RecordSink {
         let mut faults = Faults::default();
         let scope = step.scope();
         let mut evaluate = |expressions: &[Expression]| -> Vec<Arc<Column>> {
-            expressions.iter().map(|part| part.evaluate(&delta.rows, &scope, &mut faults)).collect()
+            expressions
+                .iter()
+                .map(|part| part.evaluate(&delta.rows, &scope, &mut faults))
+                .collect()
         };
         let (keys, placements, orders) = (evaluate(&self.key), evaluate(&self.placement), evaluate(&self.order));
-        let topics = self.topic.as_ref().map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
+        let topics = self
+            .topic
+            .as_ref()
+            .map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
         report(&faults, &delta.origin, step);
         for row in 0..delta.len() {
             let (origin, weight) = (delta.origin[row], delta.weight(row));

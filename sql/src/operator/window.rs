@@ -18,9 +18,14 @@ impl TumblingWindow {
     pub fn new(window: &Window) -> Result<TumblingWindow, PlanError> {
         let WindowKind::Tumbling { size_us } = window.kind;
         if size_us <= 0 || window.grace_us < 0 {
-            return Err(PlanError::Invalid("a window without length, or with a negative grace".into()));
+            return Err(PlanError::Invalid(
+                "a window without length, or with a negative grace".into(),
+            ));
         }
-        Ok(TumblingWindow { size_us, grace_us: window.grace_us })
+        Ok(TumblingWindow {
+            size_us,
+            grace_us: window.grace_us,
+        })
     }
 }
 

@@ -49,7 +49,9 @@ fn climb_inside(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
     let (mut rest, mut left) = prefixed(input)?;
     loop {
         rest.note(Expected::Class("an operator"));
-        let Some((found, op)) = infix(rest) else { return Ok((rest, left)) };
+        let Some((found, op)) = infix(rest) else {
+            return Ok((rest, left));
+        };
         if found < level {
             return Ok((rest, left));
         }
@@ -57,7 +59,11 @@ fn climb_inside(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
         (rest, left) = match op {
             Infix::Binary(op) => {
                 let (rest, right) = right_side(rest.take_from(1), found + 1)?;
-                let kind = ExprKind::Binary { op, left: Box::new(left), right: Box::new(right) };
+                let kind = ExprKind::Binary {
+                    op,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                };
                 (rest, Expr::new(kind, input.span_to(rest)))
             }
             Infix::Test => test(input, rest, left)?,
@@ -122,7 +128,13 @@ fn test<'a>(start: Tokens<'a>, input: Tokens<'a>, operand: Expr) -> Parsed<'a, E
     if let Ok((rest, _)) = keyword("IS")(input) {
         let (rest, not) = opt(keyword("NOT")).parse(rest)?;
         let (rest, _) = cut(keyword("NULL")).parse(rest)?;
-        return done(rest, ExprKind::IsNull { operand, negated: not.is_some() });
+        return done(
+            rest,
+            ExprKind::IsNull {
+                operand,
+                negated: not.is_some(),
+            },
+        );
     }
     let (rest, not) = opt(keyword("NOT")).parse(input)?;
     let negated = not.is_some();
@@ -131,7 +143,15 @@ fn test<'a>(start: Tokens<'a>, input: Tokens<'a>, operand: Expr) -> Parsed<'a, E
         Kind::Word(Some("LIKE")) => {
             let (rest, pattern) = right_side(rest, CONCAT)?;
             let (rest, escape) = opt(preceded(keyword("ESCAPE"), cut(text("a string")))).parse(rest)?;
-            done(rest, ExprKind::Like { operand, pattern: Box::new(pattern), escape, negated })
+            done(
+                rest,
+                ExprKind::Like {
+                    operand,
+                    pattern: Box::new(pattern),
+                    escape,
+                    negated,
+                },
+            )
         }
         Kind::Word(Some("BETWEEN")) => {
             let (rest, symmetric) = opt(keyword("SYMMETRIC")).parse(rest)?;
@@ -139,7 +159,16 @@ fn test<'a>(start: Tokens<'a>, input: Tokens<'a>, operand: Expr) -> Parsed<'a, E
             let (rest, _) = cut(keyword("AND")).parse(rest)?;
             let (rest, high) = right_side(rest, CONCAT)?;
             let (low, high, symmetric) = (Box::new(low), Box::new(high), symmetric.is_some());
-            done(rest, ExprKind::Between { operand, low, high, symmetric, negated })
+            done(
+                rest,
+                ExprKind::Between {
+                    operand,
+                    low,
+                    high,
+                    symmetric,
+                    negated,
+                },
+            )
         }
         _ => {
             let (rest, _) = cut(symbol("(")).parse(rest)?;
@@ -162,7 +191,10 @@ fn prefixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
         _ => return postfixed(input),
     };
     let (rest, operand) = right_side(input.take_from(1), level)?;
-    let kind = ExprKind::Unary { op, operand: Box::new(operand) };
+    let kind = ExprKind::Unary {
+        op,
+        operand: Box::new(operand),
+    };
     Ok((rest, Expr::new(kind, input.span_to(rest))))
 }
 
@@ -170,7 +202,9 @@ fn prefixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
 fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let (mut rest, mut base) = primary(input)?;
     loop {
-        let Kind::Symbol(symbol) = rest.first().kind else { return Ok((rest, base)) };
+        let Kind::Symbol(symbol) = rest.first().kind else {
+            return Ok((rest, base));
+        };
         let after = rest.take_from(1);
         let operator = rest.first().span;
         let boxed = |base| Box::new(base);
@@ -178,7 +212,13 @@ fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
         (rest, kind) = match symbol {
             "." => {
                 let (rest, name) = cut(any_name("a field name")).parse(after)?;
-                (rest, ExprKind::Member { base: boxed(base), name })
+                (
+                    rest,
+                    ExprKind::Member {
+                        base: boxed(base),
+                        name,
+                    },
+                )
             }
             "[" => {
                 let (rest, index) = cut(expression).parse(after)?;
@@ -186,16 +226,35 @@ fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
                     return say(SqlError::not_supported("a slice `a[1:2]`", rest.first().span));
                 }
                 let (rest, _) = cut(self::symbol("]")).parse(rest)?;
-                (rest, ExprKind::Index { base: boxed(base), index: boxed(index) })
+                (
+                    rest,
+                    ExprKind::Index {
+                        base: boxed(base),
+                        index: boxed(index),
+                    },
+                )
             }
             "->" | "->>" => {
                 let (rest, key) = cut(arrow_key).parse(after)?;
-                (rest, ExprKind::Arrow { base: boxed(base), key: boxed(key), as_text: symbol == "->>" })
+                (
+                    rest,
+                    ExprKind::Arrow {
+                        base: boxed(base),
+                        key: boxed(key),
+                        as_text: symbol == "->>",
+                    },
+                )
             }
             "#>" | "#>>" => return say(SqlError::not_supported(format!("the operator `{symbol}`"), operator)),
             "::" => {
                 let (rest, to) = cut(data_type).parse(after)?;
-                (rest, ExprKind::Cast { operand: boxed(base), to })
+                (
+                    rest,
+                    ExprKind::Cast {
+                        operand: boxed(base),
+                        to,
+                    },
+                )
             }
             _ => return Ok((rest, base)),
         };
@@ -209,31 +268,50 @@ fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
 /// What stands behind `->`: a key in either quotes, a position, or an expression in brackets.
 fn arrow_key(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let key = |input| {
-        token(input, Expected::Class("a string"), |token| matches!(token.kind, Kind::Text | Kind::DoubleQuoted))
+        token(input, Expected::Class("a string"), |token| {
+            matches!(token.kind, Kind::Text | Kind::DoubleQuoted)
+        })
     };
     let position = |input| {
         let (rest, sign) = opt(symbol("-")).parse(input)?;
         let (rest, digits) = number("a number")(rest)?;
         let value = Expr::new(ExprKind::Number(digits.text.to_owned()), digits.span);
         let kind = match sign {
-            Some(_) => ExprKind::Unary { op: UnaryOp::Minus, operand: Box::new(value) },
+            Some(_) => ExprKind::Unary {
+                op: UnaryOp::Minus,
+                operand: Box::new(value),
+            },
             None => return Ok((rest, value)),
         };
         Ok((rest, Expr::new(kind, input.span_to(rest))))
     };
-    alt((map(key, |token| Expr::new(ExprKind::Text(token.unquoted().into_owned()), token.span)), position, bracketed))
-        .parse(input)
+    alt((
+        map(key, |token| {
+            Expr::new(ExprKind::Text(token.unquoted().into_owned()), token.span)
+        }),
+        position,
+        bracketed,
+    ))
+    .parse(input)
 }
 
 fn primary(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let spanned = |kind: ExprKind, span| Expr::new(kind, span);
     alt((
-        map(number("a number"), move |token| spanned(ExprKind::Number(token.text.to_owned()), token.span)),
-        map(text("a string"), move |text| spanned(ExprKind::Text(text.text), text.span)),
+        map(number("a number"), move |token| {
+            spanned(ExprKind::Number(token.text.to_owned()), token.span)
+        }),
+        map(text("a string"), move |text| {
+            spanned(ExprKind::Text(text.text), text.span)
+        }),
         map(keyword("NULL"), move |token| spanned(ExprKind::Null, token.span)),
         map(keyword("TRUE"), move |token| spanned(ExprKind::Bool(true), token.span)),
-        map(keyword("FALSE"), move |token| spanned(ExprKind::Bool(false), token.span)),
-        map(interval, move |interval| spanned(ExprKind::Interval(interval), interval.span)),
+        map(keyword("FALSE"), move |token| {
+            spanned(ExprKind::Bool(false), token.span)
+        }),
+        map(interval, move |interval| {
+            spanned(ExprKind::Interval(interval), interval.span)
+        }),
         moment,
         case,
         cast,
@@ -287,11 +365,18 @@ fn case(input: Tokens<'_>) -> Parsed<'_, Expr> {
     } else {
         map(cut(expression), |operand| Some(Box::new(operand))).parse(rest)?
     };
-    let branch = (preceded(keyword("WHEN"), cut(expression)), preceded(cut(keyword("THEN")), cut(expression)));
+    let branch = (
+        preceded(keyword("WHEN"), cut(expression)),
+        preceded(cut(keyword("THEN")), cut(expression)),
+    );
     let (rest, branches) = cut(many1(branch)).parse(rest)?;
     let (rest, otherwise) = opt(preceded(keyword("ELSE"), cut(expression))).parse(rest)?;
     let (rest, _) = cut(keyword("END")).parse(rest)?;
-    let kind = ExprKind::Case { operand, branches, otherwise: otherwise.map(Box::new) };
+    let kind = ExprKind::Case {
+        operand,
+        branches,
+        otherwise: otherwise.map(Box::new),
+    };
     Ok((rest, Expr::new(kind, input.span_to(rest))))
 }
 
@@ -299,7 +384,16 @@ fn cast(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let inside = (cut(expression), preceded(cut(keyword("AS")), cut(data_type)));
     let (rest, (operand, to)): (_, (Expr, TypeName)) =
         delimited((keyword("CAST"), symbol("(")), inside, cut(symbol(")"))).parse(input)?;
-    Ok((rest, Expr::new(ExprKind::Cast { operand: Box::new(operand), to }, input.span_to(rest))))
+    Ok((
+        rest,
+        Expr::new(
+            ExprKind::Cast {
+                operand: Box::new(operand),
+                to,
+            },
+            input.span_to(rest),
+        ),
+    ))
 }
 
 /// `name(a, b)`, `COUNT(*)`. LEFT and RIGHT are functions when a bracket follows.
@@ -313,7 +407,10 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
     };
     let (rest, _) = symbol("(")(rest)?;
     if let Kind::Word(Some("DISTINCT")) = rest.first().kind {
-        return say(SqlError::not_supported(format!("DISTINCT inside {}", name.text), rest.first().span));
+        return say(SqlError::not_supported(
+            format!("DISTINCT inside {}", name.text),
+            rest.first().span,
+        ));
     }
     let (rest, arguments) = match symbol("*")(rest) {
         Ok((rest, _)) => (rest, Arguments::Star),
@@ -332,5 +429,15 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
         }
         _ => (rest, None),
     };
-    Ok((rest, Expr::new(ExprKind::Call { name, arguments, filter }, input.span_to(rest))))
+    Ok((
+        rest,
+        Expr::new(
+            ExprKind::Call {
+                name,
+                arguments,
+                filter,
+            },
+            input.span_to(rest),
+        ),
+    ))
 }

@@ -80,7 +80,11 @@ pub fn say<T>(error: SqlError) -> Result<T, nom::Err<Fault>> {
 impl<'a> Tokens<'a> {
     pub fn new(tokens: &'a [Token<'a>], state: &'a State) -> Tokens<'a> {
         debug_assert!(tokens.last().is_some_and(|token| token.kind == Kind::End));
-        Tokens { rest: tokens, before: Span::default(), state }
+        Tokens {
+            rest: tokens,
+            before: Span::default(),
+            state,
+        }
     }
 
     /// The token that comes next.
@@ -112,7 +116,10 @@ impl<'a> Tokens<'a> {
         }
         let mut furthest = self.state.furthest.borrow_mut();
         if at > furthest.at {
-            *furthest = Furthest { at, expected: Vec::new() };
+            *furthest = Furthest {
+                at,
+                expected: Vec::new(),
+            };
         }
         if at == furthest.at && !furthest.expected.contains(&expected) {
             furthest.expected.push(expected);
@@ -168,7 +175,11 @@ pub fn token<'a>(input: Tokens<'a>, expected: Expected, test: impl Fn(&Token<'a>
 /// A keyword, in any case.
 pub fn keyword<'a>(word: &'static str) -> impl Fn(Tokens<'a>) -> Parsed<'a, Token<'a>> + Copy {
     debug_assert!(KEYWORDS.contains(&word), "{word} is not in the table of keywords");
-    move |input| token(input, Expected::Keyword(word), |token| token.kind == Kind::Word(Some(word)))
+    move |input| {
+        token(input, Expected::Keyword(word), |token| {
+            token.kind == Kind::Word(Some(word))
+        })
+    }
 }
 
 /// Several keywords in a row.
@@ -215,7 +226,11 @@ fn to_name(token: &Token<'_>) -> Name {
         Kind::BackQuoted => Quote::Back,
         _ => Quote::None,
     };
-    Name { text: token.unquoted().into_owned(), quote, span: token.span }
+    Name {
+        text: token.unquoted().into_owned(),
+        quote,
+        span: token.span,
+    }
 }
 
 /// A string in single quotes, or in double quotes where those make strings.
@@ -225,7 +240,13 @@ pub fn text<'a>(what: &'static str) -> impl Fn(Tokens<'a>) -> Parsed<'a, Text> +
         let (rest, token) = token(input, Expected::Class(what), |token| {
             token.kind == Kind::Text || (double && token.kind == Kind::DoubleQuoted)
         })?;
-        Ok((rest, Text { text: token.unquoted().into_owned(), span: token.span }))
+        Ok((
+            rest,
+            Text {
+                text: token.unquoted().into_owned(),
+                span: token.span,
+            },
+        ))
     }
 }
 
@@ -244,12 +265,23 @@ impl<'a> Input for Tokens<'a> {
     }
 
     fn take(&self, index: usize) -> Self {
-        Tokens { rest: &self.rest[..index], ..*self }
+        Tokens {
+            rest: &self.rest[..index],
+            ..*self
+        }
     }
 
     fn take_from(&self, index: usize) -> Self {
-        let before = if index == 0 { self.before } else { self.rest[index - 1].span };
-        Tokens { rest: &self.rest[index..], before, ..*self }
+        let before = if index == 0 {
+            self.before
+        } else {
+            self.rest[index - 1].span
+        };
+        Tokens {
+            rest: &self.rest[index..],
+            before,
+            ..*self
+        }
     }
 
     fn take_split(&self, index: usize) -> (Self, Self) {
@@ -269,6 +301,10 @@ impl<'a> Input for Tokens<'a> {
     }
 
     fn slice_index(&self, count: usize) -> Result<usize, Needed> {
-        if count <= self.rest.len() { Ok(count) } else { Err(Needed::new(count - self.rest.len())) }
+        if count <= self.rest.len() {
+            Ok(count)
+        } else {
+            Err(Needed::new(count - self.rest.len()))
+        }
     }
 }

@@ -1,59 +1,73 @@
 //! Intervals, types, counts.
 
 use nom::branch::alt;
-use nom::combinator::{map, opt};
+use nom::combinator::{cut, map, opt};
 use nom::multi::separated_list1;
 use nom::sequence::delimited;
 use nom::{Input, Parser};
 
 use crate::ast::{Interval, TypeName};
 use crate::error::{SqlError, codes};
-use crate::parse::input::{
-    Parsed, Tokens, any_name, double_quotes_are_text, keyword, number, say, symbol, text,
-};
+use crate::parse::input::{Parsed, Tokens, any_name, double_quotes_are_text, keyword, name, number, say, symbol, text};
 use crate::parse::suggest::did_you_mean;
 use crate::parse::token::Kind;
 use crate::types::{self, DataType};
 
-const UNITS: &[&str] = &["MICROSECOND", "MILLISECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "YEAR"];
+const UNITS: &[&str] = &[
+    "MICROSECOND",
+    "MILLISECOND",
+    "SECOND",
+    "MINUTE",
+    "HOUR",
+    "DAY",
+    "WEEK",
+    "MONTH",
+    "YEAR",
+];
 
 /// `INTERVAL '10' SECOND`, `INTERVAL 10 SECONDS`, `INTERVAL '10 seconds'`. Without a count behind it the word is a name.
 pub fn interval(input: Tokens<'_>) -> Parsed<'_, Interval> {
     let (rest, _) = keyword("INTERVAL")(input)?;
-    let count = alt((
-        map(number("a number"), |token| token.text.to_owned()),
-        map(double_quotes_are_text(true, text("a string")), |text| text.text),
-    ));
     let (rest, sign) = opt(symbol("-")).parse(rest)?;
-    let (rest, count) = { count }.parse(rest)?;
-    let (count, unit) = match count.trim().split_once(' ') {
-        Some((count, unit)) => (count.to_owned(), Some(unit.trim().to_owned())),
-        None => (count, None),
-    };
-    let (rest, unit) = match unit {
-        Some(unit) => (rest, unit),
-        None => match any_name("a unit of time")(rest) {
-            Ok((rest, name)) => (rest, name.text),
-            Err(_) => return Err(nom::Err::Failure(crate::parse::input::Fault::Unexpected)),
-        },
+    let text = map(double_quotes_are_text(true, text("a string")), |text| {
+        (text.text, text.span)
+    });
+    let number = map(number("a number"), |token| (token.text.to_owned(), token.span));
+    let (rest, (count, count_span)) = alt((number, text)).parse(rest)?;
+    let (rest, unit, unit_span) = match count.trim().split_once(' ') {
+        Some((_, unit)) => (rest, unit.trim().to_owned(), count_span),
+        None => {
+            let (rest, unit) = cut(name("a unit of time")).parse(rest)?;
+            (rest, unit.text, unit.span)
+        }
     };
     let span = input.span_to(rest);
-    let wrong = |message: String| say(SqlError::new(codes::BAD_LITERAL, message).at(span).help(
-        "an interval is a whole number and a unit: INTERVAL '10' SECOND; the units are MICROSECOND, MILLISECOND, SECOND, MINUTE, HOUR, DAY, WEEK, MONTH and YEAR",
-    ));
-    let Ok(mut number) = count.trim().parse::<i64>() else {
-        return wrong(format!("`{}` is not a whole number", count.trim()));
+    let count = count.split_whitespace().next().unwrap_or_default();
+    let Ok(number) = count.parse::<i64>() else {
+        return say(
+            SqlError::new(codes::BAD_LITERAL, format!("`{count}` is not a whole number"))
+                .at(count_span)
+                .help("an interval is a whole number and a unit: INTERVAL '10' SECOND"),
+        );
     };
-    if sign.is_some() {
-        number = number.saturating_neg();
-    }
+    let number = if sign.is_some() {
+        number.saturating_neg()
+    } else {
+        number
+    };
     match types::Interval::of(number, &unit) {
         Some(value) => Ok((rest, Interval { value, span })),
-        None if types::Interval::of(0, &unit).is_some() => wrong(format!("an interval of {number} {unit} is too long")),
-        None => say(SqlError::new(codes::BAD_LITERAL, format!("`{unit}` is not a unit of time"))
-            .at(span)
-            .detail(format!("the units are {}", UNITS.join(", ")))
-            .help_if(did_you_mean(&unit, UNITS.iter().copied()))),
+        None if types::Interval::of(0, &unit).is_some() => say(SqlError::new(
+            codes::BAD_LITERAL,
+            format!("an interval of {number} {unit} is too long"),
+        )
+        .at(span)),
+        None => say(
+            SqlError::new(codes::BAD_LITERAL, format!("`{unit}` is not a unit of time"))
+                .at(unit_span)
+                .detail(format!("the units are {}", UNITS.join(", ")))
+                .help_if(did_you_mean(&unit, UNITS.iter().copied())),
+        ),
     }
 }
 
@@ -65,7 +79,11 @@ pub fn data_type(input: Tokens<'_>) -> Parsed<'_, TypeName> {
         spelled.push_str(" PRECISION");
         rest = rest.take_from(1);
     }
-    let arguments = delimited(symbol("("), separated_list1(symbol(","), number("a number")), symbol(")"));
+    let arguments = delimited(
+        symbol("("),
+        separated_list1(symbol(","), number("a number")),
+        symbol(")"),
+    );
     let after;
     if rest.first().kind == Kind::Symbol("(") {
         let numbers;
@@ -97,8 +115,10 @@ pub fn count(input: Tokens<'_>) -> Parsed<'_, u64> {
     let (rest, token) = number("a number")(input)?;
     match token.text.parse() {
         Ok(count) => Ok((rest, count)),
-        Err(_) => say(SqlError::new(codes::BAD_LITERAL, format!("`{}` is not a whole number of at most 2^64 - 1", token.text))
-            .at(token.span)),
+        Err(_) => say(SqlError::new(
+            codes::BAD_LITERAL,
+            format!("`{}` is not a whole number of at most 2^64 - 1", token.text),
+        )
+        .at(token.span)),
     }
 }
-

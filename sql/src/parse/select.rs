@@ -1,10 +1,10 @@
 //! SELECT, clause by clause.
 
+use nom::Parser;
 use nom::branch::alt;
 use nom::combinator::{cut, map, opt};
 use nom::multi::separated_list1;
 use nom::sequence::{delimited, preceded};
-use nom::Parser;
 
 use crate::ast::{
     Emit, EmitKind, Expr, From, Item, Limit, Name, OrderItem, Quote, Select, Source, Start, StartKind, Text, Window,
@@ -31,10 +31,16 @@ fn select_inside(input: Tokens<'_>) -> Parsed<'_, Select> {
     let (rest, _) = cut(keyword("FROM")).parse(rest)?;
     let (rest, (from, from_window)) = cut(from).parse(rest)?;
     let (rest, filter) = opt(preceded(keyword("WHERE"), cut(expression))).parse(rest)?;
-    let group = preceded(keywords(&["GROUP", "BY"]), cut(separated_list1(symbol(","), group_item)));
+    let group = preceded(
+        keywords(&["GROUP", "BY"]),
+        cut(separated_list1(symbol(","), group_item)),
+    );
     let (rest, groups) = opt(group).parse(rest)?;
     let (rest, having) = opt(preceded(keyword("HAVING"), cut(expression))).parse(rest)?;
-    let order = preceded(keywords(&["ORDER", "BY"]), cut(separated_list1(symbol(","), order_item)));
+    let order = preceded(
+        keywords(&["ORDER", "BY"]),
+        cut(separated_list1(symbol(","), order_item)),
+    );
     let (rest, order_by) = opt(order).parse(rest)?;
 
     let mut window = from_window;
@@ -59,7 +65,22 @@ fn select_inside(input: Tokens<'_>) -> Parsed<'_, Select> {
     refuse(rest, "UNION", &["UNION"])?;
     let span = input.span_to(rest);
     let order_by = order_by.unwrap_or_default();
-    Ok((rest, Select { items, from, filter, group_by, window, having, order_by, limit, emit, start, span }))
+    Ok((
+        rest,
+        Select {
+            items,
+            from,
+            filter,
+            group_by,
+            window,
+            having,
+            order_by,
+            limit,
+            emit,
+            start,
+            span,
+        },
+    ))
 }
 
 fn once<T>(slot: &mut Option<T>, span: Span, value: T, what: &str) -> Result<(), nom::Err<super::input::Fault>> {
@@ -103,7 +124,10 @@ fn from(input: Tokens<'_>) -> Parsed<'_, (From, Option<Window>)> {
     let (rest, alias) = alias(rest)?;
     refuse(rest, "JOIN", &["JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS"])?;
     if rest.first().kind == Kind::Symbol(",") {
-        return say(SqlError::not_supported("reading more than one stream", rest.first().span));
+        return say(SqlError::not_supported(
+            "reading more than one stream",
+            rest.first().span,
+        ));
     }
     Ok((rest, (From { source, alias }, window)))
 }
@@ -118,25 +142,58 @@ fn table_function(input: Tokens<'_>) -> Parsed<'_, (Source, Option<Window>)> {
     let (rest, _) = alt((keyword("TUMBLE"), keyword("TUMBLING"))).parse(input)?;
     let inside = (source, preceded(symbol(","), interval));
     let (rest, (source, size)) = cut(delimited(symbol("("), inside, symbol(")"))).parse(rest)?;
-    Ok((rest, (source, Some(Window { size, grace: None, span: input.span_to(rest) }))))
+    Ok((
+        rest,
+        (
+            source,
+            Some(Window {
+                size,
+                grace: None,
+                span: input.span_to(rest),
+            }),
+        ),
+    ))
 }
 
 /// A stream's name, or a topic filter in either quotes: a text with `/`, `+` or `#`.
 fn source(input: Tokens<'_>) -> Parsed<'_, Source> {
     let (rest, token) = token(input, Expected::Class("a stream or topic filter"), |token| {
-        matches!(token.kind, Kind::Text | Kind::DoubleQuoted | Kind::BackQuoted | Kind::Word(_))
+        matches!(
+            token.kind,
+            Kind::Text | Kind::DoubleQuoted | Kind::BackQuoted | Kind::Word(_)
+        )
     })?;
     let unquoted = token.unquoted();
     match token.kind {
-        Kind::Text | Kind::DoubleQuoted if unquoted.contains(['/', '+', '#']) => {
-            Ok((rest, Source::Topic(Text { text: unquoted.into_owned(), span: token.span })))
-        }
-        Kind::Text => say(SqlError::new(codes::UNEXPECTED, format!("expected a stream or topic filter, found {}", token.text))
-            .at(token.span)
-            .help(format!("write the stream's name without quotes, `{unquoted}`; a topic filter holds `/`, `+` or `#`"))),
+        Kind::Text | Kind::DoubleQuoted if unquoted.contains(['/', '+', '#']) => Ok((
+            rest,
+            Source::Topic(Text {
+                text: unquoted.into_owned(),
+                span: token.span,
+            }),
+        )),
+        Kind::Text => say(SqlError::new(
+            codes::UNEXPECTED,
+            format!("expected a stream or topic filter, found {}", token.text),
+        )
+        .at(token.span)
+        .help(format!(
+            "write the stream's name without quotes, `{unquoted}`; a topic filter holds `/`, `+` or `#`"
+        ))),
         Kind::DoubleQuoted | Kind::BackQuoted => {
-            let quote = if token.kind == Kind::DoubleQuoted { Quote::Double } else { Quote::Back };
-            Ok((rest, Source::Stream(Name { text: unquoted.into_owned(), quote, span: token.span })))
+            let quote = if token.kind == Kind::DoubleQuoted {
+                Quote::Double
+            } else {
+                Quote::Back
+            };
+            Ok((
+                rest,
+                Source::Stream(Name {
+                    text: unquoted.into_owned(),
+                    quote,
+                    span: token.span,
+                }),
+            ))
         }
         _ => map(name("a stream or topic filter"), Source::Stream).parse(input),
     }
@@ -161,7 +218,14 @@ fn window(input: Tokens<'_>) -> Parsed<'_, Window> {
     let (rest, size) = cut(interval).parse(rest)?;
     let (rest, _) = cut(symbol(")")).parse(rest)?;
     let (rest, grace) = opt(preceded(keyword("GRACE"), cut(interval))).parse(rest)?;
-    Ok((rest, Window { size, grace, span: input.span_to(rest) }))
+    Ok((
+        rest,
+        Window {
+            size,
+            grace,
+            span: input.span_to(rest),
+        },
+    ))
 }
 
 fn order_item(input: Tokens<'_>) -> Parsed<'_, OrderItem> {
@@ -208,4 +272,3 @@ fn start(input: Tokens<'_>) -> Parsed<'_, StartKind> {
     ))
     .parse(input)
 }
-

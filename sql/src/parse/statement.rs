@@ -1,10 +1,10 @@
 //! Every statement but SELECT.
 
+use nom::Parser;
 use nom::branch::alt;
 use nom::combinator::{cut, map, opt};
 use nom::multi::separated_list1;
 use nom::sequence::{delimited, preceded};
-use nom::Parser;
 
 use crate::ast::{
     ColumnDef, CreateConnector, CreateStream, Drop, Expr, Insert, InsertValues, Name, ObjectKind, Quote, Row, Show,
@@ -35,11 +35,19 @@ pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
         explain,
     ))
     .parse(input)?;
-    Ok((rest, Statement { kind, span: input.span_to(rest) }))
+    Ok((
+        rest,
+        Statement {
+            kind,
+            span: input.span_to(rest),
+        },
+    ))
 }
 
 fn refuse_unsupported(input: Tokens<'_>) -> Result<(), nom::Err<Fault>> {
-    let Kind::Word(Some(word)) = input.first().kind else { return Ok(()) };
+    let Kind::Word(Some(word)) = input.first().kind else {
+        return Ok(());
+    };
     match word {
         "WITH" => refuse(input, "WITH before SELECT", &["WITH"]),
         "TRIM" => refuse(input, "TRIM STREAM", &["TRIM"]),
@@ -55,7 +63,10 @@ fn object_name(input: Tokens<'_>) -> Parsed<'_, Name> {
 
 /// `IF NOT EXISTS`; HStreamDB's `IF NOT EXIST` too.
 fn if_not_exists(input: Tokens<'_>) -> Parsed<'_, bool> {
-    let clause = (keywords(&["IF", "NOT"]), cut(alt((keyword("EXISTS"), keyword("EXIST")))));
+    let clause = (
+        keywords(&["IF", "NOT"]),
+        cut(alt((keyword("EXISTS"), keyword("EXIST")))),
+    );
     map(opt(clause), |found| found.is_some()).parse(input)
 }
 
@@ -72,8 +83,14 @@ fn create(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     refuse(rest, "CREATE FUNCTION", &["FUNCTION"])?;
     refuse(rest, "CREATE SOURCE CONNECTOR", &["SOURCE"])?;
     cut(alt((
-        map(preceded(keyword("STREAM"), cut(create_stream)), StatementKind::CreateStream),
-        map(preceded(keywords(&["SINK", "CONNECTOR"]), cut(create_connector)), StatementKind::CreateConnector),
+        map(
+            preceded(keyword("STREAM"), cut(create_stream)),
+            StatementKind::CreateStream,
+        ),
+        map(
+            preceded(keywords(&["SINK", "CONNECTOR"]), cut(create_connector)),
+            StatementKind::CreateConnector,
+        ),
     )))
     .parse(rest)
 }
@@ -84,12 +101,19 @@ fn create_stream(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
     let columns = delimited(symbol("("), cut(separated_list1(symbol(","), column)), cut(symbol(")")));
     let (rest, columns) = opt(columns).parse(rest)?;
     let topic = double_quotes_are_text(true, text("a topic filter in quotes"));
-    let topics = preceded(keyword("FROM"), cut(preceded(keyword("TOPIC"), separated_list1(symbol(","), topic))));
+    let topics = preceded(
+        keyword("FROM"),
+        cut(preceded(keyword("TOPIC"), separated_list1(symbol(","), topic))),
+    );
     let (rest, topics): (_, Option<Vec<Text>>) = opt(topics).parse(rest)?;
     let (rest, options) = opt(with_options).parse(rest)?;
     let (rest, query) = opt(preceded(keyword("AS"), cut(select))).parse(rest)?;
     let before = rest;
-    let (rest, late_options) = if query.is_some() { opt(with_options).parse(rest)? } else { (rest, None) };
+    let (rest, late_options) = if query.is_some() {
+        opt(with_options).parse(rest)?
+    } else {
+        (rest, None)
+    };
     if options.is_some() && late_options.is_some() {
         return say(SqlError::new(codes::WRITTEN_TWICE, "WITH is given twice")
             .at(before.span_to(rest))
@@ -115,16 +139,26 @@ fn column(input: Tokens<'_>) -> Parsed<'_, ColumnDef> {
         } else if let Ok((after, _)) = keyword("KEY")(rest) {
             (rest, key) = (after, true);
         } else {
-            return Ok((rest, ColumnDef { name, data_type, not_null, key, span: input.span_to(rest) }));
+            return Ok((
+                rest,
+                ColumnDef {
+                    name,
+                    data_type,
+                    not_null,
+                    key,
+                    span: input.span_to(rest),
+                },
+            ));
         }
     }
 }
 
 /// `WITH (NAME = value, …)`
 fn with_options(input: Tokens<'_>) -> Parsed<'_, Vec<WithOption>> {
-    let option = map((any_name("an option"), preceded(symbol("="), cut(expression))), |(name, value)| {
-        WithOption { name, value }
-    });
+    let option = map(
+        (any_name("an option"), preceded(symbol("="), cut(expression))),
+        |(name, value)| WithOption { name, value },
+    );
     let list = delimited(symbol("("), separated_list1(symbol(","), option), symbol(")"));
     preceded(keyword("WITH"), cut(double_quotes_are_text(true, list))).parse(input)
 }
@@ -136,7 +170,15 @@ fn create_connector(input: Tokens<'_>) -> Parsed<'_, CreateConnector> {
     let (rest, kind) = name_of_kind(rest)?;
     let (rest, late) = if_not_exists(rest)?;
     let (rest, options) = with_options(rest)?;
-    Ok((rest, CreateConnector { name, if_not_exists: early || late, kind, options }))
+    Ok((
+        rest,
+        CreateConnector {
+            name,
+            if_not_exists: early || late,
+            kind,
+            options,
+        },
+    ))
 }
 
 fn name_of_kind(input: Tokens<'_>) -> Parsed<'_, Name> {
@@ -147,24 +189,46 @@ fn insert(input: Tokens<'_>) -> Parsed<'_, Insert> {
     let (rest, _) = keyword("INSERT")(input)?;
     let (rest, _) = cut(keyword("INTO")).parse(rest)?;
     let (rest, stream) = cut(name("a stream")).parse(rest)?;
-    let names = delimited(symbol("("), cut(separated_list1(symbol(","), any_name("a column name"))), cut(symbol(")")));
+    let names = delimited(
+        symbol("("),
+        cut(separated_list1(symbol(","), any_name("a column name"))),
+        cut(symbol(")")),
+    );
     let (rest, columns) = opt(names).parse(rest)?;
     refuse(rest, "INSERT INTO … SELECT", &["SELECT"])?;
     let (rest, _) = cut(keyword("VALUES")).parse(rest)?;
     let rows = double_quotes_are_text(true, separated_list1(symbol(","), row));
     if rest.first().kind == Kind::Symbol("(") || columns.is_some() {
         let (rest, rows) = cut(rows).parse(rest)?;
-        return Ok((rest, Insert { stream, values: InsertValues::Rows { columns, rows } }));
+        return Ok((
+            rest,
+            Insert {
+                stream,
+                values: InsertValues::Rows { columns, rows },
+            },
+        ));
     }
     let payloads = double_quotes_are_text(true, separated_list1(symbol(","), expression));
     let (rest, payloads) = cut(payloads).parse(rest)?;
-    Ok((rest, Insert { stream, values: InsertValues::Payloads(payloads) }))
+    Ok((
+        rest,
+        Insert {
+            stream,
+            values: InsertValues::Payloads(payloads),
+        },
+    ))
 }
 
 fn row(input: Tokens<'_>) -> Parsed<'_, Row> {
     let inside = cut(separated_list1(symbol(","), expression));
     let (rest, values): (_, Vec<Expr>) = delimited(symbol("("), inside, cut(symbol(")"))).parse(input)?;
-    Ok((rest, Row { values, span: input.span_to(rest) }))
+    Ok((
+        rest,
+        Row {
+            values,
+            span: input.span_to(rest),
+        },
+    ))
 }
 
 fn object_kind(input: Tokens<'_>) -> Parsed<'_, ObjectKind> {
@@ -186,7 +250,9 @@ fn show(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
         map(keyword("STREAMS"), |_| Show::Streams),
         map(keyword("QUERIES"), |_| Show::Queries),
         map(keyword("CONNECTORS"), |_| Show::Connectors),
-        map(preceded(keyword("CREATE"), cut(create)), |(kind, name)| Show::Create(kind, name)),
+        map(preceded(keyword("CREATE"), cut(create)), |(kind, name)| {
+            Show::Create(kind, name)
+        }),
     )))
     .parse(rest)?;
     Ok((rest, StatementKind::Show(show)))
@@ -199,15 +265,31 @@ fn drop(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     }
     let (rest, (kind, early, name, late, force)) =
         cut((object_kind, if_exists, id, if_exists, opt(keyword("FORCE")))).parse(rest)?;
-    Ok((rest, StatementKind::Drop(Drop { kind, name, if_exists: early || late, force: force.is_some() })))
+    Ok((
+        rest,
+        StatementKind::Drop(Drop {
+            kind,
+            name,
+            if_exists: early || late,
+            force: force.is_some(),
+        }),
+    ))
 }
 
 /// The name of a query: HStreamDB gave them numbers and printed them in quotes, so both are taken.
 fn id(input: Tokens<'_>) -> Parsed<'_, Name> {
     let other = |input| {
-        let (rest, token) =
-            token(input, Expected::Class("a name"), |token| matches!(token.kind, Kind::Number | Kind::Text))?;
-        Ok((rest, Name { text: token.unquoted().into_owned(), quote: Quote::Back, span: token.span }))
+        let (rest, token) = token(input, Expected::Class("a name"), |token| {
+            matches!(token.kind, Kind::Number | Kind::Text)
+        })?;
+        Ok((
+            rest,
+            Name {
+                text: token.unquoted().into_owned(),
+                quote: Quote::Back,
+                span: token.span,
+            },
+        ))
     };
     alt((object_name, other)).parse(input)
 }
@@ -238,7 +320,10 @@ fn explain(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     refuse(rest, "EXPLAIN FORMAT", &["FORMAT"])?;
     let explained = alt((map(select, StatementKind::Select), create));
     let (after, kind) = cut(explained).parse(rest)?;
-    let inner = Statement { kind, span: rest.span_to(after) };
+    let inner = Statement {
+        kind,
+        span: rest.span_to(after),
+    };
     if !matches!(&inner.kind, StatementKind::Select(_) | StatementKind::CreateStream(_)) {
         return say(SqlError::not_supported("EXPLAIN of this statement", inner.span));
     }

@@ -74,7 +74,11 @@ impl<'a> Token<'a> {
             _ => return Cow::Borrowed(self.text),
         };
         let inner = &self.text[1..self.text.len() - 1];
-        if inner.contains(quote) { Cow::Owned(inner.replace(&quote.repeat(2), quote)) } else { Cow::Borrowed(inner) }
+        if inner.contains(quote) {
+            Cow::Owned(inner.replace(&quote.repeat(2), quote))
+        } else {
+            Cow::Borrowed(inner)
+        }
     }
 }
 
@@ -84,7 +88,9 @@ pub fn tokenize(source: &str) -> Result<Vec<Token<'_>>, SqlError> {
     let mut at = 0;
     loop {
         at = skip_blank(source, at)?;
-        let Some(first) = source[at..].chars().next() else { break };
+        let Some(first) = source[at..].chars().next() else {
+            break;
+        };
         let (kind, length) = match first {
             '\'' => (Kind::Text, quoted(source, at, "string")?),
             '"' => (Kind::DoubleQuoted, quoted(source, at, "quoted text")?),
@@ -93,17 +99,27 @@ pub fn tokenize(source: &str) -> Result<Vec<Token<'_>>, SqlError> {
                 let length = source[at..].find(|c| !continues_word(c)).unwrap_or(source.len() - at);
                 (Kind::Word(keyword(&source[at..at + length])), length)
             }
-            c if c.is_ascii_digit() || (c == '.' && next_is_digit(source, at + 1)) => (Kind::Number, number(source, at)?),
+            c if c.is_ascii_digit() || (c == '.' && next_is_digit(source, at + 1)) => {
+                (Kind::Number, number(source, at)?)
+            }
             c => match SYMBOLS.iter().find(|symbol| source[at..].starts_with(**symbol)) {
                 Some(symbol) => (Kind::Symbol(symbol), symbol.len()),
                 None => return Err(bad_character(c, Span::new(at, at + c.len_utf8()))),
             },
         };
-        tokens.push(Token { kind, text: &source[at..at + length], span: Span::new(at, at + length) });
+        tokens.push(Token {
+            kind,
+            text: &source[at..at + length],
+            span: Span::new(at, at + length),
+        });
         at += length;
     }
     let end = tokens.last().map_or(0, |token| token.span.end);
-    tokens.push(Token { kind: Kind::End, text: "", span: Span::new(end, end) });
+    tokens.push(Token {
+        kind: Kind::End,
+        text: "",
+        span: Span::new(end, end),
+    });
     Ok(tokens)
 }
 
@@ -115,7 +131,12 @@ fn bad_character(c: char, span: Span) -> SqlError {
         '!' => Some("write NOT, or `<>` for \"not equal\""),
         _ => None,
     };
-    SqlError::new(codes::BAD_CHARACTER, format!("the character `{}` has no meaning here", c.escape_debug())).at(span).help_if(help)
+    SqlError::new(
+        codes::BAD_CHARACTER,
+        format!("the character `{}` has no meaning here", c.escape_debug()),
+    )
+    .at(span)
+    .help_if(help)
 }
 
 /// Whether `name` can stand without quotes.
@@ -157,7 +178,8 @@ fn skip_blank(source: &str, mut at: usize) -> Result<usize, SqlError> {
             })?
         } else {
             // A byte order mark in front of a file is blank too.
-            rest.find(|c: char| !c.is_whitespace() && c != '\u{feff}').unwrap_or(rest.len())
+            rest.find(|c: char| !c.is_whitespace() && c != '\u{feff}')
+                .unwrap_or(rest.len())
         };
         if length == 0 {
             return Ok(at);
@@ -180,7 +202,10 @@ fn quoted(source: &str, at: usize, what: &str) -> Result<usize, SqlError> {
                 let line_end = source[at..].find('\n').map_or(source.len(), |length| at + length);
                 return Err(SqlError::new(codes::UNTERMINATED, format!("this {what} is not closed"))
                     .at(Span::new(at, line_end))
-                    .help(format!("close it with `{0}`; a `{0}` inside it is written twice", char::from(quote))));
+                    .help(format!(
+                        "close it with `{0}`; a `{0}` inside it is written twice",
+                        char::from(quote)
+                    )));
             }
         }
     }
@@ -237,7 +262,11 @@ mod tests {
     #[test]
     fn numbers_keep_their_spelling() {
         let tokens = tokenize("9001.0 .5 1e3 2.50E-7 7.").unwrap();
-        let texts: Vec<_> = tokens.iter().filter(|token| token.kind == Kind::Number).map(|token| token.text).collect();
+        let texts: Vec<_> = tokens
+            .iter()
+            .filter(|token| token.kind == Kind::Number)
+            .map(|token| token.text)
+            .collect();
         assert_eq!(texts, ["9001.0", ".5", "1e3", "2.50E-7", "7."]);
     }
 

@@ -5,10 +5,11 @@
 //!
 //! What a name means, first match wins:
 //! 1. `_topic` and the other system columns; `window_start` and `window_end` where there is a window;
-//! 2. in WHERE, GROUP BY, HAVING, ORDER BY and templates, the name of an item of the SELECT list;
+//! 2. in WHERE, GROUP BY, HAVING and ORDER BY, a name given with AS; in KEY and TOPIC, any name of the output;
 //! 3. a declared column or a `{name}` level of the stream's topic filters;
 //! 4. in an open stream, a field of the payload, NULL where a record lacks it.
 
+mod assemble;
 mod create;
 mod expression;
 mod insert;
@@ -106,5 +107,7 @@ pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
 
 /// The columns that every record has, with their types.
 pub fn system_columns() -> impl Iterator<Item = (&'static str, DataType)> {
-    scope::SYSTEM.iter().map(|(name, _, data_type)| (*name, data_type.clone()))
+    scope::SYSTEM
+        .iter()
+        .map(|(name, _, data_type)| (*name, data_type.clone()))
 }

@@ -19,16 +19,23 @@ pub fn explain(plan: &Plan) -> Vec<String> {
         let input = plan.nodes.iter().rev().nth(1).map(|node| &node.schema);
         let item = |item: &crate::plan::physical::OrderBy| {
             let direction = if item.descending { " DESC" } else { "" };
-            format!("{}{direction}", input.map_or_else(String::new, |input| show(&item.expr, input)))
+            format!(
+                "{}{direction}",
+                input.map_or_else(String::new, |input| show(&item.expr, input))
+            )
         };
         lines.push(format!("Sort {}", join(plan.order_by.iter().map(item))));
     }
     let empty = Schema::default();
     for node in plan.nodes.iter().rev() {
-        let input = node.inputs.first().and_then(|id| plan.nodes.iter().find(|node| node.id == *id));
-        let depth = lines.len();
-        let line = operator(node, input.map_or(&empty, |input| &input.schema));
-        lines.push(format!("{:1$}{line}", "", depth * 2));
+        let input = node
+            .inputs
+            .first()
+            .and_then(|id| plan.nodes.iter().find(|node| node.id == *id));
+        lines.push(operator(node, input.map_or(&empty, |input| &input.schema)));
+    }
+    for (depth, line) in lines.iter_mut().enumerate() {
+        line.insert_str(0, &"  ".repeat(depth));
     }
     lines
 }
@@ -60,7 +67,12 @@ fn operator(node: &Node, input: &Schema) -> String {
     match node.bound {
         StateBound::Stateless => {}
         StateBound::Windows { retention_us } => {
-            write!(line, ", keeps a row per key and window until {} after its end", length(retention_us)).unwrap_or_default();
+            write!(
+                line,
+                ", keeps a row per key and window until {} after its end",
+                length(retention_us)
+            )
+            .unwrap_or_default();
         }
         StateBound::Keys => line.push_str(", keeps a row per key for ever (warning: unbounded)"),
     }
@@ -77,7 +89,9 @@ fn source(source: &Source, schema: &Schema) -> String {
             write!(line, " from {time}").unwrap_or_default();
         }
         Start::Offset(offset) => write!(line, " from offset {offset}").unwrap_or_default(),
-        Start::At(offsets) => write!(line, " from offsets {}", join(offsets.iter().map(u64::to_string))).unwrap_or_default(),
+        Start::At(offsets) => {
+            write!(line, " from offsets {}", join(offsets.iter().map(u64::to_string))).unwrap_or_default()
+        }
     }
     match &source.timestamp {
         Some(time) => {
@@ -98,11 +112,17 @@ fn source(source: &Source, schema: &Schema) -> String {
 
 fn aggregate(aggregate: &Aggregate, input: &Schema) -> String {
     let calls = aggregate.calls.iter().map(|call| {
-        let argument = call.argument.as_ref().map_or_else(|| "*".to_owned(), |argument| show(argument, input));
-        let filter = call.filter.as_ref().map(|filter| format!(" FILTER (WHERE {})", show(filter, input)));
+        let argument = call
+            .argument
+            .as_ref()
+            .map_or_else(|| "*".to_owned(), |argument| show(argument, input));
+        let filter = call
+            .filter
+            .as_ref()
+            .map(|filter| format!(" FILTER (WHERE {})", show(filter, input)));
         format!("{}({argument}){}", call.function.name(), filter.unwrap_or_default())
     });
-    let mut line = format!("Aggregate {}", join(calls));
+    let mut line = format!("Aggregate {}", join(calls)).trim_end().to_owned();
     let window = aggregate.window.map(|_| "window".to_owned());
     let groups = join(aggregate.group.iter().map(|group| show(group, input)).chain(window));
     if !groups.is_empty() {
@@ -139,6 +159,7 @@ fn routing(routing: &Routing, input: &Schema) -> String {
     match &routing.topic {
         Some(topic) => format!("by topic {}", template(topic, input)),
         None if routing.key.is_empty() => "by record".to_owned(),
+        None if routing.key.iter().all(|key| matches!(key, Expr::Literal(_))) => "to one place".to_owned(),
         None => format!("by {}", list(&routing.key, input)),
     }
 }
@@ -146,7 +167,9 @@ fn routing(routing: &Routing, input: &Schema) -> String {
 fn template(template: &Template, input: &Schema) -> String {
     let part = |part: &TemplatePart| match part {
         TemplatePart::Text(text) => text.clone(),
-        TemplatePart::Value { expr, slashes } => format!("{{{}{}}}", if *slashes { "+" } else { "" }, show(expr, input)),
+        TemplatePart::Value { expr, slashes } => {
+            format!("{{{}{}}}", if *slashes { "+" } else { "" }, show(expr, input))
+        }
     };
     template.parts.iter().map(part).collect()
 }
@@ -156,12 +179,19 @@ fn length(us: i64) -> String {
 }
 
 fn quoted(name: &str) -> String {
-    if is_plain_name(name) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if is_plain_name(name) {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }
 
 /// Labels such as `a.b` and `_topic[1]` are shown as they are.
 fn name(schema: &Schema, number: usize) -> String {
-    schema.columns.get(number).map_or_else(|| format!("column {number}"), |column| column.name.clone())
+    schema
+        .columns
+        .get(number)
+        .map_or_else(|| format!("column {number}"), |column| column.name.clone())
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {
@@ -176,7 +206,12 @@ fn list(exprs: &[Expr], input: &Schema) -> String {
 pub fn show(expr: &Expr, input: &Schema) -> String {
     let text = inner(expr, input);
     match text.strip_prefix('(').and_then(|text| text.strip_suffix(')')) {
-        Some(bare) if matches!(expr, Expr::Binary { .. } | Expr::Unary { .. } | Expr::In { .. } | Expr::Like { .. }) => {
+        Some(bare)
+            if matches!(
+                expr,
+                Expr::Binary { .. } | Expr::Unary { .. } | Expr::In { .. } | Expr::Like { .. }
+            ) =>
+        {
             bare.to_owned()
         }
         _ => text,
@@ -189,14 +224,30 @@ fn inner(expr: &Expr, input: &Schema) -> String {
     match expr {
         Expr::Column(column) => name(input, column.index()),
         Expr::Literal(literal) => self::literal(literal),
-        Expr::Unary { op: UnaryOp::Not, operand } => format!("(NOT {})", part(operand)),
-        Expr::Unary { op: UnaryOp::Negate, operand } => format!("(-{})", part(operand)),
-        Expr::Unary { op: UnaryOp::IsNull, operand } => format!("({} IS NULL)", part(operand)),
-        Expr::Unary { op: UnaryOp::IsNotNull, operand } => format!("({} IS NOT NULL)", part(operand)),
+        Expr::Unary {
+            op: UnaryOp::Not,
+            operand,
+        } => format!("(NOT {})", part(operand)),
+        Expr::Unary {
+            op: UnaryOp::Negate,
+            operand,
+        } => format!("(-{})", part(operand)),
+        Expr::Unary {
+            op: UnaryOp::IsNull,
+            operand,
+        } => format!("({} IS NULL)", part(operand)),
+        Expr::Unary {
+            op: UnaryOp::IsNotNull,
+            operand,
+        } => format!("({} IS NOT NULL)", part(operand)),
         Expr::Binary { op, left, right } => format!("({} {} {})", part(left), op.symbol(), part(right)),
         Expr::Call { function, arguments } => format!("{function}({})", list(arguments, input)),
         Expr::Cast { operand, to } => format!("CAST({} AS {to})", show(operand, input)),
-        Expr::Path { operand, steps, as_text } => {
+        Expr::Path {
+            operand,
+            steps,
+            as_text,
+        } => {
             let mut text = part(operand);
             for step in steps {
                 match step {
@@ -204,7 +255,11 @@ fn inner(expr: &Expr, input: &Schema) -> String {
                     PathStep::Index(index) => write!(text, "[{index}]").unwrap_or_default(),
                 }
             }
-            if *as_text { format!("CAST({text} AS STRING)") } else { text }
+            if *as_text {
+                format!("CAST({text} AS STRING)")
+            } else {
+                text
+            }
         }
         Expr::Case { branches, otherwise } => {
             let mut text = "CASE".to_owned();
@@ -216,10 +271,19 @@ fn inner(expr: &Expr, input: &Schema) -> String {
             }
             text + " END"
         }
-        Expr::In { operand, list: items, negated } => {
+        Expr::In {
+            operand,
+            list: items,
+            negated,
+        } => {
             format!("({} {}IN ({}))", part(operand), not(*negated), list(items, input))
         }
-        Expr::Like { operand, pattern, escape, negated } => {
+        Expr::Like {
+            operand,
+            pattern,
+            escape,
+            negated,
+        } => {
             let escape = escape.map(|escape| format!(" ESCAPE '{escape}'")).unwrap_or_default();
             format!("({} {}LIKE {}{escape})", part(operand), not(*negated), part(pattern))
         }

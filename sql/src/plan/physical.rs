@@ -16,14 +16,15 @@
 //! whose state it takes over. Enum variants are numbered by their order: new ones go last, none is removed.
 //! [`Plan::encode`] writes [`PLAN_VERSION`] first; a plan of a later version is refused, never guessed at.
 
+mod encoding;
+mod expr;
+
+pub use encoding::{PLAN_VERSION, PlanError};
+pub use expr::{BinaryOp, Expr, UnaryOp};
+
 use headwater_store::{Format, OnError, Qos, StreamForm, StreamId};
 
-use crate::types::{DataType, Interval, Literal};
-
-/// The version that [`Plan::encode`] writes.
-pub const PLAN_VERSION: u32 = 1;
-/// A stored plan is decoded under this limit.
-const PLAN_BYTES_MAX: usize = 4 << 20;
+use crate::types::DataType;
 
 /// Names an operator for ever: its state is stored under this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
@@ -91,7 +92,10 @@ pub struct SchemaColumn {
 impl Schema {
     /// Adds a column and gives its number.
     pub fn push(&mut self, name: impl Into<String>, data_type: DataType) -> ColumnId {
-        self.columns.push(SchemaColumn { name: name.into(), data_type });
+        self.columns.push(SchemaColumn {
+            name: name.into(),
+            data_type,
+        });
         ColumnId(self.columns.len() as u32 - 1)
     }
 }
@@ -366,7 +370,10 @@ impl AggregateFunction {
 
     /// By name, in any case.
     pub fn from_name(name: &str) -> Option<AggregateFunction> {
-        AggregateFunction::ALL.iter().copied().find(|function| function.name().eq_ignore_ascii_case(name))
+        AggregateFunction::ALL
+            .iter()
+            .copied()
+            .find(|function| function.name().eq_ignore_ascii_case(name))
     }
 
     /// The type of its result.
@@ -420,175 +427,6 @@ pub struct OrderBy {
     pub descending: bool,
 }
 
-/// An expression over the columns of a node's input.
-#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
-pub enum Expr {
-    /// A column of the input.
-    Column(ColumnId),
-    /// A constant.
-    Literal(Literal),
-    /// NOT, `-`, IS NULL …
-    Unary { op: UnaryOp, operand: Box<Expr> },
-    /// `+`, `=`, AND …
-    Binary { op: BinaryOp, left: Box<Expr>, right: Box<Expr> },
-    /// A scalar function by its stable (canonical, upper-case) name, see [`crate::function::lookup`].
-    Call { function: String, arguments: Vec<Expr> },
-    /// `CAST(x AS t)`, `x::t`: NULL and an error row where it cannot be.
-    Cast { operand: Box<Expr>, to: DataType },
-    /// `a.b`, `a['b']`, `a[0]`, `->` into a JSON value; `as_text` is `->>`: STRING.
-    Path { operand: Box<Expr>, steps: Vec<PathStep>, as_text: bool },
-    /// `CASE WHEN c THEN v … ELSE e END`; `CASE x WHEN v` is bound as `x = v`.
-    Case { branches: Vec<(Expr, Expr)>, otherwise: Option<Box<Expr>> },
-    /// `x IN (a, b)`
-    In { operand: Box<Expr>, list: Vec<Expr>, negated: bool },
-    /// `x LIKE p`: `%`, `_`, and an escape character (`\` when the statement gives none).
-    Like { operand: Box<Expr>, pattern: Box<Expr>, escape: Option<char>, negated: bool },
-    /// `[a, b]`
-    Array(Vec<Expr>),
-}
-
-/// Operators with one operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
-pub enum UnaryOp {
-    /// NOT
-    Not,
-    /// `-`
-    Negate,
-    /// IS NULL
-    IsNull,
-    /// IS NOT NULL
-    IsNotNull,
-}
-
-/// Operators with two operands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
-pub enum BinaryOp {
-    /// `+`: numbers; TIMESTAMP or DATE and INTERVAL.
-    Add,
-    /// `-`: as `+`; also two TIMESTAMPs give an INTERVAL.
-    Subtract,
-    /// `*`
-    Multiply,
-    /// `/`: FLOAT, or DECIMAL when an operand is one and none is FLOAT.
-    Divide,
-    /// DIV: INTEGER, truncated.
-    IntegerDivide,
-    /// `%`, with the sign of the dividend.
-    Modulo,
-    /// `=`
-    Equal,
-    /// `<>`
-    NotEqual,
-    /// `<`
-    Less,
-    /// `<=`
-    LessOrEqual,
-    /// `>`
-    Greater,
-    /// `>=`
-    GreaterOrEqual,
-    /// Three-valued.
-    And,
-    /// Three-valued.
-    Or,
-    /// `||`: texts, or a text and the text of anything; NULL if one is.
-    Concat,
-}
-
-impl Expr {
-    /// The types that operators and functions give, as far as they are known before a record is seen.
-    pub fn data_type(&self, input: &Schema) -> DataType {
-        match self {
-            Expr::Column(column) => {
-                input.columns.get(column.index()).map_or(DataType::Any, |column| column.data_type.clone())
-            }
-            Expr::Literal(literal) => literal.data_type(),
-            Expr::Unary { op: UnaryOp::Negate, operand } => operand.data_type(input),
-            Expr::Unary { .. } | Expr::In { .. } | Expr::Like { .. } => DataType::Boolean,
-            Expr::Binary { op, left, right } => op.returns(&left.data_type(input), &right.data_type(input)),
-            Expr::Call { function, arguments } => crate::function::lookup(function).map_or(DataType::Any, |function| {
-                let types: Vec<_> = arguments.iter().map(|argument| argument.data_type(input)).collect();
-                function.returns(&types)
-            }),
-            Expr::Cast { to, .. } => to.clone(),
-            Expr::Path { as_text: true, .. } => DataType::String,
-            Expr::Path { .. } => DataType::Any,
-            Expr::Case { branches, otherwise } => {
-                let results = branches.iter().map(|(_, result)| result).chain(otherwise.as_deref());
-                common_type(results.map(|result| result.data_type(input)))
-            }
-            Expr::Array(items) => {
-                DataType::Array(Box::new(common_type(items.iter().map(|item| item.data_type(input)))))
-            }
-        }
-    }
-
-    /// Itself and everything below it, parents first.
-    pub fn walk<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
-        visit(self);
-        let mut each = |expr: &'a Expr| expr.walk(visit);
-        match self {
-            Expr::Column(_) | Expr::Literal(_) => {}
-            Expr::Unary { operand, .. } | Expr::Cast { operand, .. } | Expr::Path { operand, .. } => each(operand),
-            Expr::Binary { left, right, .. } => {
-                each(left);
-                each(right);
-            }
-            Expr::Call { arguments, .. } => arguments.iter().for_each(each),
-            Expr::Case { branches, otherwise } => {
-                for (condition, result) in branches {
-                    each(condition);
-                    each(result);
-                }
-                otherwise.iter().for_each(|expr| each(expr));
-            }
-            Expr::In { operand, list, .. } => {
-                each(operand);
-                list.iter().for_each(each);
-            }
-            Expr::Like { operand, pattern, .. } => {
-                each(operand);
-                each(pattern);
-            }
-            Expr::Array(items) => items.iter().for_each(each),
-        }
-    }
-}
-
-/// The one type all have, NULLs aside; `Any` where they differ.
-fn common_type(types: impl Iterator<Item = DataType>) -> DataType {
-    let mut known = types.filter(|data_type| *data_type != DataType::Any);
-    let first = known.next().unwrap_or(DataType::Any);
-    if known.all(|data_type| data_type == first) { first } else { DataType::Any }
-}
-
-impl BinaryOp {
-    /// The type of its result.
-    pub fn returns(self, left: &DataType, right: &DataType) -> DataType {
-        use DataType::{Any, Date, Decimal, Float, Integer, Timestamp};
-        match self {
-            BinaryOp::Add | BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Modulo => match (left, right) {
-                (Integer, Integer) => Integer,
-                (Float, Integer | Float | Decimal(_)) | (Integer | Decimal(_), Float) => Float,
-                (Decimal(_), Integer | Decimal(_)) | (Integer, Decimal(_)) => Decimal(None),
-                (Timestamp, Timestamp) => DataType::Interval,
-                (Timestamp | Date, DataType::Interval) | (DataType::Interval, Timestamp | Date) => Timestamp,
-                (DataType::Interval, _) | (_, DataType::Interval) => DataType::Interval,
-                _ => Any,
-            },
-            BinaryOp::Divide => match (left, right) {
-                (Any, _) | (_, Any) => Any,
-                (Float, _) | (_, Float) => Float,
-                (Decimal(_), _) | (_, Decimal(_)) => Decimal(None),
-                _ => Float,
-            },
-            BinaryOp::IntegerDivide => Integer,
-            BinaryOp::Concat => DataType::String,
-            _ => DataType::Boolean,
-        }
-    }
-}
-
 /// How records written *by name* (INSERT) are keyed, checked and addressed, bound from the stream's own options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteRules {
@@ -600,185 +438,4 @@ pub struct WriteRules {
     pub topic: Option<Template>,
     /// Source columns that are NOT NULL, with their names.
     pub not_null: Vec<(ColumnId, String)>,
-}
-
-/// Why stored bytes are not a plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Written by a later Headwater.
-    #[error("the plan has version {found}, this headwater reads up to {PLAN_VERSION}")]
-    Version { found: u32 },
-    /// Not a plan.
-    #[error("the plan cannot be read: {0}")]
-    Damaged(String),
-    /// A plan that breaks its own rules.
-    #[error("the plan makes no sense: {0}")]
-    Invalid(String),
-}
-
-impl Plan {
-    /// As bytes: the version, big-endian, then the nodes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = PLAN_VERSION.to_be_bytes().to_vec();
-        let body = bincode::encode_to_vec(self, bincode::config::standard());
-        bytes.extend(body.expect("plan types encode into memory without fail"));
-        bytes
-    }
-
-    /// From bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
-        let (version, body) =
-            bytes.split_first_chunk::<4>().ok_or_else(|| PlanError::Damaged("it is too short".into()))?;
-        let found = u32::from_be_bytes(*version);
-        if found != PLAN_VERSION {
-            return Err(PlanError::Version { found });
-        }
-        let config = bincode::config::standard().with_limit::<PLAN_BYTES_MAX>();
-        let (plan, read) = bincode::decode_from_slice::<Plan, _>(body, config)
-            .map_err(|error| PlanError::Damaged(error.to_string()))?;
-        if read != body.len() {
-            return Err(PlanError::Damaged(format!("{} bytes follow it", body.len() - read)));
-        }
-        plan.check()?;
-        Ok(plan)
-    }
-
-    /// What every plan keeps to; the runtime relies on it.
-    pub fn check(&self) -> Result<(), PlanError> {
-        let invalid = |what: &str| Err(PlanError::Invalid(what.to_owned()));
-        let mut seen: Vec<&Node> = Vec::new();
-        for node in &self.nodes {
-            if seen.iter().any(|earlier| earlier.id == node.id) {
-                return invalid("an operator id is used twice");
-            }
-            let inputs = node.inputs.iter().map(|id| seen.iter().find(|earlier| earlier.id == *id));
-            let Some(inputs) = inputs.collect::<Option<Vec<_>>>() else {
-                return invalid("an operator comes before its input");
-            };
-            let wanted = usize::from(!matches!(node.op, Op::Source(_)));
-            if inputs.len() != wanted {
-                return invalid("an operator has the wrong number of inputs");
-            }
-            let width = match &node.op {
-                Op::Source(source) => source.columns.len(),
-                _ => inputs[0].schema.columns.len(),
-            };
-            let mut known = true;
-            node.op.expressions(&mut |expr| {
-                expr.walk(&mut |part| {
-                    if let Expr::Column(column) = part {
-                        known &= column.index() < width;
-                    }
-                });
-            });
-            let extremes = |call: &AggregateCall| {
-                matches!(call.function, AggregateFunction::Min | AggregateFunction::Max)
-            };
-            if let Op::Aggregate(aggregate) = &node.op {
-                if inputs[0].form != Form::Append && aggregate.calls.iter().any(extremes) {
-                    return invalid("MIN and MAX of rows that go again are not supported yet");
-                }
-            }
-            if !known {
-                return invalid("an expression reads a column that is not there");
-            }
-            seen.push(node);
-        }
-        let Some((_, sink)) = self.sink() else { return invalid("the last operator is not a sink") };
-        let width = seen.iter().rev().nth(1).map_or(0, |input| input.schema.columns.len());
-        let known = sink.items.iter().all(|item| match item {
-            SinkItem::Column { column, .. } | SinkItem::Star(column) => column.index() < width,
-        });
-        if !known {
-            return invalid("the sink reads a column that is not there");
-        }
-        let aggregates = self.nodes.iter().any(|node| matches!(node.op, Op::Aggregate(_)));
-        let exchanges_by_record = |node: &Node| matches!(&node.op, Op::Exchange(routing) if routing.key.is_empty());
-        if aggregates && (sink.key.is_empty() || self.nodes.iter().any(exchanges_by_record)) {
-            return invalid("an aggregate's rows have no key");
-        }
-        Ok(())
-    }
-
-    /// The sources, with their operators.
-    pub fn sources(&self) -> impl Iterator<Item = (OperatorId, &Source)> {
-        self.nodes.iter().filter_map(|node| match &node.op {
-            Op::Source(source) => Some((node.id, source)),
-            _ => None,
-        })
-    }
-
-    /// The sources, to resolve their starts.
-    pub fn sources_mut(&mut self) -> impl Iterator<Item = &mut Source> {
-        self.nodes.iter_mut().filter_map(|node| match &mut node.op {
-            Op::Source(source) => Some(source),
-            _ => None,
-        })
-    }
-
-    /// The last node and its sink.
-    pub fn sink(&self) -> Option<(&Node, &Sink)> {
-        self.nodes.last().and_then(|node| match &node.op {
-            Op::Sink(sink) => Some((node, sink)),
-            _ => None,
-        })
-    }
-
-    /// The streams it reads, each once.
-    pub fn inputs(&self) -> Vec<StreamId> {
-        let mut ids: Vec<_> = self.sources().map(|(_, source)| source.stream).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
-    /// The form of the stream that a persistent query with this plan writes.
-    pub fn output_form(&self) -> StreamForm {
-        match self.nodes.last().map(|node| node.form) {
-            Some(Form::Append) | None => StreamForm::Append,
-            Some(Form::Upsert | Form::Retract) => StreamForm::Upsert,
-        }
-    }
-}
-
-impl Op {
-    /// All expressions of this operator.
-    pub fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
-        match self {
-            Op::Source(source) => source.timestamp.iter().for_each(visit),
-            Op::Filter(predicate) => visit(predicate),
-            Op::Project(columns) => columns.iter().for_each(visit),
-            Op::Exchange(routing) => routing.expressions(visit),
-            Op::Window(_) => {}
-            Op::Aggregate(aggregate) => {
-                aggregate.group.iter().for_each(&mut *visit);
-                for call in &aggregate.calls {
-                    call.argument.iter().chain(&call.filter).for_each(&mut *visit);
-                }
-            }
-            Op::Sink(sink) => {
-                sink.key.iter().for_each(&mut *visit);
-                sink.routing.expressions(visit);
-            }
-        }
-    }
-}
-
-impl Routing {
-    fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
-        self.key.iter().for_each(&mut *visit);
-        let parts = self.topic.iter().flat_map(|template| &template.parts);
-        for part in parts {
-            if let TemplatePart::Value { expr, .. } = part {
-                visit(expr);
-            }
-        }
-    }
-}
-
-/// INTERVAL of a plan, in microseconds, where the calendar must not matter.
-impl From<Interval> for Literal {
-    fn from(interval: Interval) -> Literal {
-        Literal::Interval(interval)
-    }
 }

@@ -9,7 +9,7 @@ use headwater_store::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Progress, QueryCore, QueryRules, ReadyStep};
+use super::{Assignment, LoadError, Progress, QueryCore, QueryRules, ReadyStep};
 use crate::change::RecordId;
 use crate::limits::{FOLLOW_BYTES, STEP_BYTES_MAX};
 use crate::metrics;
@@ -77,7 +77,9 @@ enum Ended {
 pub(crate) async fn run(context: TaskContext, stop: CancellationToken) {
     let mut pause = Duration::from_millis(50);
     loop {
-        let Some(term) = lead(&context, &stop).await else { return };
+        let Some(term) = lead(&context, &stop).await else {
+            return;
+        };
         let began = Instant::now();
         let ended = serve(&context, term, &stop).await;
         let query = context.query.name.as_str();
@@ -99,7 +101,11 @@ pub(crate) async fn run(context: TaskContext, stop: CancellationToken) {
                     status.phase = TaskPhase::Waiting;
                     status.last_error = Some(reason);
                 });
-                pause = if began.elapsed() > RETRY_MAX { Duration::from_millis(50) } else { (pause * 2).min(RETRY_MAX) };
+                pause = if began.elapsed() > RETRY_MAX {
+                    Duration::from_millis(50)
+                } else {
+                    (pause * 2).min(RETRY_MAX)
+                };
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -143,7 +149,13 @@ impl Inbox {
                 }
                 bytes += size;
                 if let Some(step) = self.steps.last_mut() {
-                    step.push((RecordId { shard: batch.shard, offset }, record));
+                    step.push((
+                        RecordId {
+                            shard: batch.shard,
+                            offset,
+                        },
+                        record,
+                    ));
                 }
             }
         }
@@ -160,7 +172,13 @@ async fn serve(context: &TaskContext, term: Term, stop: &CancellationToken) -> E
     };
     let follower = context.store.follow_from(core.cursors().to_vec());
     context.tell(|status| status.phase = TaskPhase::Running);
-    let mut serving = Serving { context, term, core, unsaved: false, saved_at: Instant::now() };
+    let mut serving = Serving {
+        context,
+        term,
+        core,
+        unsaved: false,
+        saved_at: Instant::now(),
+    };
     match serving.follow(follower, stop).await {
         Ok(()) => Ended::Stopped,
         Err(ended) => ended,
@@ -168,19 +186,37 @@ async fn serve(context: &TaskContext, term: Term, stop: &CancellationToken) -> E
 }
 
 async fn load(context: &TaskContext) -> Result<QueryCore, LoadError> {
-    let TaskContext { store, query, output, group, rules, .. } = context;
+    let TaskContext {
+        store,
+        query,
+        output,
+        group,
+        rules,
+        ..
+    } = context.clone();
     let catalog = store.catalog().borrow().clone();
-    let inputs: Vec<_> = query.inputs.iter().filter_map(|id| catalog.stream_by_id(*id).cloned()).collect();
-    let (store, query, output, group, rules) = (store.clone(), query.clone(), output.clone(), *group, *rules);
+    let inputs = query
+        .inputs
+        .iter()
+        .filter_map(|id| catalog.stream_by_id(*id).cloned())
+        .collect();
+    let assignment = Assignment {
+        query,
+        output,
+        inputs,
+        group,
+        rules,
+    };
     let now = TimestampUs::from_ms(store.now());
     let reader = store.clone();
-    store
-        .blocking(move || {
-            let progress = reader.table(group, tables::QUERY_PROGRESS).get(&Progress::key(query.id))?;
-            let state = Committed::Table(reader.table(group, tables::QUERY_STATE));
-            QueryCore::load(&query, output, &inputs, group, progress, state, rules, now)
-        })
-        .await
+    let read = move || {
+        let progress = reader
+            .table(group, tables::QUERY_PROGRESS)
+            .get(&Progress::key(assignment.query.id))?;
+        let state = Committed::Table(reader.table(group, tables::QUERY_STATE));
+        QueryCore::load(assignment, progress, state, now)
+    };
+    store.blocking(read).await
 }
 
 /// One term's work.
@@ -210,7 +246,11 @@ impl Serving<'_> {
                 found = follower.next(FOLLOW_BYTES) => {
                     let mut inbox = Inbox::default();
                     inbox.fill(found.map_err(read_failed)?, self.context.step_records_max).map_err(read_failed)?;
+                    let behind = !follower.caught_up() || inbox.steps.len() > 1;
                     for records in inbox.steps {
+                        if behind {
+                            self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
+                        }
                         self.step(&records).await?;
                         if stop.is_cancelled() {
                             break;
@@ -219,6 +259,9 @@ impl Serving<'_> {
                 }
                 () = sleep_until(deadline) => {
                     if self.core.waits_for_time() {
+                        if !follower.caught_up() {
+                            self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
+                        }
                         self.step(&[]).await?;
                     }
                 }
@@ -245,13 +288,14 @@ impl Serving<'_> {
                 Stop::Read(error) => read_failed(error),
                 other => Ended::Failed(other.to_string()),
             })?;
-            self.tell(&step, records.len());
+            let counted = records.iter().filter(|(id, _)| self.core.tells_of(*id)).count();
+            self.tell(&step, counted);
             if step.writes {
                 self.commit(&step).await?;
-            } else if !records.is_empty() {
+            } else if !records.is_empty() || step.moved_time {
                 self.unsaved = true;
             }
-            metrics::step(&self.context.query.name, records.len(), &step, began.elapsed());
+            metrics::step(&self.context.query.name, counted, &step, began.elapsed());
             if !step.more {
                 return Ok(());
             }
@@ -260,7 +304,11 @@ impl Serving<'_> {
     }
 
     async fn save(&mut self) -> Result<(), Ended> {
-        if self.unsaved { self.commit(&self.core.save()).await } else { Ok(()) }
+        if self.unsaved {
+            self.commit(&self.core.save()).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn commit(&mut self, step: &ReadyStep) -> Result<(), Ended> {
@@ -272,7 +320,9 @@ impl Serving<'_> {
                 Ok(())
             }
             Err(WriteError::Stopped) => Err(Ended::Stopped),
-            Err(error @ WriteError::TooLarge { .. }) => Err(Ended::Failed(format!("a step cannot be written: {error}"))),
+            Err(error @ WriteError::TooLarge { .. }) => {
+                Err(Ended::Failed(format!("a step cannot be written: {error}")))
+            }
             Err(error) => Err(Ended::Again(error.to_string())),
         }
     }

@@ -24,13 +24,21 @@ pub fn stream(stream: &StreamRow) -> Vec<String> {
         Format::Text => rows.push(row("value", "STRING", "the payload")),
         Format::Raw => rows.push(row("value", "BYTEA", "the payload")),
         Format::Json if stream.columns.is_empty() => {
-            rows.push(row("*", "ANY", "any field of the JSON payload, NULL where it is missing"));
+            rows.push(row(
+                "*",
+                "ANY",
+                "any field of the JSON payload, NULL where it is missing",
+            ));
         }
         Format::Json => {}
     }
     let mut captured: Vec<String> = Vec::new();
     for filter in stream.capture_filters() {
-        for name in filter.capture_names().filter(|name| !captured.iter().any(|known| known == name)).collect::<Vec<_>>() {
+        for name in filter
+            .capture_names()
+            .filter(|name| !captured.iter().any(|known| known == name))
+            .collect::<Vec<_>>()
+        {
             rows.push(row(name, "STRING", &format!("a level of {filter}")));
             captured.push(name.to_owned());
         }

@@ -18,10 +18,12 @@ impl Engine {
         let stream_name = |id: &StreamId| catalog.stream_names.get(id).cloned();
         let rows: Vec<Value> = match show {
             Show::Streams => sorted(&catalog.streams).map(stream_row).collect(),
-            Show::Queries => sorted(&catalog.queries).map(|query| self.query_row(query, &stream_name)).collect(),
-            Show::Connectors => {
-                sorted(&catalog.connectors).map(|connector| connector_row(connector, &stream_name)).collect()
-            }
+            Show::Queries => sorted(&catalog.queries)
+                .map(|query| self.query_row(query, &stream_name))
+                .collect(),
+            Show::Connectors => sorted(&catalog.connectors)
+                .map(|connector| connector_row(connector, &stream_name))
+                .collect(),
             Show::Create(kind, name) => vec![create_row(catalog, *kind, name)?],
         };
         Ok(rows.iter().map(Value::to_string).collect())
@@ -95,7 +97,10 @@ fn create_row(catalog: &Catalog, kind: Option<ObjectKind>, name: &Name) -> Resul
     let sql = match kind {
         ObjectKind::Stream => catalog.streams.get(&name.text).map(|stream| stream.sql.clone()),
         ObjectKind::Query => catalog.queries.get(&name.text).map(|query| query.sql.clone()),
-        ObjectKind::Connector => catalog.connectors.get(&name.text).map(|connector| without_secrets(&connector.sql)),
+        ObjectKind::Connector => catalog
+            .connectors
+            .get(&name.text)
+            .map(|connector| without_secrets(&connector.sql)),
     };
     let sql = sql.ok_or_else(|| missing(catalog, kind, name))?;
     Ok(json!({ "name": name.text, "kind": kind_name(kind), "sql": sql }))
@@ -105,7 +110,9 @@ fn create_row(catalog: &Catalog, kind: Option<ObjectKind>, name: &Name) -> Resul
 fn without_secrets(sql: &str) -> String {
     const SECRET: &[&str] = &["SECRET", "HEADERS"];
     let mut shown = sql.to_owned();
-    let Ok(statements) = parse(sql) else { return "…".to_owned() };
+    let Ok(statements) = parse(sql) else {
+        return "…".to_owned();
+    };
     let Some(StatementKind::CreateConnector(create)) = statements.first().map(|statement| &statement.kind) else {
         return "…".to_owned();
     };

@@ -63,7 +63,12 @@ impl State {
         committed: Committed,
         operators: impl IntoIterator<Item = OperatorId>,
     ) -> Result<State, ReadError> {
-        let mut state = State { query, committed, changed: HashMap::new(), timers: BTreeSet::new() };
+        let mut state = State {
+            query,
+            committed,
+            changed: HashMap::new(),
+            timers: BTreeSet::new(),
+        };
         if let Committed::Table(table) = &state.committed {
             for operator in operators {
                 for slot in 0..SLOTS as u16 {
@@ -100,7 +105,14 @@ impl State {
 
     /// Takes the operator's first timer that is due.
     pub fn next_timer(&mut self, operator: OperatorId, watermark: TimestampUs) -> Option<(TimestampUs, Key)> {
-        let from = (operator, TimestampUs::MIN, Key { bytes: Bytes::new(), slot: 0 });
+        let from = (
+            operator,
+            TimestampUs::MIN,
+            Key {
+                bytes: Bytes::new(),
+                slot: 0,
+            },
+        );
         let (found, at, key) = self.timers.range(from..).next()?.clone();
         if found != operator || at > watermark {
             return None;
@@ -121,7 +133,11 @@ impl State {
         let changed = std::mem::take(&mut self.changed);
         match &mut self.committed {
             Committed::Table(_) => {
-                let put = |(key, value)| Put { table: tables::QUERY_STATE, key, value };
+                let put = |(key, value)| Put {
+                    table: tables::QUERY_STATE,
+                    key,
+                    value,
+                };
                 let mut puts: Vec<Put> = changed.into_iter().map(put).collect();
                 // A Batch with the same content is the same bytes.
                 puts.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -167,7 +183,14 @@ fn prefix(query: u64, slot: u16, operator: OperatorId, table: u8) -> [u8; PREFIX
 fn read_timer(operator: OperatorId, slot: u16, row: &[u8]) -> Option<(OperatorId, TimestampUs, Key)> {
     let (at, key) = row.get(PREFIX_BYTES..)?.split_first_chunk::<8>()?;
     let at = TimestampUs((u64::from_be_bytes(*at) ^ 1 << 63) as i64);
-    Some((operator, at, Key { bytes: Bytes::copy_from_slice(key), slot }))
+    Some((
+        operator,
+        at,
+        Key {
+            bytes: Bytes::copy_from_slice(key),
+            slot,
+        },
+    ))
 }
 
 /// Shows the keys of all rows under a prefix, a page at a time.

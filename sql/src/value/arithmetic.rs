@@ -80,13 +80,19 @@ pub(crate) fn float_result(op: BinaryOp, a: f64, b: f64) -> Result<f64, Fault> {
         BinaryOp::Modulo => a % b,
         _ => return Err(Fault::WrongType),
     };
-    if result.is_finite() { Ok(result) } else { Err(Fault::Overflow) }
+    if result.is_finite() {
+        Ok(result)
+    } else {
+        Err(Fault::Overflow)
+    }
 }
 
 fn floats(op: BinaryOp, a: f64, b: f64) -> Result<Value, Fault> {
     if op == BinaryOp::IntegerDivide {
         let quotient = float_result(BinaryOp::Divide, a, b)?.trunc();
-        return super::cast::float_to_integer(quotient).map(Value::Integer).ok_or(Fault::Overflow);
+        return super::cast::float_to_integer(quotient)
+            .map(Value::Integer)
+            .ok_or(Fault::Overflow);
     }
     float_result(op, a, b).map(Value::Float)
 }
@@ -133,9 +139,10 @@ fn times(op: BinaryOp, left: &Value, right: &Value) -> Result<Value, Fault> {
             moment(back.and_then(|(months, us)| shift(at, Interval { months, us })))
         }
         (BinaryOp::Subtract, a, b) => match (us(a), us(b)) {
-            (Some(a), Some(b)) => {
-                a.checked_sub(b).map(|us| Value::Interval(Interval::from_us(us))).ok_or(Fault::Overflow)
-            }
+            (Some(a), Some(b)) => a
+                .checked_sub(b)
+                .map(|us| Value::Interval(Interval::from_us(us)))
+                .ok_or(Fault::Overflow),
             _ => Err(Fault::WrongType),
         },
         (BinaryOp::Multiply, Value::Interval(interval), factor)
@@ -145,7 +152,11 @@ fn times(op: BinaryOp, left: &Value, right: &Value) -> Result<Value, Fault> {
 }
 
 fn shift(us: i64, by: Interval) -> Option<i64> {
-    let months_later = if by.months == 0 { us } else { calendar::add_months(us, by.months)? };
+    let months_later = if by.months == 0 {
+        us
+    } else {
+        calendar::add_months(us, by.months)?
+    };
     months_later.checked_add(by.us)
 }
 
@@ -159,7 +170,10 @@ fn sum(a: Interval, b: Interval) -> Result<Value, Fault> {
 fn scale(interval: Interval, factor: &Value) -> Result<Value, Fault> {
     let factor = factor.as_f64().and_then(Decimal::from_f64).ok_or(Fault::WrongType)?;
     let scaled = |number: i64| Decimal::from(number).checked_mul(factor).ok_or(Fault::Overflow);
-    let months = scaled(interval.months.into())?.trunc().to_i32().ok_or(Fault::Overflow)?;
+    let months = scaled(interval.months.into())?
+        .trunc()
+        .to_i32()
+        .ok_or(Fault::Overflow)?;
     let us = scaled(interval.us)?.trunc().to_i64().ok_or(Fault::Overflow)?;
     Ok(Value::Interval(Interval { months, us }))
 }
@@ -194,20 +208,41 @@ mod tests {
     #[test]
     fn decimals_stay_decimal_until_a_float_joins() {
         let tenth = Value::Decimal(Decimal::new(1, 1));
-        assert_eq!(show(Add, tenth.clone(), Value::Decimal(Decimal::new(2, 1))), Ok("0.3".into()));
+        assert_eq!(
+            show(Add, tenth.clone(), Value::Decimal(Decimal::new(2, 1))),
+            Ok("0.3".into())
+        );
         assert_eq!(show(Multiply, tenth.clone(), Value::Integer(3)), Ok("0.3".into()));
-        assert_eq!(show(Add, tenth.clone(), Value::Float(0.2)), Ok("0.30000000000000004".into()));
-        assert_eq!(show(Multiply, Value::Float(1e200), Value::Float(1e200)), Err(Fault::Overflow));
+        assert_eq!(
+            show(Add, tenth.clone(), Value::Float(0.2)),
+            Ok("0.30000000000000004".into())
+        );
+        assert_eq!(
+            show(Multiply, Value::Float(1e200), Value::Float(1e200)),
+            Err(Fault::Overflow)
+        );
     }
 
     #[test]
     fn times_shift_by_intervals_and_differ_by_them() {
         let new_year = Value::Timestamp(calendar::parse_timestamp("2024-01-31").unwrap());
         let month = Value::Interval(Interval { months: 1, us: 0 });
-        assert_eq!(show(Add, new_year.clone(), month.clone()), Ok("\"2024-02-29T00:00:00Z\"".into()));
-        assert_eq!(show(Subtract, new_year.clone(), month), Ok("\"2023-12-31T00:00:00Z\"".into()));
-        assert_eq!(show(Subtract, new_year.clone(), Value::Date(19_723)), Ok("\"P30D\"".into()));
+        assert_eq!(
+            show(Add, new_year.clone(), month.clone()),
+            Ok("\"2024-02-29T00:00:00Z\"".into())
+        );
+        assert_eq!(
+            show(Subtract, new_year.clone(), month),
+            Ok("\"2023-12-31T00:00:00Z\"".into())
+        );
+        assert_eq!(
+            show(Subtract, new_year.clone(), Value::Date(19_723)),
+            Ok("\"P30D\"".into())
+        );
         assert_eq!(show(Add, new_year.clone(), new_year), Err(Fault::WrongType));
-        assert_eq!(show(Concat, Value::String("a".into()), Value::Integer(1)), Ok("\"a1\"".into()));
+        assert_eq!(
+            show(Concat, Value::String("a".into()), Value::Integer(1)),
+            Ok("\"a1\"".into())
+        );
     }
 }

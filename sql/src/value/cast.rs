@@ -48,7 +48,9 @@ fn integer(value: &Value) -> Result<Option<i64>, Fault> {
             let text = text.trim();
             match text.parse() {
                 Ok(number) => Some(number),
-                Err(_) => parse_float(text).map(|number| float_to_integer(number).ok_or(Fault::Overflow)).transpose()?,
+                Err(_) => parse_float(text)
+                    .map(|number| float_to_integer(number).ok_or(Fault::Overflow))
+                    .transpose()?,
             }
         }
         Value::Timestamp(us) => Some(us.div_euclid(1_000)),
@@ -60,7 +62,9 @@ fn integer(value: &Value) -> Result<Option<i64>, Fault> {
 pub(crate) fn float_to_integer(number: f64) -> Option<i64> {
     let rounded = number.round();
     // 2^63 itself is a FLOAT and no INTEGER; -2^63 is both.
-    (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&rounded).then_some(rounded as i64)
+    (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0)
+        .contains(&rounded)
+        .then_some(rounded as i64)
 }
 
 fn float(value: &Value) -> Result<Option<f64>, Fault> {
@@ -84,16 +88,24 @@ fn decimal(value: &Value, bounds: Option<(u8, u8)>) -> Result<Option<Decimal>, F
         Value::String(text) => parse_decimal(text.trim()),
         _ => None,
     };
-    let (Some(exact), Some((precision, scale))) = (exact, bounds) else { return Ok(exact) };
+    let (Some(exact), Some((precision, scale))) = (exact, bounds) else {
+        return Ok(exact);
+    };
     let mut rounded = exact.round_dp_with_strategy(scale.into(), MidpointAwayFromZero);
     rounded.rescale(scale.into());
     let limit = 10_i128.pow(precision.into());
-    if rounded.mantissa().abs() < limit { Ok(Some(rounded)) } else { Err(Fault::Overflow) }
+    if rounded.mantissa().abs() < limit {
+        Ok(Some(rounded))
+    } else {
+        Err(Fault::Overflow)
+    }
 }
 
 /// Digits with or without a fraction or an exponent, when 28 digits hold it exactly.
 pub(crate) fn parse_decimal(text: &str) -> Option<Decimal> {
-    Decimal::from_str_exact(text).or_else(|_| Decimal::from_scientific(text)).ok()
+    Decimal::from_str_exact(text)
+        .or_else(|_| Decimal::from_scientific(text))
+        .ok()
 }
 
 fn boolean(value: &Value) -> Option<bool> {
@@ -191,15 +203,24 @@ mod tests {
         assert_eq!(to(Value::String("41.5".into()), "INTEGER"), Ok("42".into()));
         assert_eq!(to(Value::String("x".into()), "INTEGER"), Err(Fault::BadCast));
         assert_eq!(to(Value::Float(1e30), "INTEGER"), Err(Fault::Overflow));
-        assert_eq!(to(Value::Float(9_223_372_036_854_775_808.0), "INTEGER"), Err(Fault::Overflow));
+        assert_eq!(
+            to(Value::Float(9_223_372_036_854_775_808.0), "INTEGER"),
+            Err(Fault::Overflow)
+        );
         assert_eq!(to(Value::Integer(3), "FLOAT"), Ok("3.0".into()));
         assert_eq!(to(Value::String("1e999".into()), "FLOAT"), Err(Fault::BadCast));
         assert_eq!(to(Value::String("12.345".into()), "DECIMAL(4,2)"), Ok("12.35".into()));
         assert_eq!(to(Value::Integer(1), "DECIMAL(4,2)"), Ok("1.00".into()));
         assert_eq!(to(Value::Integer(100), "DECIMAL(4,2)"), Err(Fault::Overflow));
-        assert_eq!(to(Value::Integer(1_262_304_000_000), "TIMESTAMP"), Ok("\"2010-01-01T00:00:00Z\"".into()));
+        assert_eq!(
+            to(Value::Integer(1_262_304_000_000), "TIMESTAMP"),
+            Ok("\"2010-01-01T00:00:00Z\"".into())
+        );
         assert_eq!(to(Value::Float(9001.0), "STRING"), Ok("\"9001.0\"".into()));
-        assert_eq!(to(Value::String("{\"a\": [1, 2]}".into()), "JSONB"), Ok("{\"a\":[1,2]}".into()));
+        assert_eq!(
+            to(Value::String("{\"a\": [1, 2]}".into()), "JSONB"),
+            Ok("{\"a\":[1,2]}".into())
+        );
         assert_eq!(to(Value::String("[1, \"2\"]".into()), "INTEGER[]"), Ok("[1,2]".into()));
         assert_eq!(to(Value::Null, "INTEGER"), Ok("null".into()));
     }

@@ -19,8 +19,8 @@ use bytestring::ByteString;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
-use super::Value;
-use crate::types::Interval;
+use super::{Value, cast};
+use crate::types::{DataType, Interval};
 
 const NULL: u8 = 0x01;
 const BOOLEAN: u8 = 0x02;
@@ -66,6 +66,23 @@ pub(crate) fn encode_key(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// A value as its group shows it: read back from the group's key; a FLOAT stays one where the type says so.
+pub(crate) fn group_value(value: &Value, data_type: &DataType) -> Value {
+    let mut bytes = Vec::new();
+    encode_key(value, &mut bytes);
+    decode_group_key(&mut &bytes[..], data_type)
+}
+
+/// Takes one value off the front of a group's key, as a column of that type shows it.
+pub(crate) fn decode_group_key(bytes: &mut &[u8], data_type: &DataType) -> Value {
+    // encode_key made these bytes, under the same plan.
+    let value = decode_key(bytes).unwrap_or(Value::Null);
+    match data_type {
+        DataType::Float => cast(&value, data_type).unwrap_or(value),
+        _ => value,
+    }
+}
+
 /// Takes one value off the front of `bytes`. None: they were not made by [`encode_key`].
 pub(crate) fn decode_key(bytes: &mut &[u8]) -> Option<Value> {
     let (tag, rest) = bytes.split_first()?;
@@ -82,7 +99,10 @@ pub(crate) fn decode_key(bytes: &mut &[u8]) -> Option<Value> {
         TIMESTAMP => Value::Timestamp(take_i64(bytes)?),
         INTERVAL => {
             let months = (u32::from_be_bytes(take(bytes)?) ^ 1 << 31) as i32;
-            Value::Interval(Interval { months, us: take_i64(bytes)? })
+            Value::Interval(Interval {
+                months,
+                us: take_i64(bytes)?,
+            })
         }
         ARRAY => {
             let mut items = Vec::new();
@@ -218,7 +238,9 @@ mod tests {
             any::<bool>().prop_map(Value::Boolean),
             any::<i64>().prop_map(Value::Integer),
             (-1000_i64..1000).prop_map(Value::Integer),
-            any::<f64>().prop_filter("finite", |n| n.is_finite()).prop_map(Value::Float),
+            any::<f64>()
+                .prop_filter("finite", |n| n.is_finite())
+                .prop_map(Value::Float),
             (-1000_i32..1000).prop_map(|n| Value::Float(f64::from(n) / 4.0)),
             (any::<i64>(), 0_u32..20).prop_map(|(n, scale)| Value::Decimal(Decimal::new(n, scale))),
             "\\PC{0,8}|a\0b".prop_map(|text| Value::String(text.into())),
@@ -235,9 +257,15 @@ mod tests {
         assert_eq!(integer, encoded(&Value::Decimal(Decimal::new(2200, 2))));
         assert_eq!(decoded(&integer), Value::Integer(22));
         assert_eq!(encoded(&Value::Float(0.0)), encoded(&Value::Float(-0.0)));
-        assert_eq!(encoded(&Value::Float(0.5)), encoded(&Value::Decimal(Decimal::new(5, 1))));
+        assert_eq!(
+            encoded(&Value::Float(0.5)),
+            encoded(&Value::Decimal(Decimal::new(5, 1)))
+        );
         assert_eq!(decoded(&encoded(&Value::Integer(i64::MAX))), Value::Integer(i64::MAX));
-        assert_eq!(decoded(&encoded(&Value::Float(9_223_372_036_854_775_808.0))), Value::Float(9_223_372_036_854_775_808.0));
+        assert_eq!(
+            decoded(&encoded(&Value::Float(9_223_372_036_854_775_808.0))),
+            Value::Float(9_223_372_036_854_775_808.0)
+        );
     }
 
     proptest! {

@@ -199,10 +199,8 @@ impl Sum {
         if self.float_count != 0 {
             return self.as_float().map(Value::Float);
         }
-        if self.decimal_count == 0 {
-            if let Ok(fits) = i64::try_from(self.integers) {
-                return Ok(Value::Integer(fits));
-            }
+        if let (0, Ok(fits)) = (self.decimal_count, i64::try_from(self.integers)) {
+            return Ok(Value::Integer(fits));
         }
         self.as_decimal().map(Value::Decimal)
     }
@@ -224,7 +222,9 @@ impl Sum {
 
     fn as_decimal(&self) -> Result<Decimal, Fault> {
         let integers = Decimal::try_from_i128_with_scale(self.integers, 0).map_err(|_| Fault::Overflow)?;
-        integers.checked_add(Decimal::deserialize(self.decimals)).ok_or(Fault::Overflow)
+        integers
+            .checked_add(Decimal::deserialize(self.decimals))
+            .ok_or(Fault::Overflow)
     }
 
     fn as_float(&self) -> Result<f64, Fault> {
@@ -265,21 +265,42 @@ mod tests {
             run(AggregateFunction::Sum, &[int(i64::MAX), int(1)]),
             Ok(Value::Decimal("9223372036854775808".parse().unwrap()))
         );
-        assert_eq!(run(AggregateFunction::Sum, &[int(1), Value::Float(0.5)]), Ok(Value::Float(1.5)));
+        assert_eq!(
+            run(AggregateFunction::Sum, &[int(1), Value::Float(0.5)]),
+            Ok(Value::Float(1.5))
+        );
         assert_eq!(run(AggregateFunction::Sum, &[Value::Null]), Ok(Value::Null));
-        assert_eq!(run(AggregateFunction::Sum, &[Value::String("1".into())]), Err(Fault::WrongType));
-        assert_eq!(run(AggregateFunction::Sum, &[Value::Float(1e308), Value::Float(1e308)]), Err(Fault::Overflow));
+        assert_eq!(
+            run(AggregateFunction::Sum, &[Value::String("1".into())]),
+            Err(Fault::WrongType)
+        );
+        assert_eq!(
+            run(AggregateFunction::Sum, &[Value::Float(1e308), Value::Float(1e308)]),
+            Err(Fault::Overflow)
+        );
         assert_eq!(run(AggregateFunction::Avg, &[int(1), int(2)]), Ok(Value::Float(1.5)));
-        assert_eq!(run(AggregateFunction::Avg, &vec![Value::Float(0.1); 10]), Ok(Value::Float(0.1)));
+        assert_eq!(
+            run(AggregateFunction::Avg, &vec![Value::Float(0.1); 10]),
+            Ok(Value::Float(0.1))
+        );
         assert_eq!(run(AggregateFunction::Avg, &[]), Ok(Value::Null));
         let tenth = Value::Decimal(Decimal::new(1, 1));
-        assert_eq!(run(AggregateFunction::Avg, &[tenth, int(1)]), Ok(Value::Decimal(Decimal::new(55, 2))));
+        assert_eq!(
+            run(AggregateFunction::Avg, &[tenth, int(1)]),
+            Ok(Value::Decimal(Decimal::new(55, 2)))
+        );
         assert_eq!(run(AggregateFunction::Count, &[int(1), Value::Null]), Ok(int(1)));
     }
 
     #[test]
     fn extremes_do_not_depend_on_the_order_of_rows() {
-        let mixed = [Value::Float(22.0), Value::Integer(22), Value::String("a".into()), Value::Null, Value::Integer(30)];
+        let mixed = [
+            Value::Float(22.0),
+            Value::Integer(22),
+            Value::String("a".into()),
+            Value::Null,
+            Value::Integer(30),
+        ];
         let mut reversed = mixed.clone();
         reversed.reverse();
         for function in [AggregateFunction::Min, AggregateFunction::Max] {

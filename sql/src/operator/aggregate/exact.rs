@@ -20,7 +20,11 @@ impl ExactSum {
         let mut kept = 0;
         for at in 0..self.parts.len() {
             let part = self.parts[at];
-            let (large, small) = if term.abs() < part.abs() { (part, term) } else { (term, part) };
+            let (large, small) = if term.abs() < part.abs() {
+                (part, term)
+            } else {
+                (term, part)
+            };
             let sum = large + small;
             let rest = small - (sum - large);
             if rest != 0.0 {
@@ -42,7 +46,9 @@ impl ExactSum {
             return None;
         }
         let mut parts = self.parts.iter().rev();
-        let Some(mut high) = parts.next().copied() else { return Some(0.0) };
+        let Some(mut high) = parts.next().copied() else {
+            return Some(0.0);
+        };
         let mut low = 0.0;
         for part in parts.by_ref() {
             let sum = high + part;
@@ -53,14 +59,12 @@ impl ExactSum {
             }
         }
         // Exactly half way: the next part decides which neighbour is nearer.
-        if let Some(next) = parts.next() {
-            if (low < 0.0 && *next < 0.0) || (low > 0.0 && *next > 0.0) {
-                let doubled = low * 2.0;
-                let rounded = high + doubled;
-                if rounded - high == doubled {
-                    high = rounded;
-                }
-            }
+        let same_side = parts
+            .next()
+            .is_some_and(|next| (low < 0.0 && *next < 0.0) || (low > 0.0 && *next > 0.0));
+        let rounded = high + low * 2.0;
+        if same_side && rounded - high == low * 2.0 {
+            high = rounded;
         }
         Some(high)
     }

@@ -43,10 +43,16 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         let message = "a stream takes its records from topics or from a query, not from both";
         return Err(SqlError::new(codes::BAD_OPTION, message)
             .at(first.span.to(query.span))
-            .help(format!("make one stream FROM TOPIC '{}' and another one AS SELECT from it", first.text)));
+            .help(format!(
+                "make one stream FROM TOPIC '{}' and another one AS SELECT from it",
+                first.text
+            )));
     }
     if let (Some(_), Some(first)) = (&create.query, create.columns.first()) {
-        return Err(SqlError::not_supported("declaring the columns of a query's stream", first.span));
+        return Err(SqlError::not_supported(
+            "declaring the columns of a query's stream",
+            first.span,
+        ));
     }
     let mut options = Options::new(&create.options, STREAM_OPTIONS, "a stream", binder.source)?;
     let mut row = StreamRow {
@@ -71,15 +77,39 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
     let (plan, warnings) = match &create.query {
         Some(query) => {
             let (qos, retain) = (row.options.qos, row.options.retain);
-            let output = select::Output { name: &create.name, topic, key, qos, retain };
+            let output = select::Output {
+                name: &create.name,
+                topic,
+                key,
+                qos,
+                retain,
+            };
             let (plan, warnings) = select::plan(binder, query, Some(&output))?;
             row.form = plan.output_form();
             (Some(plan), warnings)
         }
         None => (None, Vec::new()),
     };
-    let StreamRow { name, placement, columns, captures, form, options, sql, .. } = row;
-    let spec = StreamSpec { name, placement, shards, columns, captures, form, options, sql };
+    let StreamRow {
+        name,
+        placement,
+        columns,
+        captures,
+        form,
+        options,
+        sql,
+        ..
+    } = row;
+    let spec = StreamSpec {
+        name,
+        placement,
+        shards,
+        columns,
+        captures,
+        form,
+        options,
+        sql,
+    };
     Ok(BoundStream { spec, plan, warnings })
 }
 
@@ -115,15 +145,25 @@ fn captures(create: &ast::CreateStream) -> Result<Vec<String>, SqlError> {
 }
 
 fn columns(create: &ast::CreateStream, captures: &[String]) -> Result<Vec<ColumnRow>, SqlError> {
-    let filters: Vec<_> = captures.iter().filter_map(|text| TopicFilter::capture(text.as_str()).ok()).collect();
+    let filters: Vec<_> = captures
+        .iter()
+        .filter_map(|text| TopicFilter::capture(text.as_str()).ok())
+        .collect();
     let mut rows: Vec<ColumnRow> = Vec::new();
     for column in &create.columns {
         let name = &column.name.text;
+        if column.key && !captures.is_empty() {
+            let message = "a stream FROM TOPIC has no KEY columns: its records are placed by their topics";
+            return Err(SqlError::new(codes::BAD_OPTION, message).at(column.span));
+        }
         let taken = if is_system_name(name) {
             Some("a column that every stream has")
         } else if rows.iter().any(|row| row.name == *name) {
             Some("declared twice")
-        } else if filters.iter().any(|filter| filter.capture_names().any(|captured| captured == name)) {
+        } else if filters
+            .iter()
+            .any(|filter| filter.capture_names().any(|captured| captured == name))
+        {
             Some("a level of the topic filter already")
         } else {
             None
@@ -151,12 +191,17 @@ fn plain_options(options: &mut Options<'_>, row: &mut StreamRow) -> Result<u16, 
             other => return Err(SqlError::not_supported(format!("FORMAT = '{other}'"), given.value.span)),
         };
         if row.options.format != Format::Json && !row.columns.is_empty() {
-            return Err(given.wrong("'JSON' where columns are declared").help("TEXT and RAW have the one column `value`"));
+            return Err(given
+                .wrong("'JSON' where columns are declared")
+                .help("TEXT and RAW have the one column `value`"));
         }
     }
     let shards = match options.take("SHARDS") {
         Some(given) if !row.captures.is_empty() => {
-            return Err(captured(&given, "it has a shard in each group, so that one message is written once"));
+            return Err(captured(
+                &given,
+                "it has a shard in each group, so that one message is written once",
+            ));
         }
         Some(given) => given.count(1..=SHARDS_MAX.into())? as u16,
         None => 1,
@@ -236,16 +281,22 @@ fn record_options(
     }
     if let (Some(given), None) = (qos.or(retain), &topic) {
         let name = given.name.text.to_ascii_uppercase();
-        return Err(SqlError::new(codes::BAD_OPTION, format!("{name} without TOPIC has no meaning"))
-            .at(given.name.span)
-            .help("add TOPIC = '…', on which the records go out over MQTT"));
+        return Err(
+            SqlError::new(codes::BAD_OPTION, format!("{name} without TOPIC has no meaning"))
+                .at(given.name.span)
+                .help("add TOPIC = '…', on which the records go out over MQTT"),
+        );
     }
     Ok((key, topic))
 }
 
 fn captured(given: &Given<'_>, why: &str) -> SqlError {
     let name = given.name.text.to_ascii_uppercase();
-    SqlError::new(codes::BAD_OPTION, format!("{name} cannot be given to a stream FROM TOPIC: {why}")).at(given.name.span)
+    SqlError::new(
+        codes::BAD_OPTION,
+        format!("{name} cannot be given to a stream FROM TOPIC: {why}"),
+    )
+    .at(given.name.span)
 }
 
 /// An option's expression, checked over the stream's own columns unless a query makes them.
@@ -257,10 +308,12 @@ fn column_expression(
     let (expr, text, elsewhere) = given.expression()?;
     if !written_by_query {
         let scope = Scope::new(row, &row.name, &row.captures)?;
-        Expressions::new(scope).bind(&expr, Place::Option).map_err(|error| match elsewhere {
-            Some(span) => error.moved_to(span),
-            None => error,
-        })?;
+        Expressions::new(scope)
+            .bind(&expr, Place::Option)
+            .map_err(|error| match elsewhere {
+                Some(span) => error.moved_to(span),
+                None => error,
+            })?;
     }
     Ok((expr, text))
 }
@@ -268,7 +321,10 @@ fn column_expression(
 /// How records written to a stream by name are keyed, checked and addressed.
 pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
     let damaged = |what: &str, error: SqlError| {
-        SqlError::internal(format!("the {what} of stream `{}` cannot be read: {}", stream.name, error.message))
+        SqlError::internal(format!(
+            "the {what} of stream `{}` cannot be read: {}",
+            stream.name, error.message
+        ))
     };
     let mut expressions = Expressions::new(Scope::new(stream, &stream.name, &stream.captures)?);
     let mut key = Vec::new();
@@ -278,7 +334,9 @@ pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
     }
     let mut not_null = Vec::new();
     for column in &stream.columns {
-        let Some(id) = (column.key || column.not_null).then(|| expressions.scope.declared_column(&column.name)).flatten()
+        let Some(id) = (column.key || column.not_null)
+            .then(|| expressions.scope.declared_column(&column.name))
+            .flatten()
         else {
             continue;
         };
@@ -291,7 +349,10 @@ pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
     }
     let topic = match &stream.options.topic {
         Some(text) => {
-            let text = Text { text: text.clone(), span: crate::span::Span::default() };
+            let text = Text {
+                text: text.clone(),
+                span: crate::span::Span::default(),
+            };
             let bound = template::parse(&text).and_then(|parsed| parsed.bind(&mut expressions, Place::Option));
             Some(bound.map_err(|error| damaged("TOPIC", error))?)
         }
@@ -310,7 +371,12 @@ pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
         idle_us: None,
         start: Start::Latest,
     };
-    Ok(WriteRules { source, key, topic, not_null })
+    Ok(WriteRules {
+        source,
+        key,
+        topic,
+        not_null,
+    })
 }
 
 /// CREATE SINK CONNECTOR. What the options of its kind are is the bridge's to check.
@@ -322,7 +388,11 @@ pub fn connector(binder: &Binder<'_>, create: &ast::CreateConnector, sql: &str) 
         let name = option.name.text.to_ascii_uppercase();
         let value = option_text(option)?;
         if name == "STREAM" {
-            let named = Name { text: value.clone(), quote: ast::Quote::Back, span: option.value.span };
+            let named = Name {
+                text: value.clone(),
+                quote: ast::Quote::Back,
+                span: option.value.span,
+            };
             stream = Some(binder.stream(&named)?.name.clone());
         }
         if options.insert(name.clone(), value).is_some() {
@@ -330,18 +400,30 @@ pub fn connector(binder: &Binder<'_>, create: &ast::CreateConnector, sql: &str) 
         }
     }
     let Some(stream) = stream else {
-        return Err(SqlError::new(codes::BAD_OPTION, "a sink connector needs the option STREAM")
-            .at(create.name.span)
-            .help("write WITH (STREAM = 'name', …): the stream whose records it sends"));
+        return Err(
+            SqlError::new(codes::BAD_OPTION, "a sink connector needs the option STREAM")
+                .at(create.name.span)
+                .help("write WITH (STREAM = 'name', …): the stream whose records it sends"),
+        );
     };
     let kind = create.kind.text.to_ascii_lowercase();
-    Ok(ConnectorSpec { name: create.name.text.clone(), kind, sink: true, stream, options, sql: sql.to_owned() })
+    Ok(ConnectorSpec {
+        name: create.name.text.clone(),
+        kind,
+        sink: true,
+        stream,
+        options,
+        sql: sql.to_owned(),
+    })
 }
 
 /// An option of a connector as text; an interval in milliseconds with its unit.
 fn option_text(option: &ast::WithOption) -> Result<String, SqlError> {
     let wrong = || {
-        let message = format!("{} takes a string, a number, TRUE, FALSE or an INTERVAL", option.name.text.to_ascii_uppercase());
+        let message = format!(
+            "{} takes a string, a number, TRUE, FALSE or an INTERVAL",
+            option.name.text.to_ascii_uppercase()
+        );
         SqlError::new(codes::BAD_OPTION, message).at(option.value.span)
     };
     Ok(match &option.value.kind {
@@ -355,4 +437,3 @@ fn option_text(option: &ast::WithOption) -> Result<String, SqlError> {
         _ => return Err(wrong()),
     })
 }
-

@@ -13,8 +13,9 @@ use crate::error::{SqlError, codes};
 use crate::function;
 use crate::parse::did_you_mean;
 use crate::plan::bind::path::{self, Steps};
-use crate::plan::bind::scope::Scope;
-use crate::plan::physical::{AggregateCall, AggregateFunction, ColumnId, Expr, UnaryOp};
+use crate::plan::bind::scope::{Scope, is_system_name};
+use crate::plan::explain::show;
+use crate::plan::physical::{AggregateCall, AggregateFunction, ColumnId, Expr, Schema, UnaryOp};
 use crate::span::Span;
 use crate::types::{DataType, Literal};
 
@@ -32,19 +33,27 @@ pub enum Place {
     Argument,
     /// The SELECT list.
     Item,
-    /// HAVING, ORDER BY, a template: the SELECT list's names are known.
+    /// HAVING, ORDER BY.
     Result,
+    /// The KEY and TOPIC of the stream that the query writes: over its output.
+    Output,
     /// The options of a stream: its columns, nothing else.
     Option,
 }
 
 impl Place {
     fn after_grouping(self) -> bool {
-        matches!(self, Place::Item | Place::Result)
+        matches!(self, Place::Item | Place::Result | Place::Output)
     }
 
-    fn sees_aliases(self) -> bool {
-        matches!(self, Place::Where | Place::GroupBy | Place::Result)
+    /// Whether the names that the SELECT list gives are known here.
+    fn sees(self, alias: &Alias<'_>) -> bool {
+        match self {
+            // `tags[0]` is called `tags` in the output, but nobody has said that `tags` is to mean that elsewhere.
+            Place::Where | Place::GroupBy | Place::Result => alias.explicit,
+            Place::Output => true,
+            Place::Argument | Place::Item | Place::Option => false,
+        }
     }
 }
 
@@ -63,8 +72,22 @@ impl Typed {
     }
 
     fn boolean(expr: Expr) -> Typed {
-        Typed { expr, data_type: DataType::Boolean }
+        Typed {
+            expr,
+            data_type: DataType::Boolean,
+        }
     }
+}
+
+/// What an item of the SELECT list is called.
+#[derive(Debug)]
+pub struct Alias<'a> {
+    /// Its name in the output.
+    pub name: String,
+    /// What it stands for.
+    pub expr: &'a ast::Expr,
+    /// Given with AS.
+    pub explicit: bool,
 }
 
 /// GROUP BY, once it is bound.
@@ -81,6 +104,22 @@ pub struct Grouping {
 }
 
 impl Grouping {
+    /// The columns of the aggregate's output, as far as functions were asked for; `input` is the source.
+    pub fn schema(&self, input: &Schema) -> Schema {
+        let mut schema = Schema::default();
+        for group in &self.group {
+            schema.push(show(&group.expr, input), group.data_type.clone());
+        }
+        if self.windowed {
+            schema.push("window_start", DataType::Timestamp);
+            schema.push("window_end", DataType::Timestamp);
+        }
+        for (call, data_type) in &self.calls {
+            schema.push(call.function.name().to_ascii_lowercase(), data_type.clone());
+        }
+        schema
+    }
+
     fn window_columns(&self) -> usize {
         if self.windowed { 2 } else { 0 }
     }
@@ -92,7 +131,9 @@ pub struct Expressions<'a> {
     /// The stream they are over.
     pub scope: Scope<'a>,
     /// The names of the SELECT list, with what they stand for.
-    pub aliases: Vec<(String, &'a ast::Expr)>,
+    pub aliases: Vec<Alias<'a>>,
+    /// The query has a window: `window_start` and `window_end` are its columns.
+    pub windowed: bool,
     /// Some: the query groups.
     pub grouping: Option<Grouping>,
     /// What looks like a slip.
@@ -102,7 +143,13 @@ pub struct Expressions<'a> {
 impl<'a> Expressions<'a> {
     /// Over the columns of `scope`.
     pub fn new(scope: Scope<'a>) -> Expressions<'a> {
-        Expressions { scope, aliases: Vec::new(), grouping: None, warnings: Vec::new() }
+        Expressions {
+            scope,
+            aliases: Vec::new(),
+            windowed: false,
+            grouping: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// Binds an expression that stands alone, to the end: its columns are those of the operator it runs in.
@@ -111,10 +158,21 @@ impl<'a> Expressions<'a> {
             grouping.ungrouped.clear();
         }
         let mut typed = self.part(ast, place)?;
-        if place.after_grouping() && let Some(grouping) = &self.grouping {
+        if place.after_grouping()
+            && let Some(grouping) = &self.grouping
+        {
             finish(&mut typed.expr, &mut |column| {
-                let span = grouping.ungrouped.iter().find(|(raw, _)| *raw == column).map_or(ast.span, |(_, span)| *span);
-                let name = self.scope.schema.columns.get(column.index()).map_or("", |column| column.name.as_str());
+                let span = grouping
+                    .ungrouped
+                    .iter()
+                    .find(|(raw, _)| *raw == column)
+                    .map_or(ast.span, |(_, span)| *span);
+                let name = self
+                    .scope
+                    .schema
+                    .columns
+                    .get(column.index())
+                    .map_or("", |column| column.name.as_str());
                 not_grouped(name, span)
             })?;
         }
@@ -127,17 +185,27 @@ impl<'a> Expressions<'a> {
         if typed.data_type.may_be_boolean() {
             return Ok(typed.expr);
         }
-        Err(SqlError::new(codes::WRONG_TYPE, format!("{what} takes a BOOLEAN, this is {}", article(&typed.data_type)))
-            .at(ast.span))
+        Err(SqlError::new(
+            codes::WRONG_TYPE,
+            format!("{what} takes a BOOLEAN, this is {}", article(&typed.data_type)),
+        )
+        .at(ast.span))
     }
 
     fn part(&mut self, ast: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
         let typed = self.part_inside(ast, place)?;
-        let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) else { return Ok(typed) };
+        let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) else {
+            return Ok(typed);
+        };
         match grouping.group.iter().position(|group| group.expr == typed.expr) {
             Some(at) => {
-                grouping.ungrouped.retain(|(_, span)| span.start < ast.span.start || span.end > ast.span.end);
-                Ok(Typed { expr: Expr::Column(ColumnId(AFTER + at as u32)), ..typed })
+                grouping
+                    .ungrouped
+                    .retain(|(_, span)| span.start < ast.span.start || span.end > ast.span.end);
+                Ok(Typed {
+                    expr: Expr::Column(ColumnId(AFTER + at as u32)),
+                    ..typed
+                })
             }
             None => Ok(typed),
         }
@@ -152,20 +220,39 @@ impl<'a> Expressions<'a> {
             ExprKind::Arrow { base, key, .. } => {
                 let base = self.part(base, place)?;
                 let steps = vec![path::step(key)?];
-                let expr = Expr::Path { operand: Box::new(base.expr), steps, as_text: true };
+                let expr = Expr::Path {
+                    operand: Box::new(base.expr),
+                    steps,
+                    as_text: true,
+                };
                 Ok(Typed::new(expr, DataType::String))
             }
-            ExprKind::Call { name, arguments, filter } => self.call(ast, name, arguments, filter.as_deref(), place),
+            ExprKind::Call {
+                name,
+                arguments,
+                filter,
+            } => self.call(ast, name, arguments, filter.as_deref(), place),
             ExprKind::Cast { operand, to } => {
                 let operand = self.part(operand, place)?;
                 let to = to.data_type.clone();
-                Ok(Typed::new(Expr::Cast { operand: Box::new(operand.expr), to: to.clone() }, to))
+                Ok(Typed::new(
+                    Expr::Cast {
+                        operand: Box::new(operand.expr),
+                        to: to.clone(),
+                    },
+                    to,
+                ))
             }
-            ExprKind::Case { operand, branches, otherwise } => {
-                self.case(operand.as_deref(), branches, otherwise.as_deref(), place)
-            }
+            ExprKind::Case {
+                operand,
+                branches,
+                otherwise,
+            } => self.case(operand.as_deref(), branches, otherwise.as_deref(), place),
             ExprKind::Array(items) => {
-                let items = items.iter().map(|item| self.part(item, place)).collect::<Result<Vec<_>, _>>()?;
+                let items = items
+                    .iter()
+                    .map(|item| self.part(item, place))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let of = common_type(items.iter().map(|item| &item.data_type));
                 let items = items.into_iter().map(|item| item.expr).collect();
                 Ok(Typed::new(Expr::Array(items), DataType::Array(Box::new(of))))
@@ -189,8 +276,14 @@ impl<'a> Expressions<'a> {
             return into(base, steps, ast.span);
         };
         let mut name = name.clone();
-        if self.scope.is_qualifier(&name.text) && let Some((text, span)) = steps.take_member() {
-            name = Name { text, quote: name.quote, span: name.span.to(span) };
+        if self.scope.is_qualifier(&name.text)
+            && let Some((text, span)) = steps.take_member()
+        {
+            name = Name {
+                text,
+                quote: name.quote,
+                span: name.span.to(span),
+            };
         } else if let Some(found) = self.named_elsewhere(&name, place)? {
             return into(found, steps, ast.span);
         }
@@ -210,36 +303,42 @@ impl<'a> Expressions<'a> {
 
     /// What is not a column of the stream: the window's columns and the names of the SELECT list.
     fn named_elsewhere(&mut self, name: &Name, place: Place) -> Result<Option<Typed>, SqlError> {
-        if let Some(grouping) = self.grouping.as_ref().filter(|grouping| grouping.windowed) {
-            let position = ["window_start", "window_end"].iter().position(|column| *column == name.text);
-            if let Some(position) = position {
-                if !place.after_grouping() {
-                    let message = format!("`{}` is known only after grouping", name.text);
-                    return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message)
-                        .at(name.span)
-                        .help("use it in the SELECT list or in HAVING"));
-                }
-                let column = ColumnId(AFTER + (grouping.group.len() + position) as u32);
-                return Ok(Some(Typed::new(Expr::Column(column), DataType::Timestamp)));
-            }
+        let of_window = ["window_start", "window_end"]
+            .iter()
+            .position(|column| *column == name.text);
+        if let (Some(position), true) = (of_window, self.windowed && place != Place::Option) {
+            let Some(grouping) = self.grouping.as_ref().filter(|_| place.after_grouping()) else {
+                let message = format!("`{}` is known only after grouping", name.text);
+                return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message)
+                    .at(name.span)
+                    .help("use it in the SELECT list or in HAVING"));
+            };
+            let column = ColumnId(AFTER + (grouping.group.len() + position) as u32);
+            return Ok(Some(Typed::new(Expr::Column(column), DataType::Timestamp)));
         }
-        if !place.sees_aliases() || crate::plan::bind::scope::is_system_name(&name.text) {
+        if is_system_name(&name.text) {
             return Ok(None);
         }
-        let Some(ast) = self.aliases.iter().find(|(alias, _)| *alias == name.text).map(|(_, ast)| *ast) else {
+        let known = |alias: &&Alias<'_>| alias.name == name.text && place.sees(alias);
+        let Some(ast) = self.aliases.iter().find(known).map(|alias| alias.expr) else {
             return Ok(None);
         };
         // An item is not bound by the names of the list it stands in, so this ends.
         let inside = match place {
-            Place::Result => Place::Item,
+            Place::Result | Place::Output => Place::Item,
             _ => Place::Argument,
         };
         self.part(ast, inside).map(Some).map_err(|error| {
             if error.code != codes::MISPLACED_AGGREGATE {
                 return error;
             }
-            let message = format!("`{}` is an aggregate, and its value is known only after grouping", name.text);
-            SqlError::new(codes::MISPLACED_AGGREGATE, message).at(name.span).help("write the condition in HAVING")
+            let message = format!(
+                "`{}` is an aggregate, and its value is known only after grouping",
+                name.text
+            );
+            SqlError::new(codes::MISPLACED_AGGREGATE, message)
+                .at(name.span)
+                .help("write the condition in HAVING")
         })
     }
 
@@ -255,26 +354,40 @@ impl<'a> Expressions<'a> {
             return self.aggregate(ast, function, arguments, filter, place);
         }
         if let Some(filter) = filter {
-            let message = format!("FILTER stands only after an aggregate function, and {} is none", name.text);
+            let message = format!(
+                "FILTER stands only after an aggregate function, and {} is none",
+                name.text
+            );
             return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message).at(filter.span));
         }
-        let Some(function) = function::lookup(&name.text) else { return Err(unknown_function(name)) };
+        let Some(function) = function::lookup(&name.text) else {
+            return Err(unknown_function(name));
+        };
         let Arguments::List(list) = arguments else {
             let message = format!("{} does not take `*`", function.name);
             return Err(SqlError::new(codes::WRONG_ARGUMENTS, message).at(ast.span));
         };
-        let bound = list.iter().map(|argument| self.part(argument, place)).collect::<Result<Vec<_>, _>>()?;
+        let bound = list
+            .iter()
+            .map(|argument| self.part(argument, place))
+            .collect::<Result<Vec<_>, _>>()?;
         let (arguments, types): (Vec<_>, Vec<_>) = bound.into_iter().map(|typed| (typed.expr, typed.data_type)).unzip();
         function.check(&types).map_err(|error| match error {
-            function::CallError::Count { .. } => {
-                SqlError::new(codes::WRONG_ARGUMENTS, error.to_string()).at(ast.span).detail(function.about)
-            }
-            function::CallError::Type { position, .. } => {
-                SqlError::new(codes::WRONG_TYPE, error.to_string()).at(list[position].span).detail(function.about)
-            }
+            function::CallError::Count { .. } => SqlError::new(codes::WRONG_ARGUMENTS, error.to_string())
+                .at(ast.span)
+                .detail(function.about),
+            function::CallError::Type { position, .. } => SqlError::new(codes::WRONG_TYPE, error.to_string())
+                .at(list[position].span)
+                .detail(function.about),
         })?;
         let data_type = function.returns(&types);
-        Ok(Typed::new(Expr::Call { function: function.name.to_owned(), arguments }, data_type))
+        Ok(Typed::new(
+            Expr::Call {
+                function: function.name.to_owned(),
+                arguments,
+            },
+            data_type,
+        ))
     }
 
     fn aggregate(
@@ -290,16 +403,26 @@ impl<'a> Expressions<'a> {
             let (message, help) = match place {
                 Place::Where => (format!("{name} cannot stand in WHERE"), "write the condition in HAVING"),
                 Place::GroupBy => (format!("{name} cannot stand in GROUP BY"), "group by columns"),
-                Place::Argument => (format!("{name} cannot stand inside another aggregate"), "aggregate twice with two queries"),
-                _ => (format!("{name} cannot stand here"), "use it in the SELECT list of a query"),
+                Place::Argument => (
+                    format!("{name} cannot stand inside another aggregate"),
+                    "aggregate twice with two queries",
+                ),
+                _ => (
+                    format!("{name} cannot stand here"),
+                    "use it in the SELECT list of a query",
+                ),
             };
-            return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message).at(ast.span).help(help));
+            return Err(SqlError::new(codes::MISPLACED_AGGREGATE, message)
+                .at(ast.span)
+                .help(help));
         }
         let argument = match arguments {
             Arguments::Star if function == AggregateFunction::Count => None,
             Arguments::Star => {
                 let message = format!("{name} does not take `*`");
-                return Err(SqlError::new(codes::WRONG_ARGUMENTS, message).at(ast.span).help("only COUNT(*) counts rows"));
+                return Err(SqlError::new(codes::WRONG_ARGUMENTS, message)
+                    .at(ast.span)
+                    .help("only COUNT(*) counts rows"));
             }
             Arguments::List(list) if list.len() == 1 => Some(&list[0]),
             Arguments::List(list) => {
@@ -307,11 +430,15 @@ impl<'a> Expressions<'a> {
                 return Err(SqlError::new(codes::WRONG_ARGUMENTS, message).at(ast.span));
             }
         };
-        let bound = argument.map(|argument| self.part(argument, Place::Argument)).transpose()?;
+        let bound = argument
+            .map(|argument| self.part(argument, Place::Argument))
+            .transpose()?;
         let data_type = bound.as_ref().map_or(DataType::Any, |typed| typed.data_type.clone());
         if matches!(function, AggregateFunction::Sum | AggregateFunction::Avg) && !data_type.may_be_number() {
             let message = format!("{name} takes a number, this is {}", article(&data_type));
-            return Err(SqlError::new(codes::WRONG_TYPE, message).at(argument.map_or(ast.span, |argument| argument.span)));
+            return Err(
+                SqlError::new(codes::WRONG_TYPE, message).at(argument.map_or(ast.span, |argument| argument.span))
+            );
         }
         let filter = match filter {
             Some(filter) => {
@@ -321,14 +448,22 @@ impl<'a> Expressions<'a> {
             None => None,
         };
         let returns = function.returns(&data_type);
-        let call = AggregateCall { function, argument: bound.map(|typed| typed.expr), filter };
+        let call = AggregateCall {
+            function,
+            argument: bound.map(|typed| typed.expr),
+            filter,
+        };
         let Some(grouping) = &mut self.grouping else {
             return Err(SqlError::internal("an aggregate was bound outside of a grouped query"));
         };
-        let at = grouping.calls.iter().position(|(known, _)| *known == call).unwrap_or_else(|| {
-            grouping.calls.push((call, returns.clone()));
-            grouping.calls.len() - 1
-        });
+        let at = grouping
+            .calls
+            .iter()
+            .position(|(known, _)| *known == call)
+            .unwrap_or_else(|| {
+                grouping.calls.push((call, returns.clone()));
+                grouping.calls.len() - 1
+            });
         let column = AFTER as usize + grouping.group.len() + grouping.window_columns() + at;
         Ok(Typed::new(Expr::Column(ColumnId(column as u32)), returns))
     }
@@ -357,7 +492,13 @@ impl<'a> Expressions<'a> {
         let otherwise = otherwise.map(|otherwise| self.part(otherwise, place)).transpose()?;
         types.extend(otherwise.iter().map(|typed| typed.data_type.clone()));
         let otherwise = otherwise.map(|typed| Box::new(typed.expr));
-        Ok(Typed::new(Expr::Case { branches: bound, otherwise }, common_type(types.iter())))
+        Ok(Typed::new(
+            Expr::Case {
+                branches: bound,
+                otherwise,
+            },
+            common_type(types.iter()),
+        ))
     }
 }
 
@@ -371,7 +512,14 @@ fn into(base: Typed, mut steps: Steps, span: Span) -> Result<Typed, SqlError> {
         return Err(SqlError::new(codes::WRONG_TYPE, message).at(span));
     }
     let steps = steps.take_all();
-    Ok(Typed::new(Expr::Path { operand: Box::new(base.expr), steps, as_text: false }, DataType::Any))
+    Ok(Typed::new(
+        Expr::Path {
+            operand: Box::new(base.expr),
+            steps,
+            as_text: false,
+        },
+        DataType::Any,
+    ))
 }
 
 /// Takes the mark off the columns of the aggregate's output; a column without one is not grouped.
@@ -411,7 +559,9 @@ pub fn rewrite_columns(expr: &mut Expr, replace: &mut dyn FnMut(ColumnId) -> Opt
                 rewrite_columns(condition, replace);
                 rewrite_columns(result, replace);
             }
-            otherwise.iter_mut().for_each(|otherwise| rewrite_columns(otherwise, replace));
+            otherwise
+                .iter_mut()
+                .for_each(|otherwise| rewrite_columns(otherwise, replace));
         }
         Expr::In { operand, list, .. } => {
             rewrite_columns(operand, replace);
@@ -425,26 +575,41 @@ pub fn rewrite_columns(expr: &mut Expr, replace: &mut dyn FnMut(ColumnId) -> Opt
 }
 
 fn not_grouped(name: &str, span: Span) -> SqlError {
-    SqlError::new(codes::NOT_GROUPED, format!("column `{name}` is neither grouped nor aggregated"))
-        .at(span)
-        .detail("a group has many rows, and the column may differ among them")
-        .help(format!("add `{name}` to GROUP BY, or use it inside COUNT, SUM, AVG, MIN or MAX"))
+    SqlError::new(
+        codes::NOT_GROUPED,
+        format!("column `{name}` is neither grouped nor aggregated"),
+    )
+    .at(span)
+    .detail("a group has many rows, and the column may differ among them")
+    .help(format!(
+        "add `{name}` to GROUP BY, or use it inside COUNT, SUM, AVG, MIN or MAX"
+    ))
 }
 
 fn unknown_function(name: &Name) -> SqlError {
-    let scalar = function::all().flat_map(|function| std::iter::once(function.name).chain(function.aliases.iter().copied()));
+    let scalar =
+        function::all().flat_map(|function| std::iter::once(function.name).chain(function.aliases.iter().copied()));
     let names = scalar.chain(AggregateFunction::ALL.iter().map(|function| function.name()));
     let upper = name.text.to_ascii_uppercase();
-    SqlError::new(codes::UNKNOWN_FUNCTION, format!("function `{}` does not exist", name.text))
-        .at(name.span)
-        .help_if(did_you_mean(&upper, names))
+    SqlError::new(
+        codes::UNKNOWN_FUNCTION,
+        format!("function `{}` does not exist", name.text),
+    )
+    .at(name.span)
+    .help_if(did_you_mean(&upper, names))
 }
 
 /// The one type all have, as far as they are known; `Any` where they differ.
 fn common_type<'t>(types: impl Iterator<Item = &'t DataType>) -> DataType {
     let mut known = types.filter(|data_type| **data_type != DataType::Any);
-    let Some(first) = known.next() else { return DataType::Any };
-    if known.all(|data_type| data_type == first) { first.clone() } else { DataType::Any }
+    let Some(first) = known.next() else {
+        return DataType::Any;
+    };
+    if known.all(|data_type| data_type == first) {
+        first.clone()
+    } else {
+        DataType::Any
+    }
 }
 
 /// The time that a text tells, in microseconds since the epoch.
@@ -470,12 +635,17 @@ fn negated(literal: &Expr) -> Option<Expr> {
         Expr::Literal(Literal::Decimal(text)) => {
             let text = format!("-{text}");
             // -2^63 is an INTEGER although 2^63 is not.
-            Some(Expr::Literal(text.parse().map_or(Literal::Decimal(text), Literal::Integer)))
+            Some(Expr::Literal(
+                text.parse().map_or(Literal::Decimal(text), Literal::Integer),
+            ))
         }
         _ => None,
     }
 }
 
 fn negate(operand: Expr) -> Expr {
-    negated(&operand).unwrap_or_else(|| Expr::Unary { op: UnaryOp::Negate, operand: Box::new(operand) })
+    negated(&operand).unwrap_or_else(|| Expr::Unary {
+        op: UnaryOp::Negate,
+        operand: Box::new(operand),
+    })
 }

@@ -33,25 +33,36 @@ pub struct BoundInsert {
 pub fn insert(binder: &Binder<'_>, insert: &Insert, now: TimestampUs) -> Result<BoundInsert, SqlError> {
     let stream = binder.stream(&insert.stream)?;
     if let Some(query) = &stream.query {
-        return Err(SqlError::new(codes::NOT_ALLOWED, format!("stream `{}` is written by query `{query}`", stream.name))
-            .at(insert.stream.span)
-            .help("insert into the streams that the query reads"));
+        return Err(SqlError::new(
+            codes::NOT_ALLOWED,
+            format!("stream `{}` is written by query `{query}`", stream.name),
+        )
+        .at(insert.stream.span)
+        .help("insert into the streams that the query reads"));
     }
     let rules = write_rules(stream)?;
     let constants = Constants { stream, now };
     let rows = match &insert.values {
-        InsertValues::Payloads(payloads) => {
-            payloads.iter().map(|payload| constants.payload(payload)).collect::<Result<_, _>>()?
-        }
-        InsertValues::Rows { columns: None, rows } if stream.columns.is_empty() => {
-            rows.iter().map(|row| constants.lone_value(row)).collect::<Result<_, _>>()?
-        }
+        InsertValues::Payloads(payloads) => payloads
+            .iter()
+            .map(|payload| constants.payload(payload))
+            .collect::<Result<_, _>>()?,
+        InsertValues::Rows { columns: None, rows } if stream.columns.is_empty() => rows
+            .iter()
+            .map(|row| constants.lone_value(row))
+            .collect::<Result<_, _>>()?,
         InsertValues::Rows { columns, rows } => {
             let columns = constants.columns(columns.as_deref())?;
-            rows.iter().map(|row| constants.object(&columns, row)).collect::<Result<_, _>>()?
+            rows.iter()
+                .map(|row| constants.object(&columns, row))
+                .collect::<Result<_, _>>()?
         }
     };
-    Ok(BoundInsert { stream: stream.clone(), rules, rows })
+    Ok(BoundInsert {
+        stream: stream.clone(),
+        rules,
+        rows,
+    })
 }
 
 /// A column of an INSERT.
@@ -83,7 +94,10 @@ impl Constants<'_> {
                 text.into_bytes()
             }
             (other, _) => {
-                let message = format!("a record is a JSON text, not {}", super::expression::article(&other.data_type()));
+                let message = format!(
+                    "a record is a JSON text, not {}",
+                    super::expression::article(&other.data_type())
+                );
                 return Err(SqlError::new(codes::WRONG_TYPE, message).at(ast.span));
             }
         };
@@ -94,24 +108,37 @@ impl Constants<'_> {
     fn lone_value(&self, row: &ast::Row) -> Result<InsertRow, SqlError> {
         match row.values.as_slice() {
             [one] => self.payload(one),
-            _ => Err(SqlError::new(codes::WRONG_COUNT, format!("stream `{}` has no declared columns", self.stream.name))
-                .at(row.span)
-                .help(format!("name them: INSERT INTO {} (a, b) VALUES (…)", self.stream.name))),
+            _ => Err(SqlError::new(
+                codes::WRONG_COUNT,
+                format!("stream `{}` has no declared columns", self.stream.name),
+            )
+            .at(row.span)
+            .help(format!("name them: INSERT INTO {} (a, b) VALUES (…)", self.stream.name))),
         }
     }
 
     /// What the values are for.
     fn columns(&self, names: Option<&[Name]>) -> Result<Vec<Target>, SqlError> {
         let declared = self.stream.columns.iter().map(|column| {
-            let data_type = column.data_type.parse().map_err(|error| SqlError::internal(format!("{error}")))?;
-            Ok(Target { name: column.name.clone(), data_type, not_null: column.not_null })
+            let data_type = column
+                .data_type
+                .parse()
+                .map_err(|error| SqlError::internal(format!("{error}")))?;
+            Ok(Target {
+                name: column.name.clone(),
+                data_type,
+                not_null: column.not_null,
+            })
         });
         let declared: Vec<Target> = declared.collect::<Result<_, SqlError>>()?;
         let Some(names) = names else { return Ok(declared) };
         let mut targets: Vec<Target> = Vec::with_capacity(names.len());
         for name in names {
             if targets.iter().any(|target| target.name == name.text) {
-                return Err(SqlError::new(codes::DUPLICATE_NAME, format!("column `{}` is named twice", name.text)).at(name.span));
+                return Err(
+                    SqlError::new(codes::DUPLICATE_NAME, format!("column `{}` is named twice", name.text))
+                        .at(name.span),
+                );
             }
             let known = declared.iter().find(|column| column.name == name.text);
             targets.push(Target {
@@ -120,10 +147,19 @@ impl Constants<'_> {
                 not_null: known.is_some_and(|column| column.not_null),
             });
         }
-        match declared.iter().find(|column| column.not_null && targets.iter().all(|target| target.name != column.name)) {
+        match declared
+            .iter()
+            .find(|column| column.not_null && targets.iter().all(|target| target.name != column.name))
+        {
             Some(missing) => {
-                let span = names.first().map_or(Span::default(), |first| first.span.to(names[names.len() - 1].span));
-                Err(SqlError::new(codes::NOT_NULL, format!("column `{}` is NOT NULL and is not given", missing.name)).at(span))
+                let span = names
+                    .first()
+                    .map_or(Span::default(), |first| first.span.to(names[names.len() - 1].span));
+                Err(SqlError::new(
+                    codes::NOT_NULL,
+                    format!("column `{}` is NOT NULL and is not given", missing.name),
+                )
+                .at(span))
             }
             None => Ok(targets),
         }
@@ -135,10 +171,18 @@ impl Constants<'_> {
             return Ok(DataType::String);
         }
         if is_system_name(&name.text) {
-            return Err(wrong(format!("`{}` cannot be written", name.text)).help("of the system columns only `_topic` can be given"));
+            return Err(wrong(format!("`{}` cannot be written", name.text))
+                .help("of the system columns only `_topic` can be given"));
         }
-        if self.stream.capture_filters().any(|filter| filter.capture_names().any(|captured| captured == name.text)) {
-            return Err(wrong(format!("`{}` comes from the topic and cannot be written", name.text)).help("give the whole topic as `_topic`"));
+        if self
+            .stream
+            .capture_filters()
+            .any(|filter| filter.capture_names().any(|captured| captured == name.text))
+        {
+            return Err(
+                wrong(format!("`{}` comes from the topic and cannot be written", name.text))
+                    .help("give the whole topic as `_topic`"),
+            );
         }
         match (known, self.stream.options.format) {
             (Some(column), _) => Ok(column.data_type.clone()),
@@ -157,7 +201,11 @@ impl Constants<'_> {
     fn object(&self, columns: &[Target], row: &ast::Row) -> Result<InsertRow, SqlError> {
         if row.values.len() != columns.len() {
             let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-            let message = format!("{} for {}", plural(row.values.len(), "value"), plural(columns.len(), "column"));
+            let message = format!(
+                "{} for {}",
+                plural(row.values.len(), "value"),
+                plural(columns.len(), "column")
+            );
             return Err(SqlError::new(codes::WRONG_COUNT, message).at(row.span));
         }
         let (mut json, mut topic) = (String::from("{"), None);
@@ -167,33 +215,49 @@ impl Constants<'_> {
                 topic = self.topic(&value, ast.span)?;
                 continue;
             }
+            let given = value.clone();
             let value = self.fitting(column, value, ast.span)?;
             if let (Value::String(text), Format::Text) = (&value, self.stream.options.format) {
-                return Ok(InsertRow { payload: text.clone().into_bytes(), topic });
+                return Ok(InsertRow {
+                    payload: text.clone().into_bytes(),
+                    topic,
+                });
             }
             if let (Value::Bytea(bytes), Format::Raw) = (&value, self.stream.options.format) {
-                return Ok(InsertRow { payload: bytes.clone(), topic });
+                return Ok(InsertRow {
+                    payload: bytes.clone(),
+                    topic,
+                });
             }
             if json.len() > 1 {
                 json.push(',');
             }
             write_json_string(&column.name, &mut json);
             json.push(':');
-            match spelled_number(ast).filter(|_| column.data_type.may_be_number()) {
-                // `9001.0` stays `9001.0`.
+            let keeps = matches!(column.data_type, DataType::Float | DataType::Decimal(_)) || value == given;
+            match spelled_number(ast).filter(|_| keeps) {
+                // `9001.0` stays `9001.0`; for an INTEGER column 7.6 is 8.
                 Some(number) => json.push_str(&number),
                 None => value.write_json(&mut json),
             }
         }
         json.push('}');
-        Ok(InsertRow { payload: json.into(), topic })
+        Ok(InsertRow {
+            payload: json.into(),
+            topic,
+        })
     }
 
     fn topic(&self, value: &Value, span: Span) -> Result<Option<TopicName>, SqlError> {
         let Some(text) = value.as_str() else {
-            return if value.is_null() { Ok(None) } else { Err(SqlError::new(codes::WRONG_TYPE, "_topic takes a STRING").at(span)) };
+            return if value.is_null() {
+                Ok(None)
+            } else {
+                Err(SqlError::new(codes::WRONG_TYPE, "_topic takes a STRING").at(span))
+            };
         };
-        let topic = TopicName::new(text).map_err(|error| SqlError::new(codes::BAD_TOPIC, error.to_string()).at(span))?;
+        let topic =
+            TopicName::new(text).map_err(|error| SqlError::new(codes::BAD_TOPIC, error.to_string()).at(span))?;
         if topic.is_reserved() {
             return Err(SqlError::new(codes::BAD_TOPIC, "topics that begin with `$` belong to the server").at(span));
         }
@@ -211,7 +275,11 @@ impl Constants<'_> {
             return Err(SqlError::new(codes::NOT_NULL, format!("column `{}` is NOT NULL", column.name)).at(span));
         }
         cast(&value, &column.data_type).map_err(|fault| {
-            let message = format!("column `{}` takes {}: {fault}", column.name, super::expression::article(&column.data_type));
+            let message = format!(
+                "column `{}` takes {}: {fault}",
+                column.name,
+                super::expression::article(&column.data_type)
+            );
             SqlError::new(codes::WRONG_TYPE, message).at(span)
         })
     }
@@ -221,11 +289,15 @@ impl Constants<'_> {
         let scope = Scope::new(self.stream, &self.stream.name, &[])?;
         let bound = Expressions::new(scope).bind(ast, Place::Option)?;
         let mut constant = true;
-        bound.expr.walk(&mut |part| constant &= !matches!(part, Expr::Column(_)));
+        bound
+            .expr
+            .walk(&mut |part| constant &= !matches!(part, Expr::Column(_)));
         if !constant {
-            return Err(SqlError::new(codes::NOT_CONSTANT, "VALUES takes constants, this names a column")
-                .at(ast.span)
-                .help("strings are written in quotes"));
+            return Err(
+                SqlError::new(codes::NOT_CONSTANT, "VALUES takes constants, this names a column")
+                    .at(ast.span)
+                    .help("strings are written in quotes"),
+            );
         }
         Expression::constant(&bound.expr, &Moment { now: self.now })
             .map_err(|error| SqlError::new(codes::WRONG_TYPE, error.to_string()).at(ast.span))
@@ -236,7 +308,10 @@ impl Constants<'_> {
 fn spelled_number(ast: &ast::Expr) -> Option<String> {
     let (sign, text) = match &ast.kind {
         ExprKind::Number(text) => ("", text),
-        ExprKind::Unary { op: UnaryOp::Minus, operand } => match &operand.kind {
+        ExprKind::Unary {
+            op: UnaryOp::Minus,
+            operand,
+        } => match &operand.kind {
             ExprKind::Number(text) => ("-", text),
             _ => return None,
         },

@@ -34,26 +34,43 @@ impl<'a> Options<'a> {
         for (at, option) in options.iter().enumerate() {
             let name = option.name.text.to_ascii_uppercase();
             if !known.contains(&name.as_str()) {
-                return Err(SqlError::new(codes::UNKNOWN_OPTION, format!("{owner} has no option `{}`", option.name.text))
-                    .at(option.name.span)
-                    .help(match closest(&name, known.iter().copied()) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("the options are {}", known.join(", ")),
-                    }));
+                return Err(SqlError::new(
+                    codes::UNKNOWN_OPTION,
+                    format!("{owner} has no option `{}`", option.name.text),
+                )
+                .at(option.name.span)
+                .help(match closest(&name, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the options are {}", known.join(", ")),
+                }));
             }
-            if options[..at].iter().any(|earlier| earlier.name.text.eq_ignore_ascii_case(&name)) {
+            if options[..at]
+                .iter()
+                .any(|earlier| earlier.name.text.eq_ignore_ascii_case(&name))
+            {
                 return Err(SqlError::new(codes::WRITTEN_TWICE, format!("{name} is given twice")).at(option.name.span));
             }
         }
-        Ok(Options { rest: options.iter().collect(), known, source })
+        Ok(Options {
+            rest: options.iter().collect(),
+            known,
+            source,
+        })
     }
 
     /// The option of that name, if it is given.
     pub fn take(&mut self, name: &str) -> Option<Given<'a>> {
         debug_assert!(self.known.contains(&name), "{name} is not in the list of options");
-        let at = self.rest.iter().position(|option| option.name.text.eq_ignore_ascii_case(name))?;
+        let at = self
+            .rest
+            .iter()
+            .position(|option| option.name.text.eq_ignore_ascii_case(name))?;
         let option = self.rest.swap_remove(at);
-        Some(Given { name: &option.name, value: &option.value, source: self.source })
+        Some(Given {
+            name: &option.name,
+            value: &option.value,
+            source: self.source,
+        })
     }
 }
 
@@ -61,8 +78,11 @@ impl<'a> Given<'a> {
     /// The value cannot be what it is.
     pub fn wrong(&self, wanted: impl std::fmt::Display) -> SqlError {
         let name = self.name.text.to_ascii_uppercase();
-        SqlError::new(codes::BAD_OPTION, format!("{name} takes {wanted}, not {}", self.value.span.of(self.source)))
-            .at(self.value.span)
+        SqlError::new(
+            codes::BAD_OPTION,
+            format!("{name} takes {wanted}, not {}", self.value.span.of(self.source)),
+        )
+        .at(self.value.span)
     }
 
     /// A text, or a word without quotes.
@@ -72,16 +92,23 @@ impl<'a> Given<'a> {
             ExprKind::Name(name) => name.text.clone(),
             _ => return Err(self.wrong("a string")),
         };
-        Ok(Text { text, span: self.value.span })
+        Ok(Text {
+            text,
+            span: self.value.span,
+        })
     }
 
     /// One of several words, in any case.
     pub fn word(&self, words: &[&'static str]) -> Result<&'static str, SqlError> {
         let text = self.text().map_err(|_| self.wrong(list(words)))?.text;
-        words.iter().copied().find(|word| word.eq_ignore_ascii_case(&text)).ok_or_else(|| {
-            let near = closest(&text, words.iter().copied()).map(|near| format!("did you mean '{near}'?"));
-            self.wrong(list(words)).help_if(near)
-        })
+        words
+            .iter()
+            .copied()
+            .find(|word| word.eq_ignore_ascii_case(&text))
+            .ok_or_else(|| {
+                let near = closest(&text, words.iter().copied()).map(|near| format!("did you mean '{near}'?"));
+                self.wrong(list(words)).help_if(near)
+            })
     }
 
     /// A whole number in a range.
@@ -111,7 +138,10 @@ impl<'a> Given<'a> {
             _ => None,
         };
         let ms = us.and_then(|us| u64::try_from(us / 1_000).ok());
-        ms.ok_or_else(|| self.wrong("an interval of fixed length").help("write it as INTERVAL '10' SECOND"))
+        ms.ok_or_else(|| {
+            self.wrong("an interval of fixed length")
+                .help("write it as INTERVAL '10' SECOND")
+        })
     }
 
     /// An expression over the columns: written plainly, or as a string with the expression inside.

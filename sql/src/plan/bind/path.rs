@@ -78,7 +78,11 @@ pub fn path(expr: &Expr) -> Result<(&Expr, Steps), SqlError> {
         let (base, step, span) = match &at.kind {
             ExprKind::Member { base, name } => (base, PathStep::Member(name.text.clone()), name.span),
             ExprKind::Index { base, index } => (base, step(index)?, index.span),
-            ExprKind::Arrow { base, key, as_text: false } => (base, step(key)?, key.span),
+            ExprKind::Arrow {
+                base,
+                key,
+                as_text: false,
+            } => (base, step(key)?, key.span),
             _ => return Ok((at, Steps(steps))),
         };
         steps.push_front((step, span));
@@ -96,7 +100,10 @@ pub fn step(key: &Expr) -> Result<PathStep, SqlError> {
         ExprKind::Text(text) => Ok(PathStep::Member(text.clone())),
         ExprKind::Name(name) if name.quote == Quote::Double => Ok(PathStep::Member(name.text.clone())),
         ExprKind::Number(text) => position(text, 1, key.span),
-        ExprKind::Unary { op: UnaryOp::Minus, operand } => match &operand.kind {
+        ExprKind::Unary {
+            op: UnaryOp::Minus,
+            operand,
+        } => match &operand.kind {
             ExprKind::Number(text) => position(text, -1, key.span),
             _ => Err(not_constant(key)),
         },

@@ -55,7 +55,10 @@ impl<'a> Scope<'a> {
             Format::Raw => vec![("value".to_owned(), DataType::Bytea)],
         };
         let mut names = Vec::new();
-        for filter in captures.iter().filter_map(|text| TopicFilter::capture(text.as_str()).ok()) {
+        for filter in captures
+            .iter()
+            .filter_map(|text| TopicFilter::capture(text.as_str()).ok())
+        {
             for name in filter.capture_names() {
                 if !names.iter().any(|known| known == name) {
                     names.push(name.to_owned());
@@ -108,13 +111,24 @@ impl<'a> Scope<'a> {
     pub fn declared_column(&mut self, name: &str) -> Option<ColumnId> {
         let data_type = self.declared.iter().find(|(declared, _)| declared == name)?.1.clone();
         let path = vec![PathStep::Member(name.to_owned())];
-        Some(self.column(SourceColumn::Field { path, data_type: data_type.clone() }, name, data_type))
+        Some(self.column(
+            SourceColumn::Field {
+                path,
+                data_type: data_type.clone(),
+            },
+            name,
+            data_type,
+        ))
     }
 
     /// The column that `name`, followed by `steps`, stands for. The steps that are part of the column are taken away.
     pub fn resolve(&mut self, name: &Name, steps: &mut Steps) -> Result<ColumnId, SqlError> {
         if let Some((text, column, data_type)) = SYSTEM.iter().find(|(system, ..)| *system == name.text) {
-            let level = if *column == SourceColumn::Topic { steps.take_index() } else { None };
+            let level = if *column == SourceColumn::Topic {
+                steps.take_index()
+            } else {
+                None
+            };
             return match level {
                 Some(level) => self.topic_level(level, name.span),
                 None => Ok(self.column(column.clone(), text, data_type.clone())),
@@ -133,14 +147,25 @@ impl<'a> Scope<'a> {
         let mut path = vec![PathStep::Member(name.text.clone())];
         let label = steps.label(&name.text);
         path.extend(steps.take_all());
-        Ok(self.column(SourceColumn::Field { path, data_type: DataType::Any }, &label, DataType::Any))
+        Ok(self.column(
+            SourceColumn::Field {
+                path,
+                data_type: DataType::Any,
+            },
+            &label,
+            DataType::Any,
+        ))
     }
 
     fn topic_level(&mut self, level: i64, span: Span) -> Result<ColumnId, SqlError> {
         let Ok(level) = i32::try_from(level) else {
             return Err(SqlError::new(codes::BAD_TOPIC, "no topic has that many levels").at(span));
         };
-        Ok(self.column(SourceColumn::TopicLevel(level), &format!("_topic[{level}]"), DataType::String))
+        Ok(self.column(
+            SourceColumn::TopicLevel(level),
+            &format!("_topic[{level}]"),
+            DataType::String,
+        ))
     }
 
     fn declared_path(&mut self, name: &Name, mut data_type: DataType, steps: &mut Steps) -> Result<ColumnId, SqlError> {
@@ -151,21 +176,38 @@ impl<'a> Scope<'a> {
                 (DataType::Array(of), PathStep::Index(_)) => *of,
                 (DataType::Jsonb | DataType::Any, _) => DataType::Any,
                 (other, _) => {
-                    let message = format!("column `{}` has the type {other}: there is nothing inside it", name.text);
+                    let message = format!(
+                        "column `{}` has the type {other}: there is nothing inside it",
+                        name.text
+                    );
                     return Err(SqlError::new(codes::WRONG_TYPE, message).at(name.span.to(span)));
                 }
             };
             path.extend(steps.take());
         }
-        Ok(self.column(SourceColumn::Field { path, data_type: data_type.clone() }, &label, data_type))
+        Ok(self.column(
+            SourceColumn::Field {
+                path,
+                data_type: data_type.clone(),
+            },
+            &label,
+            data_type,
+        ))
     }
 
     fn unknown(&self, name: &Name) -> SqlError {
-        let names: Vec<&str> =
-            self.declared.iter().map(|(name, _)| name.as_str()).chain(self.captures.iter().map(String::as_str)).collect();
+        let names: Vec<&str> = self
+            .declared
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .chain(self.captures.iter().map(String::as_str))
+            .collect();
         let system = SYSTEM.iter().map(|(name, ..)| *name);
         let help = if name.quote == Quote::Double && did_you_mean(&name.text, names.iter().copied()).is_none() {
-            Some(format!("strings are written in single quotes: '{}'", name.text.replace('\'', "''")))
+            Some(format!(
+                "strings are written in single quotes: '{}'",
+                name.text.replace('\'', "''")
+            ))
         } else {
             did_you_mean(&name.text, names.iter().copied().chain(system))
         };

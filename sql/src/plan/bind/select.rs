@@ -5,14 +5,15 @@ use headwater_store::{Qos, StreamRow};
 use crate::ast::{self, EmitKind, ExprKind, Item, Name, StartKind};
 use crate::error::{SqlError, codes};
 use crate::parse::parse_expression;
-use crate::plan::bind::expression::{Expressions, Grouping, Place, Typed, literal_moment, rewrite_columns};
+use crate::plan::bind::assemble::Parts;
+use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, literal_moment, rewrite_columns};
 use crate::plan::bind::scope::Scope;
 use crate::plan::bind::template::ParsedTemplate;
 use crate::plan::bind::{Binder, BoundSelect, topic};
+use crate::plan::explain::show;
 use crate::plan::physical::{
-    Aggregate, AggregateFunction, BinaryOp, ColumnId, Emit, Expr, Form, Node, Op, OperatorId, OrderBy, Plan, Routing,
-    Schema, Sink, SinkItem, Source, Start, StateBound, Template, TemplatePart, Window, WindowColumns,
-    WindowKind,
+    AggregateFunction, BinaryOp, ColumnId, Emit, Expr, OrderBy, Plan, Routing, Schema, Sink, SinkItem, Source, Start,
+    Template, TemplatePart, Window, WindowKind,
 };
 use crate::types::{DataType, Literal};
 
@@ -37,7 +38,11 @@ const DELAY_US: i64 = 5_000_000;
 /// A SELECT by itself.
 pub fn alone(binder: &Binder<'_>, select: &ast::Select) -> Result<BoundSelect, SqlError> {
     let (plan, warnings) = plan(binder, select, None)?;
-    Ok(BoundSelect { plan, push: select.emit.is_some(), warnings })
+    Ok(BoundSelect {
+        plan,
+        push: select.emit.is_some(),
+        warnings,
+    })
 }
 
 /// The plan of a SELECT; with `output`, of the query that writes that stream.
@@ -53,10 +58,16 @@ pub fn plan(
         Some(filter) => vec![filter.as_str().to_owned()],
         None => stream.captures.clone(),
     };
-    let qualifier = select.from.alias.as_ref().map_or(stream.name.as_str(), |alias| &alias.text);
+    let qualifier = select
+        .from
+        .alias
+        .as_ref()
+        .map_or(stream.name.as_str(), |alias| &alias.text);
     let mut expressions = Expressions::new(Scope::new(stream, qualifier, &captures)?);
     let timestamp = event_time(stream, &mut expressions)?;
-    let on_topic = filter.as_ref().and_then(|filter| topic::condition(&mut expressions.scope, filter));
+    let on_topic = filter
+        .as_ref()
+        .and_then(|filter| topic::condition(&mut expressions.scope, filter));
 
     let names = output_names(&select.items)?;
     expressions.aliases = select
@@ -64,13 +75,25 @@ pub fn plan(
         .iter()
         .zip(&names)
         .filter_map(|(item, name)| match item {
-            Item::Expr { expr, .. } => Some((name.clone(), expr)),
+            Item::Expr { expr, alias } => Some(Alias {
+                name: name.clone(),
+                expr,
+                explicit: alias.is_some(),
+            }),
             Item::All(_) => None,
         })
         .collect();
-    let condition = select.filter.as_ref().map(|filter| expressions.condition(filter, Place::Where, "WHERE"));
+    expressions.windowed = select.window.is_some();
+    let condition = select
+        .filter
+        .as_ref()
+        .map(|filter| expressions.condition(filter, Place::Where, "WHERE"));
     let condition = match (on_topic, condition.transpose()?) {
-        (Some(a), Some(b)) => Some(Expr::Binary { op: BinaryOp::And, left: Box::new(a), right: Box::new(b) }),
+        (Some(a), Some(b)) => Some(Expr::Binary {
+            op: BinaryOp::And,
+            left: Box::new(a),
+            right: Box::new(b),
+        }),
         (a, b) => a.or(b),
     };
     let window = window(select, emit)?;
@@ -90,14 +113,31 @@ pub fn plan(
         form: stream.form,
         columns: expressions.scope.columns.clone(),
         captures,
-        delay_us: stream.options.delay_ms.map_or(if timestamp.is_some() { DELAY_US } else { 0 }, micros),
+        delay_us: stream
+            .options
+            .delay_ms
+            .map_or(if timestamp.is_some() { DELAY_US } else { 0 }, micros),
         idle_us: stream.options.idle_ms.map(micros),
         timestamp,
         start,
     };
     let limit = select.limit.map(|limit| limit.count);
-    let parts = Parts { source, condition, exchange, window, having, projection, sink, order_by, limit, emit };
-    Ok((parts.assemble(expressions.scope.schema, expressions.grouping), expressions.warnings))
+    let parts = Parts {
+        source,
+        condition,
+        exchange,
+        window,
+        having,
+        projection,
+        sink,
+        order_by,
+        limit,
+        emit,
+    };
+    Ok((
+        parts.assemble(expressions.scope.schema, expressions.grouping),
+        expressions.warnings,
+    ))
 }
 
 fn micros(ms: u64) -> i64 {
@@ -116,11 +156,17 @@ fn emit(select: &ast::Select, persistent: bool) -> Emit {
 /// LIMIT and ORDER BY need an end.
 fn refuse_endless(select: &ast::Select, emit: Emit, persistent: bool) -> Result<(), SqlError> {
     if let (Some(limit), true) = (select.limit, persistent) {
-        return Err(SqlError::not_supported("LIMIT in a query that writes a stream", limit.span));
+        return Err(SqlError::not_supported(
+            "LIMIT in a query that writes a stream",
+            limit.span,
+        ));
     }
     match select.order_by.first() {
-        Some(first) if emit != Emit::AtEnd => Err(SqlError::not_supported("ORDER BY in a query that goes on", first.expr.span)
-            .help("a SELECT without EMIT ends, and can be ordered")),
+        Some(first) if emit != Emit::AtEnd => Err(SqlError::not_supported(
+            "ORDER BY in a query that goes on",
+            first.expr.span,
+        )
+        .help("a SELECT without EMIT ends, and can be ordered")),
         _ => Ok(()),
     }
 }
@@ -133,17 +179,22 @@ fn source<'a>(
     match &select.from.source {
         ast::Source::Stream(name) => {
             if let Some(output) = output.filter(|output| output.name.text == name.text) {
-                return Err(SqlError::new(codes::FEEDS_ITSELF, format!("`{}` would read what it writes", output.name.text))
-                    .at(name.span)
-                    .help("give the new stream another name"));
+                return Err(SqlError::new(
+                    codes::FEEDS_ITSELF,
+                    format!("`{}` would read what it writes", output.name.text),
+                )
+                .at(name.span)
+                .help("give the new stream another name"));
             }
             Ok((binder.stream(name)?, None))
         }
         ast::Source::Topic(text) if output.is_some() => {
-            Err(SqlError::not_supported("a topic filter in a query that writes a stream", text.span).help(format!(
-                "make a stream of these topics first, CREATE STREAM s FROM TOPIC '{}', and select from it",
-                text.text
-            )))
+            Err(
+                SqlError::not_supported("a topic filter in a query that writes a stream", text.span).help(format!(
+                    "make a stream of these topics first, CREATE STREAM s FROM TOPIC '{}', and select from it",
+                    text.text
+                )),
+            )
         }
         ast::Source::Topic(text) => {
             let (stream, filter) = topic::source(binder.catalog, text)?;
@@ -154,10 +205,15 @@ fn source<'a>(
 
 /// The stream's TIMESTAMP as a column expression.
 pub fn event_time(stream: &StreamRow, expressions: &mut Expressions<'_>) -> Result<Option<Expr>, SqlError> {
-    let Some(text) = &stream.options.timestamp else { return Ok(None) };
+    let Some(text) = &stream.options.timestamp else {
+        return Ok(None);
+    };
     let bound = parse_expression(text).and_then(|ast| expressions.bind(&ast, Place::Option));
     let bound = bound.map_err(|error| {
-        SqlError::internal(format!("the TIMESTAMP of stream `{}` cannot be read: {}", stream.name, error.message))
+        SqlError::internal(format!(
+            "the TIMESTAMP of stream `{}` cannot be read: {}",
+            stream.name, error.message
+        ))
     })?;
     Ok(Some(as_timestamp(bound)))
 }
@@ -166,7 +222,10 @@ pub fn event_time(stream: &StreamRow, expressions: &mut Expressions<'_>) -> Resu
 pub fn as_timestamp(typed: Typed) -> Expr {
     match typed.data_type {
         DataType::Timestamp => typed.expr,
-        _ => Expr::Cast { operand: Box::new(typed.expr), to: DataType::Timestamp },
+        _ => Expr::Cast {
+            operand: Box::new(typed.expr),
+            to: DataType::Timestamp,
+        },
     }
 }
 
@@ -217,9 +276,12 @@ fn window(select: &ast::Select, emit: Emit) -> Result<Option<Window>, SqlError> 
     let Some(window) = &select.window else { return Ok(None) };
     let fixed = |interval: &ast::Interval, least: i64| {
         interval.value.fixed_us().filter(|us| *us >= least).ok_or_else(|| {
-            SqlError::new(codes::BAD_WINDOW, "a window needs a length of at least 1 millisecond that does not depend on the calendar")
-                .at(interval.span)
-                .help("units up to WEEK have a fixed length")
+            SqlError::new(
+                codes::BAD_WINDOW,
+                "a window needs a length of at least 1 millisecond that does not depend on the calendar",
+            )
+            .at(interval.span)
+            .help("units up to WEEK have a fixed length")
         })
     };
     let size_us = fixed(&window.size, 1_000)?;
@@ -227,7 +289,10 @@ fn window(select: &ast::Select, emit: Emit) -> Result<Option<Window>, SqlError> 
         Some(grace) => fixed(grace, 0)?,
         None => Window::default_grace_us(size_us, emit),
     };
-    Ok(Some(Window { kind: WindowKind::Tumbling { size_us }, grace_us }))
+    Ok(Some(Window {
+        kind: WindowKind::Tumbling { size_us },
+        grace_us,
+    }))
 }
 
 /// Binds GROUP BY, where the query groups at all.
@@ -240,9 +305,11 @@ fn bind_grouping(select: &ast::Select, expressions: &mut Expressions<'_>) -> Res
     let order = select.order_by.iter().map(|item| &item.expr);
     let aggregates = items.chain(&select.having).chain(order).any(has_aggregate);
     if let (Some(window), true, false) = (&select.window, select.group_by.is_empty(), aggregates) {
-        return Err(SqlError::new(codes::BAD_WINDOW, "a window without GROUP BY or an aggregate function")
-            .at(window.span)
-            .help("a window collects rows: SELECT COUNT(*) … GROUP BY TUMBLING (…)"));
+        return Err(
+            SqlError::new(codes::BAD_WINDOW, "a window without GROUP BY or an aggregate function")
+                .at(window.span)
+                .help("a window collects rows: SELECT COUNT(*) … GROUP BY TUMBLING (…)"),
+        );
     }
     if !windowed && !aggregates && select.group_by.is_empty() {
         return Ok(());
@@ -250,12 +317,16 @@ fn bind_grouping(select: &ast::Select, expressions: &mut Expressions<'_>) -> Res
     let mut group: Vec<Typed> = Vec::new();
     for ast in &select.group_by {
         // Grouping by a window's columns is what the window itself does.
-        if windowed && matches!(&ast.kind, ExprKind::Name(name) if matches!(name.text.as_str(), "window_start" | "window_end")) {
+        if windowed
+            && matches!(&ast.kind, ExprKind::Name(name) if matches!(name.text.as_str(), "window_start" | "window_end"))
+        {
             continue;
         }
         let bound = expressions.bind(ast, Place::GroupBy)?;
         let mut columns = 0;
-        bound.expr.walk(&mut |part| columns += usize::from(matches!(part, Expr::Column(_))));
+        bound
+            .expr
+            .walk(&mut |part| columns += usize::from(matches!(part, Expr::Column(_))));
         if columns == 0 {
             return Err(SqlError::new(codes::WRONG_TYPE, "GROUP BY takes columns, this is a constant").at(ast.span));
         }
@@ -263,7 +334,11 @@ fn bind_grouping(select: &ast::Select, expressions: &mut Expressions<'_>) -> Res
             group.push(bound);
         }
     }
-    expressions.grouping = Some(Grouping { group, windowed, ..Grouping::default() });
+    expressions.grouping = Some(Grouping {
+        group,
+        windowed,
+        ..Grouping::default()
+    });
     Ok(())
 }
 
@@ -286,10 +361,13 @@ fn check_final(select: &ast::Select, emit: Emit) -> Result<(), SqlError> {
 
 /// The columns of the Project operator: those people see, then those only keys, topics and ORDER BY need.
 #[derive(Debug, Default)]
-struct Projection {
-    exprs: Vec<Expr>,
-    schema: Schema,
-    items: Vec<SinkItem>,
+pub struct Projection {
+    /// One for each column.
+    pub exprs: Vec<Expr>,
+    /// Their names and types.
+    pub schema: Schema,
+    /// What people see, in order.
+    pub items: Vec<SinkItem>,
 }
 
 impl Projection {
@@ -305,17 +383,21 @@ impl Projection {
         self.schema.push(name, data_type)
     }
 
+    /// A column that people do not see unless an item is the same; `input` is what the projection reads.
+    fn hidden(&mut self, expr: &Expr, data_type: &DataType, input: &Schema) -> ColumnId {
+        self.column(expr, &show(expr, input), data_type)
+    }
+
     fn item(&mut self, typed: Typed, name: &str) {
         let column = self.column(&typed.expr, name, &typed.data_type);
-        self.items.push(SinkItem::Column { name: name.to_owned(), column });
+        self.items.push(SinkItem::Column {
+            name: name.to_owned(),
+            column,
+        });
     }
 }
 
-fn project(
-    select: &ast::Select,
-    names: &[String],
-    expressions: &mut Expressions<'_>,
-) -> Result<Projection, SqlError> {
+fn project(select: &ast::Select, names: &[String], expressions: &mut Expressions<'_>) -> Result<Projection, SqlError> {
     let mut projection = Projection::default();
     for (item, name) in select.items.iter().zip(names) {
         match item {
@@ -325,9 +407,11 @@ fn project(
             }
             Item::All(span) => {
                 if expressions.grouping.is_some() {
-                    return Err(SqlError::new(codes::NOT_GROUPED, "`*` cannot stand in a query that groups")
-                        .at(*span)
-                        .help("name the grouping columns and the aggregates"));
+                    return Err(
+                        SqlError::new(codes::NOT_GROUPED, "`*` cannot stand in a query that groups")
+                            .at(*span)
+                            .help("name the grouping columns and the aggregates"),
+                    );
                 }
                 project_all(names, expressions, &mut projection);
             }
@@ -346,8 +430,16 @@ fn project_all(names: &[String], expressions: &mut Expressions<'_>, projection: 
         return;
     }
     for (name, data_type) in scope.declared().to_vec() {
-        if !names.contains(&name) && let Some(column) = scope.declared_column(&name) {
-            projection.item(Typed { expr: Expr::Column(column), data_type }, &name);
+        if !names.contains(&name)
+            && let Some(column) = scope.declared_column(&name)
+        {
+            projection.item(
+                Typed {
+                    expr: Expr::Column(column),
+                    data_type,
+                },
+                &name,
+            );
         }
     }
 }
@@ -355,9 +447,12 @@ fn project_all(names: &[String], expressions: &mut Expressions<'_>, projection: 
 fn having(select: &ast::Select, expressions: &mut Expressions<'_>) -> Result<Option<Expr>, SqlError> {
     let Some(having) = &select.having else { return Ok(None) };
     if expressions.grouping.is_none() {
-        return Err(SqlError::new(codes::MISPLACED_AGGREGATE, "HAVING without GROUP BY or an aggregate function")
-            .at(having.span)
-            .help("write the condition in WHERE"));
+        return Err(SqlError::new(
+            codes::MISPLACED_AGGREGATE,
+            "HAVING without GROUP BY or an aggregate function",
+        )
+        .at(having.span)
+        .help("write the condition in WHERE"));
     }
     expressions.condition(having, Place::Result, "HAVING").map(Some)
 }
@@ -370,10 +465,22 @@ fn order_by(
     let mut order = Vec::with_capacity(select.order_by.len());
     for item in &select.order_by {
         let bound = expressions.bind(&item.expr, Place::Result)?;
-        let column = projection.column(&bound.expr, "(order)", &bound.data_type);
-        order.push(OrderBy { expr: Expr::Column(column), descending: item.descending });
+        let column = projection.hidden(&bound.expr, &bound.data_type, &input(expressions));
+        order.push(OrderBy {
+            expr: Expr::Column(column),
+            descending: item.descending,
+        });
     }
     Ok(order)
+}
+
+/// The columns that the projection reads.
+fn input(expressions: &Expressions<'_>) -> Schema {
+    let source = &expressions.scope.schema;
+    match &expressions.grouping {
+        Some(grouping) => grouping.schema(source),
+        None => source.clone(),
+    }
 }
 
 /// What places a row, for the Exchange (over the source) and for the Sink (over the projection), with the record's key.
@@ -387,7 +494,7 @@ fn routing(
     let template = match output.and_then(|output| output.topic.as_ref()) {
         Some(template) => {
             check_template(template, expressions, names, select)?;
-            Some(template.bind(expressions, Place::Result)?)
+            Some(template.bind(expressions, Place::Output)?)
         }
         None => None,
     };
@@ -397,19 +504,34 @@ fn routing(
         topic: template.as_ref().map(|template| map_template(template, to_source)),
         key: key.iter().map(|typed| to_source(&typed.expr)).collect(),
     };
+    let input = input(expressions);
     let mut placed = |typed: &Typed| match &typed.expr {
         constant @ Expr::Literal(_) => constant.clone(),
-        expr => Expr::Column(projection.column(expr, "(key)", &typed.data_type)),
+        expr => Expr::Column(projection.hidden(expr, &typed.data_type, &input)),
     };
     let routing_key: Vec<Expr> = key.iter().map(&mut placed).collect();
     let window_key = window_key.as_ref().map(&mut placed);
     let topic = template.map(|template| {
-        map_template(&template, |expr| Expr::Column(projection.column(expr, "(topic)", &DataType::Any)))
+        map_template(&template, |expr| {
+            Expr::Column(projection.hidden(expr, &expr.data_type(&input), &input))
+        })
     });
     let key = routing_key.iter().cloned().chain(window_key).collect();
-    let routing = Routing { topic, key: routing_key };
+    let routing = Routing {
+        topic,
+        key: routing_key,
+    };
     let (qos, retain) = output.map_or((Qos::AtMostOnce, false), |output| (output.qos, output.retain));
-    Ok((exchange, Sink { items: projection.items.clone(), key, routing, qos, retain }))
+    Ok((
+        exchange,
+        Sink {
+            items: projection.items.clone(),
+            key,
+            routing,
+            qos,
+            retain,
+        },
+    ))
 }
 
 /// The expressions of a row's key, and `window_start` where the row is one of a window.
@@ -419,24 +541,35 @@ fn key(
 ) -> Result<(Vec<Typed>, Option<Typed>), SqlError> {
     let own = output.and_then(|output| output.key.as_ref());
     let Some(grouping) = &expressions.grouping else {
-        let key = own.map(|key| expressions.bind(key, Place::Result)).transpose()?;
+        let key = own.map(|key| expressions.bind(key, Place::Output)).transpose()?;
         return Ok((key.into_iter().collect(), None));
     };
     if let Some(own) = own {
-        return Err(SqlError::new(codes::BAD_OPTION, "KEY cannot be given to a query that groups")
-            .at(own.span)
-            .detail("its key is GROUP BY, with window_start where there is a window"));
+        return Err(
+            SqlError::new(codes::BAD_OPTION, "KEY cannot be given to a query that groups")
+                .at(own.span)
+                .detail("its key is GROUP BY, with window_start where there is a window"),
+        );
     }
     let column = |number: usize, data_type: &DataType| Typed {
         expr: Expr::Column(ColumnId(number as u32)),
         data_type: data_type.clone(),
     };
-    let mut key: Vec<_> =
-        grouping.group.iter().enumerate().map(|(number, group)| column(number, &group.data_type)).collect();
-    let window = grouping.windowed.then(|| column(grouping.group.len(), &DataType::Timestamp));
+    let mut key: Vec<_> = grouping
+        .group
+        .iter()
+        .enumerate()
+        .map(|(number, group)| column(number, &group.data_type))
+        .collect();
+    let window = grouping
+        .windowed
+        .then(|| column(grouping.group.len(), &DataType::Timestamp));
     if key.is_empty() {
         // One group for all: one key for all, so that its rows stay together.
-        key.push(Typed { expr: Expr::Literal(Literal::String(String::new())), data_type: DataType::String });
+        key.push(Typed {
+            expr: Expr::Literal(Literal::String(String::new())),
+            data_type: DataType::String,
+        });
     }
     Ok((key, window))
 }
@@ -452,20 +585,29 @@ fn check_template(
     let all = select.items.iter().any(|item| matches!(item, Item::All(_)));
     for name in template.names() {
         if !all && !names.contains(&name.text) {
-            let message = format!("the topic template names `{}`, which the query does not select", name.text);
+            let message = format!(
+                "the topic template names `{}`, which the query does not select",
+                name.text
+            );
             return Err(SqlError::new(codes::UNKNOWN_COLUMN, message)
                 .at(template.span())
                 .help(format!("add `{}` to the SELECT list", name.text)));
         }
         let place = names.iter().position(|known| *known == name.text);
-        let (Some(place), Some(grouping)) = (place, &expressions.grouping) else { continue };
-        let (groups, Item::Expr { expr, .. }) = (grouping.group.len(), &select.items[place]) else { continue };
+        let (Some(place), Some(grouping)) = (place, &expressions.grouping) else {
+            continue;
+        };
+        let (groups, Item::Expr { expr, .. }) = (grouping.group.len(), &select.items[place]) else {
+            continue;
+        };
         let bound = expressions.bind(expr, Place::Item)?;
         if !matches!(bound.expr, Expr::Column(column) if column.index() < groups) {
             let message = format!("the topic template names `{}`, which is no grouping column", name.text);
             return Err(SqlError::new(codes::BAD_TOPIC, message)
                 .at(template.span())
-                .detail("the state of a group lives where its results go, so the topic must be known from GROUP BY alone")
+                .detail(
+                    "the state of a group lives where its results go, so the topic must be known from GROUP BY alone",
+                )
                 .help("use only grouping columns in TOPIC"));
         }
     }
@@ -475,172 +617,50 @@ fn check_template(
 fn map_template(template: &Template, mut map: impl FnMut(&Expr) -> Expr) -> Template {
     let part = |part: &TemplatePart| match part {
         TemplatePart::Text(text) => TemplatePart::Text(text.clone()),
-        TemplatePart::Value { expr, slashes } => TemplatePart::Value { expr: map(expr), slashes: *slashes },
+        TemplatePart::Value { expr, slashes } => TemplatePart::Value {
+            expr: map(expr),
+            slashes: *slashes,
+        },
     };
-    Template { parts: template.parts.iter().map(part).collect() }
+    Template {
+        parts: template.parts.iter().map(part).collect(),
+    }
 }
 
 /// An expression over group columns as one over the source.
 fn over_source(expr: &Expr, grouping: Option<&Grouping>) -> Expr {
     let mut expr = expr.clone();
     if let Some(grouping) = grouping {
-        rewrite_columns(&mut expr, &mut |column| grouping.group.get(column.index()).map(|group| group.expr.clone()));
+        rewrite_columns(&mut expr, &mut |column| {
+            grouping.group.get(column.index()).map(|group| group.expr.clone())
+        });
     }
     expr
 }
 
 fn start(select: &ast::Select, stream: &StreamRow, persistent: bool) -> Result<Start, SqlError> {
     let Some(start) = &select.start else {
-        return Ok(if persistent || select.emit.is_some() { Start::Latest } else { Start::Earliest });
+        return Ok(if persistent || select.emit.is_some() {
+            Start::Latest
+        } else {
+            Start::Earliest
+        });
     };
     match &start.kind {
         StartKind::Beginning => Ok(Start::Earliest),
-        StartKind::Timestamp(text) => Ok(Start::Timestamp(literal_moment(&text.text, text.span)?.div_euclid(1_000))),
+        StartKind::Timestamp(text) => Ok(Start::Timestamp(
+            literal_moment(&text.text, text.span)?.div_euclid(1_000),
+        )),
         StartKind::Offset(offset) if stream.shards.len() == 1 => Ok(Start::Offset(*offset)),
         StartKind::Offset(_) => {
-            let message = format!("stream `{}` has {} shards, each with its own offsets", stream.name, stream.shards.len());
+            let message = format!(
+                "stream `{}` has {} shards, each with its own offsets",
+                stream.name,
+                stream.shards.len()
+            );
             Err(SqlError::new(codes::BAD_START, message)
                 .at(start.span)
                 .help("start a stream of several shards with FROM BEGINNING or FROM TIMESTAMP '…'"))
         }
     }
 }
-
-/// Everything bound, to be put together.
-struct Parts {
-    source: Source,
-    condition: Option<Expr>,
-    exchange: Routing,
-    window: Option<Window>,
-    having: Option<Expr>,
-    projection: Projection,
-    sink: Sink,
-    order_by: Vec<OrderBy>,
-    limit: Option<u64>,
-    emit: Emit,
-}
-
-impl Parts {
-    fn assemble(self, source_schema: Schema, grouping: Option<Grouping>) -> Plan {
-        let mut nodes = Nodes(Vec::new());
-        let plain = Shape { form: Form::Append, key: Vec::new(), partition: Vec::new(), bound: StateBound::Stateless };
-        nodes.push(Op::Source(self.source), source_schema.clone(), plain.clone());
-        if let Some(condition) = self.condition {
-            nodes.push(Op::Filter(condition), source_schema.clone(), plain.clone());
-        }
-        let spread = self.exchange.key.iter().filter_map(column_of).collect();
-        let mut shape = Shape { partition: spread, ..plain };
-        nodes.push(Op::Exchange(self.exchange), source_schema.clone(), shape.clone());
-        if let Some(grouping) = grouping {
-            let mut schema = source_schema;
-            let columns = self.window.as_ref().map(|_| WindowColumns {
-                start: schema.push("window_start", DataType::Timestamp),
-                end: schema.push("window_end", DataType::Timestamp),
-            });
-            let grace_us = self.window.as_ref().map_or(0, |window| window.grace_us);
-            if let Some(window) = self.window {
-                nodes.push(Op::Window(window), schema.clone(), shape);
-            }
-            let (aggregate, schema, after) = aggregate(grouping, &schema, columns, self.emit, grace_us);
-            nodes.push(Op::Aggregate(aggregate), schema.clone(), after.clone());
-            if let Some(having) = self.having {
-                nodes.push(Op::Filter(having), schema, Shape { bound: StateBound::Stateless, ..after.clone() });
-            }
-            shape = after;
-        }
-        let project = &self.projection;
-        let renamed = |columns: &[ColumnId]| {
-            let place = |column: &ColumnId| project.exprs.iter().position(|expr| *expr == Expr::Column(*column));
-            columns.iter().filter_map(place).map(|place| ColumnId(place as u32)).collect::<Vec<_>>()
-        };
-        let shape = Shape {
-            key: renamed(&shape.key),
-            partition: renamed(&shape.partition),
-            bound: StateBound::Stateless,
-            form: shape.form,
-        };
-        nodes.push(Op::Project(project.exprs.clone()), project.schema.clone(), shape.clone());
-        let visible = visible(&self.sink.items, &project.schema);
-        nodes.push(Op::Sink(self.sink), visible, Shape { key: Vec::new(), partition: Vec::new(), ..shape });
-        Plan { nodes: nodes.0, order_by: self.order_by, limit: self.limit }
-    }
-}
-
-fn column_of(expr: &Expr) -> Option<ColumnId> {
-    match expr {
-        Expr::Column(column) => Some(*column),
-        _ => None,
-    }
-}
-
-/// What people see.
-fn visible(items: &[SinkItem], projected: &Schema) -> Schema {
-    let mut schema = Schema::default();
-    for item in items {
-        let (name, column) = match item {
-            SinkItem::Column { name, column } => (name.as_str(), column),
-            SinkItem::Star(column) => ("*", column),
-        };
-        schema.push(name, projected.columns[column.index()].data_type.clone());
-    }
-    schema
-}
-
-fn aggregate(
-    grouping: Grouping,
-    input: &Schema,
-    window: Option<WindowColumns>,
-    emit: Emit,
-    grace_us: i64,
-) -> (Aggregate, Schema, Shape) {
-    let mut schema = Schema::default();
-    for group in &grouping.group {
-        let name = match &group.expr {
-            Expr::Column(column) => input.columns[column.index()].name.clone(),
-            _ => format!("group_{}", schema.columns.len() + 1),
-        };
-        schema.push(name, group.data_type.clone());
-    }
-    let groups: Vec<_> = (0..grouping.group.len() as u32).map(ColumnId).collect();
-    let mut key = groups.clone();
-    if window.is_some() {
-        key.push(schema.push("window_start", DataType::Timestamp));
-        schema.push("window_end", DataType::Timestamp);
-    }
-    for (call, data_type) in &grouping.calls {
-        schema.push(call.function.name().to_ascii_lowercase(), data_type.clone());
-    }
-    let shape = Shape {
-        form: if emit == Emit::Changes { Form::Upsert } else { Form::Append },
-        key,
-        partition: groups,
-        bound: match window {
-            Some(_) => StateBound::Windows { retention_us: grace_us },
-            None => StateBound::Keys,
-        },
-    };
-    let group = grouping.group.into_iter().map(|group| group.expr).collect();
-    let calls = grouping.calls.into_iter().map(|(call, _)| call).collect();
-    (Aggregate { group, window, calls, emit, grace_us }, schema, shape)
-}
-
-#[derive(Clone)]
-struct Shape {
-    form: Form,
-    key: Vec<ColumnId>,
-    partition: Vec<ColumnId>,
-    bound: StateBound,
-}
-
-/// A chain of operators, each reading the one before it.
-struct Nodes(Vec<Node>);
-
-impl Nodes {
-    fn push(&mut self, op: Op, schema: Schema, shape: Shape) {
-        let Shape { form, key, partition, bound } = shape;
-        let id = OperatorId(self.0.len() as u32);
-        let inputs = self.0.last().map(|node| node.id).into_iter().collect();
-        self.0.push(Node { id, op, inputs, schema, form, key, partition, bound });
-    }
-}
-

@@ -35,7 +35,10 @@ pub fn parse(text: &Text) -> Result<ParsedTemplate, SqlError> {
     while let Some(open) = rest.find(['{', '}']) {
         let (before, from_brace) = rest.split_at(open);
         let Some((inside, after)) = from_brace.strip_prefix('{').and_then(|inside| inside.split_once('}')) else {
-            return Err(wrong(format!("the braces of the template '{}' do not match", text.text)));
+            return Err(wrong(format!(
+                "the braces of the template '{}' do not match",
+                text.text
+            )));
         };
         if !before.is_empty() {
             parts.push(Part::Text(before.to_owned()));
@@ -52,7 +55,10 @@ pub fn parse(text: &Text) -> Result<ParsedTemplate, SqlError> {
     if !rest.is_empty() {
         parts.push(Part::Text(rest.to_owned()));
     }
-    let example: String = parts.iter().map(|part| if let Part::Text(text) = part { text } else { "x" }).collect();
+    let example: String = parts
+        .iter()
+        .map(|part| if let Part::Text(text) = part { text } else { "x" })
+        .collect();
     TopicName::new(example.as_str()).map_err(|error| wrong(error.to_string()))?;
     if example.starts_with('$') {
         return Err(wrong("topics that begin with `$` belong to the server".to_owned()));
@@ -69,7 +75,13 @@ impl ParsedTemplate {
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         self.parts.iter().filter_map(|part| match part {
             Part::Value { column, .. } => match path::path(column) {
-                Ok((ast::Expr { kind: ExprKind::Name(name), .. }, _)) => Some(name),
+                Ok((
+                    ast::Expr {
+                        kind: ExprKind::Name(name),
+                        ..
+                    },
+                    _,
+                )) => Some(name),
                 _ => None,
             },
             Part::Text(_) => None,
@@ -87,11 +99,18 @@ impl ParsedTemplate {
             Ok(match part {
                 Part::Text(text) => TemplatePart::Text(text.clone()),
                 Part::Value { column, slashes } => {
-                    let bound = expressions.bind(column, place).map_err(|error| error.moved_to(self.span))?;
-                    TemplatePart::Value { expr: bound.expr, slashes: *slashes }
+                    let bound = expressions
+                        .bind(column, place)
+                        .map_err(|error| error.moved_to(self.span))?;
+                    TemplatePart::Value {
+                        expr: bound.expr,
+                        slashes: *slashes,
+                    }
                 }
             })
         };
-        Ok(Template { parts: self.parts.iter().map(part).collect::<Result<_, SqlError>>()? })
+        Ok(Template {
+            parts: self.parts.iter().map(part).collect::<Result<_, SqlError>>()?,
+        })
     }
 }

@@ -32,12 +32,14 @@ pub fn source<'a>(catalog: &'a Catalog, text: &Text) -> Result<(&'a Arc<StreamRo
         Some(_) => {
             let mut names: Vec<&str> = homes.iter().map(|(_, stream)| stream.name.as_str()).collect();
             names.dedup();
-            Err(SqlError::not_supported("a topic filter whose messages lie in several streams", text.span)
-                .detail(format!("they may lie in {}", names.join(", ")))
-                .help(format!(
-                    "collect them with CREATE STREAM s FROM TOPIC '{}', or read one of the streams by name",
-                    text.text
-                )))
+            Err(
+                SqlError::not_supported("a topic filter whose messages lie in several streams", text.span)
+                    .detail(format!("they may lie in {}", names.join(", ")))
+                    .help(format!(
+                        "collect them with CREATE STREAM s FROM TOPIC '{}', or read one of the streams by name",
+                        text.text
+                    )),
+            )
         }
         None => Err(SqlError::new(codes::UNKNOWN_STREAM, "no stream takes messages of these topics").at(text.span)),
     }
@@ -70,7 +72,11 @@ fn covers(wide: &[Level], narrow: &[Level]) -> bool {
 /// Whether a record's topic matches the filter, as a condition on its levels.
 pub fn condition(scope: &mut Scope<'_>, filter: &TopicFilter) -> Option<Expr> {
     let mut level = |number: usize| {
-        let column = scope.column(SourceColumn::TopicLevel(number as i32), &format!("_topic[{number}]"), DataType::String);
+        let column = scope.column(
+            SourceColumn::TopicLevel(number as i32),
+            &format!("_topic[{number}]"),
+            DataType::String,
+        );
         Box::new(Expr::Column(column))
     };
     let literal = |text: &str| Box::new(Expr::Literal(Literal::String(text.to_owned())));
@@ -80,7 +86,11 @@ pub fn condition(scope: &mut Scope<'_>, filter: &TopicFilter) -> Option<Expr> {
     for (number, wanted) in levels.iter().enumerate() {
         match wanted {
             Level::Literal(text) => {
-                parts.push(Expr::Binary { op: BinaryOp::Equal, left: level(number), right: literal(text) });
+                parts.push(Expr::Binary {
+                    op: BinaryOp::Equal,
+                    left: level(number),
+                    right: literal(text),
+                });
             }
             Level::Single(_) => parts.push(is(UnaryOp::IsNotNull, level(number))),
             Level::Multi => {}
@@ -92,9 +102,18 @@ pub fn condition(scope: &mut Scope<'_>, filter: &TopicFilter) -> Option<Expr> {
     if !matches!(levels.first(), Some(Level::Literal(_))) {
         // A wildcard in the first level does not match the server's own topics [MQTT-4.7.2-1]; a record written by
         // name has no topic and is not matched either.
-        parts.push(Expr::Like { operand: level(0), pattern: literal("$%"), escape: None, negated: true });
+        parts.push(Expr::Like {
+            operand: level(0),
+            pattern: literal("$%"),
+            escape: None,
+            negated: true,
+        });
     }
-    let and = |left: Expr, right| Expr::Binary { op: BinaryOp::And, left: Box::new(left), right: Box::new(right) };
+    let and = |left: Expr, right| Expr::Binary {
+        op: BinaryOp::And,
+        left: Box::new(left),
+        right: Box::new(right),
+    };
     parts.into_iter().reduce(and)
 }
 

@@ -50,7 +50,10 @@ pub fn moment(text: &str, data_type: &DataType, span: Span) -> Result<Literal, S
     let (literal, example) = match data_type {
         DataType::Date => (calendar::parse_date(text).map(Literal::Date), "'2026-01-31'"),
         DataType::Time => (calendar::parse_time(text).map(Literal::Time), "'12:30:00'"),
-        _ => (calendar::parse_timestamp(text).map(Literal::Timestamp), "'2026-01-31 12:30:00' or '2026-01-31T12:30:00Z'"),
+        _ => (
+            calendar::parse_timestamp(text).map(Literal::Timestamp),
+            "'2026-01-31 12:30:00' or '2026-01-31T12:30:00Z'",
+        ),
     };
     literal.ok_or_else(|| {
         SqlError::new(codes::BAD_LITERAL, format!("'{text}' is not a {data_type}"))

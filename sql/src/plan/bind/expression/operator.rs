@@ -16,13 +16,29 @@ impl Expressions<'_> {
                 let op = if *negated { UnaryOp::IsNotNull } else { UnaryOp::IsNull };
                 Ok(Typed::boolean(Expr::Unary { op, operand }))
             }
-            ExprKind::Like { operand, pattern, escape, negated } => {
+            ExprKind::Like {
+                operand,
+                pattern,
+                escape,
+                negated,
+            } => {
                 let text = self.text_operand("LIKE", operand, place)?;
                 let pattern = self.text_operand("LIKE", pattern, place)?;
                 let escape = escape.as_ref().map(escape_character).transpose()?;
-                Ok(Typed::boolean(Expr::Like { operand: text, pattern, escape, negated: *negated }))
+                Ok(Typed::boolean(Expr::Like {
+                    operand: text,
+                    pattern,
+                    escape,
+                    negated: *negated,
+                }))
             }
-            ExprKind::Between { operand, low, high, symmetric, negated } => {
+            ExprKind::Between {
+                operand,
+                low,
+                high,
+                symmetric,
+                negated,
+            } => {
                 let mut inside = self.between(operand, low, high, place)?;
                 if *symmetric {
                     inside = both(BinaryOp::Or, inside, self.between(operand, high, low, place)?);
@@ -38,7 +54,11 @@ impl Expressions<'_> {
                     values.push(value.expr);
                 }
                 let operand = Box::new(first.expr);
-                Ok(Typed::boolean(Expr::In { operand, list: values, negated: *negated }))
+                Ok(Typed::boolean(Expr::In {
+                    operand,
+                    list: values,
+                    negated: *negated,
+                }))
             }
             _ => Err(SqlError::internal("this expression is not an operator").at(ast.span)),
         }
@@ -50,12 +70,20 @@ impl Expressions<'_> {
             let bound = self.boolean_operand("NOT", operand, bound)?;
             return Ok(Typed::boolean(not(bound.expr)));
         }
-        let number = bound.data_type.may_be_number() || (op == AstUnary::Minus && bound.data_type == DataType::Interval);
+        let number =
+            bound.data_type.may_be_number() || (op == AstUnary::Minus && bound.data_type == DataType::Interval);
         if !number {
-            let sign = if op == AstUnary::Minus { "-" } else { "+" };
+            let sign = if op == AstUnary::Minus { "`-`" } else { "`+`" };
             return Err(wrong_operand(sign, "a number", operand, &bound.data_type));
         }
-        Ok(if op == AstUnary::Minus { Typed { expr: negate(bound.expr), ..bound } } else { bound })
+        Ok(if op == AstUnary::Minus {
+            Typed {
+                expr: negate(bound.expr),
+                ..bound
+            }
+        } else {
+            bound
+        })
     }
 
     fn binary(
@@ -85,7 +113,14 @@ impl Expressions<'_> {
             Concat => {}
         }
         let data_type = op.returns(&a.data_type, &b.data_type);
-        Ok(Typed::new(Expr::Binary { op, left: Box::new(a.expr), right: Box::new(b.expr) }, data_type))
+        Ok(Typed::new(
+            Expr::Binary {
+                op,
+                left: Box::new(a.expr),
+                right: Box::new(b.expr),
+            },
+            data_type,
+        ))
     }
 
     pub(super) fn equal(&mut self, left: &ast::Expr, right: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
@@ -121,7 +156,11 @@ impl Expressions<'_> {
         if alike(&a.data_type, &b.data_type) {
             return Ok((a, b));
         }
-        let message = format!("{} cannot be compared with {}", article(&a.data_type), article(&b.data_type));
+        let message = format!(
+            "{} cannot be compared with {}",
+            article(&a.data_type),
+            article(&b.data_type)
+        );
         let help = match (&a.data_type, &b.data_type) {
             (DataType::String, other) | (other, DataType::String) => format!("cast the text: CAST(… AS {other})"),
             _ => "cast one of them with CAST(… AS type)".to_owned(),
@@ -149,7 +188,11 @@ impl Expressions<'_> {
 }
 
 fn wrong_operand(what: &str, wanted: &str, ast: &ast::Expr, found: &DataType) -> SqlError {
-    SqlError::new(codes::WRONG_TYPE, format!("{what} takes {wanted}, this is {}", article(found))).at(ast.span)
+    SqlError::new(
+        codes::WRONG_TYPE,
+        format!("{what} takes {wanted}, this is {}", article(found)),
+    )
+    .at(ast.span)
 }
 
 fn escape_character(text: &ast::Text) -> Result<char, SqlError> {
@@ -194,8 +237,16 @@ fn beside_interval(
     (right, b): (&ast::Expr, Typed),
 ) -> Result<(Typed, Typed), SqlError> {
     let moment = |data_type: &DataType| matches!(data_type, DataType::Interval | DataType::Timestamp | DataType::Date);
-    let a = if moment(&b.data_type) { as_moment(left, a, &DataType::Timestamp)? } else { a };
-    let b = if moment(&a.data_type) { as_moment(right, b, &DataType::Timestamp)? } else { b };
+    let a = if moment(&b.data_type) {
+        as_moment(left, a, &DataType::Timestamp)?
+    } else {
+        a
+    };
+    let b = if moment(&a.data_type) {
+        as_moment(right, b, &DataType::Timestamp)?
+    } else {
+        b
+    };
     Ok((a, b))
 }
 
@@ -229,9 +280,16 @@ fn not_calculable(ast: &ast::Expr, op: BinaryOp, a: &DataType, b: &DataType) -> 
 }
 
 fn both(op: BinaryOp, left: Expr, right: Expr) -> Expr {
-    Expr::Binary { op, left: Box::new(left), right: Box::new(right) }
+    Expr::Binary {
+        op,
+        left: Box::new(left),
+        right: Box::new(right),
+    }
 }
 
 fn not(operand: Expr) -> Expr {
-    Expr::Unary { op: UnaryOp::Not, operand: Box::new(operand) }
+    Expr::Unary {
+        op: UnaryOp::Not,
+        operand: Box::new(operand),
+    }
 }

@@ -1,0 +1,417 @@
+//! Plans as bytes, and what every plan keeps to.
+
+use headwater_store::{StreamForm, StreamId};
+
+use super::{
+    AggregateCall, AggregateFunction, Expr, Form, Node, Op, OperatorId, Plan, Routing, Sink, SinkItem, Source,
+    TemplatePart,
+};
+
+/// The version that [`Plan::encode`] writes.
+pub const PLAN_VERSION: u32 = 1;
+/// A stored plan is decoded under this limit.
+const PLAN_BYTES_MAX: usize = 4 << 20;
+
+/// Why stored bytes are not a plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Written by a later Headwater.
+    #[error("the plan has version {found}, this headwater reads up to {PLAN_VERSION}")]
+    Version { found: u32 },
+    /// Not a plan.
+    #[error("the plan cannot be read: {0}")]
+    Damaged(String),
+    /// A plan that breaks its own rules.
+    #[error("the plan makes no sense: {0}")]
+    Invalid(String),
+}
+
+impl Plan {
+    /// As bytes: the version, big-endian, then the nodes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = PLAN_VERSION.to_be_bytes().to_vec();
+        let body = bincode::encode_to_vec(self, bincode::config::standard());
+        bytes.extend(body.expect("plan types encode into memory without fail"));
+        bytes
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
+        let (version, body) = bytes
+            .split_first_chunk::<4>()
+            .ok_or_else(|| PlanError::Damaged("it is too short".into()))?;
+        let found = u32::from_be_bytes(*version);
+        if found != PLAN_VERSION {
+            return Err(PlanError::Version { found });
+        }
+        let config = bincode::config::standard().with_limit::<PLAN_BYTES_MAX>();
+        let (plan, read) = bincode::decode_from_slice::<Plan, _>(body, config)
+            .map_err(|error| PlanError::Damaged(error.to_string()))?;
+        if read != body.len() {
+            return Err(PlanError::Damaged(format!("{} bytes follow it", body.len() - read)));
+        }
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// What every plan keeps to; the runtime relies on it.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let invalid = |what: &str| Err(PlanError::Invalid(what.to_owned()));
+        let mut seen: Vec<&Node> = Vec::new();
+        for node in &self.nodes {
+            if seen.iter().any(|earlier| earlier.id == node.id) {
+                return invalid("an operator id is used twice");
+            }
+            let inputs = node
+                .inputs
+                .iter()
+                .map(|id| seen.iter().find(|earlier| earlier.id == *id));
+            let Some(inputs) = inputs.collect::<Option<Vec<_>>>() else {
+                return invalid("an operator comes before its input");
+            };
+            let wanted = usize::from(!matches!(node.op, Op::Source(_)));
+            if inputs.len() != wanted {
+                return invalid("an operator has the wrong number of inputs");
+            }
+            let width = match &node.op {
+                Op::Source(source) => source.columns.len(),
+                _ => inputs[0].schema.columns.len(),
+            };
+            let mut known = true;
+            node.op.expressions(&mut |expr| {
+                expr.walk(&mut |part| {
+                    if let Expr::Column(column) = part {
+                        known &= column.index() < width;
+                    }
+                });
+            });
+            let extremes =
+                |call: &AggregateCall| matches!(call.function, AggregateFunction::Min | AggregateFunction::Max);
+            if let Op::Aggregate(aggregate) = &node.op
+                && inputs[0].form != Form::Append
+                && aggregate.calls.iter().any(extremes)
+            {
+                return invalid("MIN and MAX of rows that go again are not supported yet");
+            }
+            if !known {
+                return invalid("an expression reads a column that is not there");
+            }
+            seen.push(node);
+        }
+        let Some((_, sink)) = self.sink() else {
+            return invalid("the last operator is not a sink");
+        };
+        let width = seen.iter().rev().nth(1).map_or(0, |input| input.schema.columns.len());
+        let known = sink.items.iter().all(|item| match item {
+            SinkItem::Column { column, .. } | SinkItem::Star(column) => column.index() < width,
+        });
+        if !known {
+            return invalid("the sink reads a column that is not there");
+        }
+        let exchanges_by_record = |node: &Node| matches!(&node.op, Op::Exchange(routing) if routing.key.is_empty());
+        if self.aggregates() && (sink.key.is_empty() || self.nodes.iter().any(exchanges_by_record)) {
+            return invalid("an aggregate's rows have no key");
+        }
+        Ok(())
+    }
+
+    /// The sources, with their operators.
+    pub fn sources(&self) -> impl Iterator<Item = (OperatorId, &Source)> {
+        self.nodes.iter().filter_map(|node| match &node.op {
+            Op::Source(source) => Some((node.id, source)),
+            _ => None,
+        })
+    }
+
+    /// The sources, to resolve their starts.
+    pub fn sources_mut(&mut self) -> impl Iterator<Item = &mut Source> {
+        self.nodes.iter_mut().filter_map(|node| match &mut node.op {
+            Op::Source(source) => Some(source),
+            _ => None,
+        })
+    }
+
+    /// The last node and its sink.
+    pub fn sink(&self) -> Option<(&Node, &Sink)> {
+        self.nodes.last().and_then(|node| match &node.op {
+            Op::Sink(sink) => Some((node, sink)),
+            _ => None,
+        })
+    }
+
+    /// Rows are grouped.
+    pub fn aggregates(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node.op, Op::Aggregate(_)))
+    }
+
+    /// The streams it reads, each once.
+    pub fn inputs(&self) -> Vec<StreamId> {
+        let mut ids: Vec<_> = self.sources().map(|(_, source)| source.stream).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The form of the stream that a persistent query with this plan writes.
+    pub fn output_form(&self) -> StreamForm {
+        match self.nodes.last().map(|node| node.form) {
+            Some(Form::Append) | None => StreamForm::Append,
+            Some(Form::Upsert | Form::Retract) => StreamForm::Upsert,
+        }
+    }
+}
+
+impl Op {
+    /// All expressions of this operator.
+    pub fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
+        match self {
+            Op::Source(source) => source.timestamp.iter().for_each(visit),
+            Op::Filter(predicate) => visit(predicate),
+            Op::Project(columns) => columns.iter().for_each(visit),
+            Op::Exchange(routing) => routing.expressions(visit),
+            Op::Window(_) => {}
+            Op::Aggregate(aggregate) => {
+                aggregate.group.iter().for_each(&mut *visit);
+                for call in &aggregate.calls {
+                    call.argument.iter().chain(&call.filter).for_each(&mut *visit);
+                }
+            }
+            Op::Sink(sink) => {
+                sink.key.iter().for_each(&mut *visit);
+                sink.routing.expressions(visit);
+            }
+        }
+    }
+}
+
+impl Routing {
+    fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
+        self.key.iter().for_each(&mut *visit);
+        let parts = self.topic.iter().flat_map(|template| &template.parts);
+        for part in parts {
+            if let TemplatePart::Value { expr, .. } = part {
+                visit(expr);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::physical::{
+        Aggregate, BinaryOp, ColumnId, Emit, PathStep, Schema, SourceColumn, Start, StateBound, Template, UnaryOp,
+        WindowColumns,
+    };
+    use crate::types::{DataType, Interval, Literal};
+    use headwater_store::{Format, OnError, Qos};
+    use proptest::prelude::*;
+
+    fn column(number: u32) -> Expr {
+        Expr::Column(ColumnId(number))
+    }
+
+    fn node(id: u32, op: Op, inputs: &[u32], columns: &[&str]) -> Node {
+        let mut schema = Schema::default();
+        columns.iter().for_each(|name| {
+            schema.push(*name, DataType::Decimal(Some((10, 2))));
+        });
+        Node {
+            id: OperatorId(id),
+            op,
+            inputs: inputs.iter().map(|id| OperatorId(*id)).collect(),
+            schema,
+            form: Form::Append,
+            key: vec![ColumnId(0)],
+            partition: vec![],
+            bound: StateBound::Windows { retention_us: 5 },
+        }
+    }
+
+    /// A bit of everything that a plan can hold.
+    fn plan() -> Plan {
+        let source = Source {
+            stream: StreamId(7),
+            name: "s".into(),
+            format: Format::Json,
+            on_error: OnError::Drop,
+            form: StreamForm::Append,
+            columns: vec![
+                SourceColumn::Field {
+                    path: vec![PathStep::Member("a".into()), PathStep::Index(-1)],
+                    data_type: DataType::Array(Box::new(DataType::Any)),
+                },
+                SourceColumn::TopicLevel(-2),
+            ],
+            captures: vec!["a/{b}".into()],
+            timestamp: Some(column(0)),
+            delay_us: 1,
+            idle_us: Some(2),
+            start: Start::At(vec![3, 4]),
+        };
+        let literals = [
+            Literal::Null,
+            Literal::Float(1.5),
+            Literal::Decimal("1.50".into()),
+            Literal::Interval(Interval { months: 1, us: 2 }),
+            Literal::Array(vec![Literal::Bytea(vec![0, 255])]),
+        ];
+        let predicate = Expr::Case {
+            branches: vec![(
+                Expr::In {
+                    operand: Box::new(column(0)),
+                    list: literals.map(Expr::Literal).into(),
+                    negated: true,
+                },
+                Expr::Unary {
+                    op: UnaryOp::IsNull,
+                    operand: Box::new(column(1)),
+                },
+            )],
+            otherwise: Some(Box::new(Expr::Binary {
+                op: BinaryOp::Or,
+                left: Box::new(Expr::Call {
+                    function: "ABS".into(),
+                    arguments: vec![column(0)],
+                }),
+                right: Box::new(Expr::Cast {
+                    operand: Box::new(column(0)),
+                    to: DataType::Boolean,
+                }),
+            })),
+        };
+        let call = AggregateCall {
+            function: AggregateFunction::Avg,
+            argument: Some(column(1)),
+            filter: None,
+        };
+        let aggregate = Aggregate {
+            group: vec![column(0)],
+            window: Some(WindowColumns {
+                start: ColumnId(0),
+                end: ColumnId(1),
+            }),
+            calls: vec![call],
+            emit: Emit::Final,
+            grace_us: 9,
+        };
+        let part = TemplatePart::Value {
+            expr: column(0),
+            slashes: true,
+        };
+        let sink = Sink {
+            items: vec![
+                SinkItem::Star(ColumnId(0)),
+                SinkItem::Column {
+                    name: "x".into(),
+                    column: ColumnId(3),
+                },
+            ],
+            key: vec![column(0)],
+            routing: Routing {
+                topic: Some(Template {
+                    parts: vec![TemplatePart::Text("a/".into()), part],
+                }),
+                key: vec![column(0)],
+            },
+            qos: Qos::AtLeastOnce,
+            retain: true,
+        };
+        Plan {
+            nodes: vec![
+                node(1, Op::Source(source), &[], &["a", "b"]),
+                node(2, Op::Filter(predicate), &[1], &["a", "b"]),
+                node(3, Op::Aggregate(aggregate), &[2], &["a", "s", "e", "avg"]),
+                node(4, Op::Sink(sink), &[3], &["*", "x"]),
+            ],
+            order_by: vec![],
+            limit: Some(3),
+        }
+    }
+
+    #[test]
+    fn a_plan_reads_back_as_it_was() {
+        assert_eq!(Plan::decode(&plan().encode()), Ok(plan()));
+    }
+
+    /// What stands in catalogs must be readable for ever: when this fails, raise the version and read both.
+    #[test]
+    fn the_bytes_of_version_1_stay() {
+        let bytes = plan().encode();
+        assert_eq!((bytes.len(), crc32(&bytes)), (243, 1_272_699_779));
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _| {
+            if crc & 1 == 1 {
+                (crc >> 1) ^ 0xEDB8_8320
+            } else {
+                crc >> 1
+            }
+        };
+        !bytes
+            .iter()
+            .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+    }
+
+    #[test]
+    fn a_later_version_and_a_broken_plan_are_refused() {
+        let mut bytes = plan().encode();
+        bytes[3] = 2;
+        assert_eq!(Plan::decode(&bytes), Err(PlanError::Version { found: 2 }));
+        let bytes = plan().encode();
+        assert!(matches!(
+            Plan::decode(&bytes[..bytes.len() - 1]),
+            Err(PlanError::Damaged(_))
+        ));
+        assert!(matches!(
+            Plan::decode(&[&bytes[..], &[0]].concat()),
+            Err(PlanError::Damaged(_))
+        ));
+
+        let refused = |change: fn(&mut Plan)| {
+            let mut plan = plan();
+            change(&mut plan);
+            matches!(Plan::decode(&plan.encode()), Err(PlanError::Invalid(_)))
+        };
+        assert!(refused(|plan| plan.nodes[1].id = OperatorId(1)), "an id twice");
+        assert!(
+            refused(|plan| plan.nodes[1].inputs = vec![OperatorId(3)]),
+            "an input that comes later"
+        );
+        assert!(
+            refused(|plan| plan.nodes[1].op = Op::Filter(column(2))),
+            "a column that is not there"
+        );
+        assert!(refused(|plan| plan.nodes.truncate(3)), "no sink");
+        assert!(
+            !refused(|plan| plan.nodes[1].form = Form::Upsert),
+            "AVG of rows that go is fine"
+        );
+        assert!(refused(|plan| match &mut plan.nodes[3].op {
+            Op::Sink(sink) => sink.key.clear(),
+            _ => unreachable!(),
+        }));
+        assert!(refused(|plan| match &mut plan.nodes[3].op {
+            Op::Sink(sink) => sink.items.push(SinkItem::Star(ColumnId(9))),
+            _ => unreachable!(),
+        }));
+        assert!(refused(|plan| match &mut plan.nodes[2].op {
+            Op::Aggregate(aggregate) => {
+                aggregate.calls[0].function = AggregateFunction::Min;
+                plan.nodes[1].form = Form::Retract;
+            }
+            _ => unreachable!(),
+        }));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_told_and_never_a_panic(at in 0..243_usize, byte: u8) {
+            let mut bytes = plan().encode();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            let _ = Plan::decode(&bytes);
+        }
+    }
+}
