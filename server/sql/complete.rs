@@ -81,7 +81,7 @@ fn candidates(word: &str, names: Vec<String>) -> Vec<String> {
     let keywords = KEYWORDS
         .iter()
         .filter(|keyword| keyword.starts_with(&upper))
-        .map(|k| keyword(k));
+        .map(keyword);
     names
         .iter()
         .filter(|name| name.starts_with(word))

@@ -63,6 +63,18 @@ fn the_documentation_lists_every_code() {
     );
 }
 
+/// Every function and its other names are in the documentation.
+#[test]
+fn the_documentation_lists_every_function() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sql.md")).unwrap();
+    let known: Vec<&str> = page.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    for function in headwater_sql::function::all() {
+        for name in std::iter::once(&function.name).chain(function.aliases) {
+            assert!(known.contains(name), "docs/sql.md lacks the function {name}");
+        }
+    }
+}
+
 /// What the documentation shows as SQL parses, and binds where it stands alone.
 #[test]
 fn the_examples_of_the_documentation_parse() {

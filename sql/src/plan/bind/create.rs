@@ -74,7 +74,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
     if !row.captures.is_empty() || row.options.topic.is_some() {
         row.placement = Placement::Topic;
     }
-    let (plan, warnings) = match &create.query {
+    let (plan, mut warnings) = match &create.query {
         Some(query) => {
             let (qos, retain) = (row.options.qos, row.options.retain);
             let output = select::Output {
@@ -90,6 +90,9 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         }
         None => (None, Vec::new()),
     };
+    if row.options.duration_ms.is_some() {
+        warnings.push("DURATION is kept with the stream, but nothing is dropped yet: records stay for ever".to_owned());
+    }
     let StreamRow {
         name,
         placement,
