@@ -462,14 +462,15 @@ fn set_state(change: &mut Change<'_>, name: &str, state: StreamState) -> Result<
 
 /// Nobody reads or writes it.
 fn unused(catalog: &Catalog, stream: &StreamRow) -> Result<(), CatalogError> {
-    let query = catalog
-        .queries
-        .values()
-        .find(|query| query.output == stream.id || query.inputs.contains(&stream.id));
-    let connector = catalog
-        .connectors
-        .values()
-        .find(|connector| connector.stream == stream.id);
+    // The first by name, so that the answer is the same each time.
+    let queries = catalog.queries.values();
+    let query = queries
+        .filter(|query| query.output == stream.id || query.inputs.contains(&stream.id))
+        .min_by_key(|query| &query.name);
+    let connectors = catalog.connectors.values();
+    let connector = connectors
+        .filter(|connector| connector.stream == stream.id)
+        .min_by_key(|connector| &connector.name);
     let user = query
         .map(|query| format!("the query `{}`: drop that first", query.name))
         .or_else(|| connector.map(|connector| format!("the connector `{}`: drop that first", connector.name)));
