@@ -133,7 +133,8 @@ mod tests {
         assert!(overlap("a/b/#", "a/+/c"));
         assert!(!overlap("a/+", "a"));
         assert!(!overlap("a/b", "a/c"));
-        assert!(!overlap("a/b/#", "a/+"), "`a/b/#` matches `a/b` too");
+        assert!(overlap("a/b/#", "a/+"), "`a/b/#` matches `a/b` too");
+        assert!(!overlap("a/b/#", "a"));
     }
 
     #[test]
