@@ -371,7 +371,12 @@ async fn final_rows_are_the_same_whatever_dies_in_between() {
         }
         world.caught_up("hourly").await;
         // The windows of three hours are closed by the shards' own watermarks, once the empty shard has left.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if world.output("hourly").await.len() >= 9 {
+                break;
+            }
+        }
         outputs.push(world.output("hourly").await);
         engine.stop().await;
         world.store.stop().await;
