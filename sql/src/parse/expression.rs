@@ -344,7 +344,7 @@ fn bracketed(input: Tokens<'_>) -> Parsed<'_, Expr> {
     }
     let (rest, mut inner) = cut(expression).parse(rest)?;
     let (rest, _) = cut(symbol(")")).parse(rest)?;
-    // The span takes the brackets in, so that a span's text is an expression again.
+    // An error about an operand underlines its brackets too.
     inner.span = input.span_to(rest);
     Ok((rest, inner))
 }

@@ -15,6 +15,8 @@ mod expression;
 mod insert;
 mod option;
 mod path;
+mod projection;
+mod routing;
 mod scope;
 mod select;
 mod template;

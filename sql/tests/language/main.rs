@@ -16,7 +16,10 @@ use session::Session;
 fn parse_files() {
     run("parse", || {
         Box::new(|text: &str| match parse(text) {
-            Ok(statements) => dump::statements(&statements),
+            Ok(statements) => {
+                dump::check_spans(text, &statements).expect("each node's text is that node again");
+                dump::statements(&statements)
+            }
             Err(error) => error.to_string(),
         })
     });

@@ -1,7 +1,7 @@
 //! A bound SELECT as a chain of operators, each with its schema, key and form.
 
 use crate::plan::bind::expression::Grouping;
-use crate::plan::bind::select::Projection;
+use crate::plan::bind::projection::Projection;
 use crate::plan::physical::{
     Aggregate, ColumnId, Emit, Expr, Form, Node, Op, OperatorId, OrderBy, Plan, Routing, Schema, Sink, SinkItem,
     Source, StateBound, Window, WindowColumns,

@@ -15,7 +15,7 @@ use crate::plan::bind::expression::{Expressions, Place};
 use crate::plan::bind::option::{Given, Options};
 use crate::plan::bind::scope::{Scope, is_system_name};
 use crate::plan::bind::template::{self, ParsedTemplate};
-use crate::plan::bind::{Binder, BoundStream, select};
+use crate::plan::bind::{Binder, BoundStream, routing, select};
 use crate::plan::physical::{Source, Start, WriteRules};
 
 const STREAM_OPTIONS: &[&str] = &[
@@ -77,7 +77,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
     let (plan, mut warnings) = match &create.query {
         Some(query) => {
             let (qos, retain) = (row.options.qos, row.options.retain);
-            let output = select::Output {
+            let output = routing::Output {
                 name: &create.name,
                 topic,
                 key,

@@ -1,36 +1,20 @@
 //! SELECT: clauses to operators.
 
-use headwater_store::{Qos, StreamRow};
+use headwater_store::StreamRow;
 
-use crate::ast::{self, EmitKind, ExprKind, Item, Name, StartKind};
+use crate::ast::{self, EmitKind, ExprKind, Item, StartKind};
 use crate::error::{SqlError, codes};
 use crate::parse::parse_expression;
 use crate::plan::bind::assemble::Parts;
-use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, literal_moment, rewrite_columns};
+use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, literal_moment};
+use crate::plan::bind::projection::{Projection, output_names, project};
+use crate::plan::bind::routing::{Output, routing};
 use crate::plan::bind::scope::Scope;
-use crate::plan::bind::template::ParsedTemplate;
 use crate::plan::bind::{Binder, BoundSelect, topic};
-use crate::plan::explain::show;
 use crate::plan::physical::{
-    AggregateFunction, BinaryOp, ColumnId, Emit, Expr, OrderBy, Plan, Routing, Schema, Sink, SinkItem, Source, Start,
-    Template, TemplatePart, Window, WindowKind,
+    AggregateFunction, BinaryOp, Emit, Expr, OrderBy, Plan, Source, Start, Window, WindowKind,
 };
-use crate::types::{DataType, Literal};
-
-/// What a query's rows become, beyond what SELECT itself says.
-#[derive(Debug)]
-pub struct Output<'a> {
-    /// The stream it writes.
-    pub name: &'a Name,
-    /// TOPIC
-    pub topic: Option<ParsedTemplate>,
-    /// KEY
-    pub key: Option<ast::Expr>,
-    /// QOS
-    pub qos: Qos,
-    /// RETAIN
-    pub retain: bool,
-}
+use crate::types::DataType;
 
 /// The delay of the watermark behind event times that records carry, unless DELAY says another.
 const DELAY_US: i64 = 5_000_000;
@@ -229,49 +213,6 @@ pub fn as_timestamp(typed: Typed) -> Expr {
     }
 }
 
-/// A name for each item: its alias, or what it looks like, made unique by a number. `*` has none.
-fn output_names(items: &[Item]) -> Result<Vec<String>, SqlError> {
-    let mut taken: Vec<&str> = Vec::new();
-    for item in items {
-        if let Item::Expr { alias: Some(alias), .. } = item {
-            if taken.contains(&alias.text.as_str()) {
-                let message = format!("two items are called `{}`", alias.text);
-                return Err(SqlError::new(codes::DUPLICATE_NAME, message).at(alias.span));
-            }
-            taken.push(&alias.text);
-        }
-    }
-    let mut names: Vec<String> = Vec::new();
-    for item in items {
-        names.push(match item {
-            Item::All(_) => String::new(),
-            Item::Expr { alias: Some(alias), .. } => alias.text.clone(),
-            Item::Expr { expr, alias: None } => {
-                let name = natural_name(expr);
-                let free = |name: &String| !taken.contains(&name.as_str()) && !names.contains(name);
-                let numbered = (2..).map(|number| format!("{name}_{number}"));
-                std::iter::once(name.clone()).chain(numbered).find(free).unwrap_or(name)
-            }
-        });
-    }
-    Ok(names)
-}
-
-/// What an item without an alias is called.
-fn natural_name(expr: &ast::Expr) -> String {
-    match &expr.kind {
-        ExprKind::Name(name) | ExprKind::Member { name, .. } => name.text.clone(),
-        ExprKind::Index { base, index: key } | ExprKind::Arrow { base, key, .. } => match &key.kind {
-            ExprKind::Text(text) => text.clone(),
-            _ => natural_name(base),
-        },
-        ExprKind::Cast { operand, .. } => natural_name(operand),
-        ExprKind::Call { name, .. } => name.text.to_ascii_lowercase(),
-        ExprKind::Case { .. } => "case".to_owned(),
-        _ => "expr".to_owned(),
-    }
-}
-
 fn window(select: &ast::Select, emit: Emit) -> Result<Option<Window>, SqlError> {
     let Some(window) = &select.window else { return Ok(None) };
     let fixed = |interval: &ast::Interval, least: i64| {
@@ -359,91 +300,6 @@ fn check_final(select: &ast::Select, emit: Emit) -> Result<(), SqlError> {
     }
 }
 
-/// The columns of the Project operator: those people see, then those only keys, topics and ORDER BY need.
-#[derive(Debug, Default)]
-pub struct Projection {
-    /// One for each column.
-    pub exprs: Vec<Expr>,
-    /// Their names and types.
-    pub schema: Schema,
-    /// What people see, in order.
-    pub items: Vec<SinkItem>,
-}
-
-impl Projection {
-    fn column(&mut self, expr: &Expr, name: &str, data_type: &DataType) -> ColumnId {
-        match self.exprs.iter().position(|known| known == expr) {
-            Some(at) => ColumnId(at as u32),
-            None => self.push(expr.clone(), name, data_type.clone()),
-        }
-    }
-
-    fn push(&mut self, expr: Expr, name: &str, data_type: DataType) -> ColumnId {
-        self.exprs.push(expr);
-        self.schema.push(name, data_type)
-    }
-
-    /// A column that people do not see unless an item is the same; `input` is what the projection reads.
-    fn hidden(&mut self, expr: &Expr, data_type: &DataType, input: &Schema) -> ColumnId {
-        self.column(expr, &show(expr, input), data_type)
-    }
-
-    fn item(&mut self, typed: Typed, name: &str) {
-        let column = self.column(&typed.expr, name, &typed.data_type);
-        self.items.push(SinkItem::Column {
-            name: name.to_owned(),
-            column,
-        });
-    }
-}
-
-fn project(select: &ast::Select, names: &[String], expressions: &mut Expressions<'_>) -> Result<Projection, SqlError> {
-    let mut projection = Projection::default();
-    for (item, name) in select.items.iter().zip(names) {
-        match item {
-            Item::Expr { expr, .. } => {
-                let bound = expressions.bind(expr, Place::Item)?;
-                projection.item(bound, name);
-            }
-            Item::All(span) => {
-                if expressions.grouping.is_some() {
-                    return Err(
-                        SqlError::new(codes::NOT_GROUPED, "`*` cannot stand in a query that groups")
-                            .at(*span)
-                            .help("name the grouping columns and the aggregates"),
-                    );
-                }
-                project_all(names, expressions, &mut projection);
-            }
-        }
-    }
-    Ok(projection)
-}
-
-/// `*`: the payload as it stands, or the declared columns; what another item is called is left to that item.
-fn project_all(names: &[String], expressions: &mut Expressions<'_>, projection: &mut Projection) {
-    let scope = &mut expressions.scope;
-    if scope.is_open() {
-        let star = Expr::Column(scope.star());
-        let column = projection.column(&star, "*", &DataType::Jsonb);
-        projection.items.push(SinkItem::Star(column));
-        return;
-    }
-    for (name, data_type) in scope.declared().to_vec() {
-        if !names.contains(&name)
-            && let Some(column) = scope.declared_column(&name)
-        {
-            projection.item(
-                Typed {
-                    expr: Expr::Column(column),
-                    data_type,
-                },
-                &name,
-            );
-        }
-    }
-}
-
 fn having(select: &ast::Select, expressions: &mut Expressions<'_>) -> Result<Option<Expr>, SqlError> {
     let Some(having) = &select.having else { return Ok(None) };
     if expressions.grouping.is_none() {
@@ -465,177 +321,13 @@ fn order_by(
     let mut order = Vec::with_capacity(select.order_by.len());
     for item in &select.order_by {
         let bound = expressions.bind(&item.expr, Place::Result)?;
-        let column = projection.hidden(&bound.expr, &bound.data_type, &input(expressions));
+        let column = projection.hidden(&bound.expr, &bound.data_type, &expressions.item_schema());
         order.push(OrderBy {
             expr: Expr::Column(column),
             descending: item.descending,
         });
     }
     Ok(order)
-}
-
-/// The columns that the projection reads.
-fn input(expressions: &Expressions<'_>) -> Schema {
-    let source = &expressions.scope.schema;
-    match &expressions.grouping {
-        Some(grouping) => grouping.schema(source),
-        None => source.clone(),
-    }
-}
-
-/// What places a row, for the Exchange (over the source) and for the Sink (over the projection), with the record's key.
-fn routing(
-    expressions: &mut Expressions<'_>,
-    projection: &mut Projection,
-    names: &[String],
-    select: &ast::Select,
-    output: Option<&Output<'_>>,
-) -> Result<(Routing, Sink), SqlError> {
-    let template = match output.and_then(|output| output.topic.as_ref()) {
-        Some(template) => {
-            check_template(template, expressions, names, select)?;
-            Some(template.bind(expressions, Place::Output)?)
-        }
-        None => None,
-    };
-    let (key, window_key) = key(expressions, output)?;
-    let to_source = |expr: &Expr| over_source(expr, expressions.grouping.as_ref());
-    let exchange = Routing {
-        topic: template.as_ref().map(|template| map_template(template, to_source)),
-        key: key.iter().map(|typed| to_source(&typed.expr)).collect(),
-    };
-    let input = input(expressions);
-    let mut placed = |typed: &Typed| match &typed.expr {
-        constant @ Expr::Literal(_) => constant.clone(),
-        expr => Expr::Column(projection.hidden(expr, &typed.data_type, &input)),
-    };
-    let routing_key: Vec<Expr> = key.iter().map(&mut placed).collect();
-    let window_key = window_key.as_ref().map(&mut placed);
-    let topic = template.map(|template| {
-        map_template(&template, |expr| {
-            Expr::Column(projection.hidden(expr, &expr.data_type(&input), &input))
-        })
-    });
-    let key = routing_key.iter().cloned().chain(window_key).collect();
-    let routing = Routing {
-        topic,
-        key: routing_key,
-    };
-    let (qos, retain) = output.map_or((Qos::AtMostOnce, false), |output| (output.qos, output.retain));
-    Ok((
-        exchange,
-        Sink {
-            items: projection.items.clone(),
-            key,
-            routing,
-            qos,
-            retain,
-        },
-    ))
-}
-
-/// The expressions of a row's key, and `window_start` where the row is one of a window.
-fn key(
-    expressions: &mut Expressions<'_>,
-    output: Option<&Output<'_>>,
-) -> Result<(Vec<Typed>, Option<Typed>), SqlError> {
-    let own = output.and_then(|output| output.key.as_ref());
-    let Some(grouping) = &expressions.grouping else {
-        let key = own.map(|key| expressions.bind(key, Place::Output)).transpose()?;
-        return Ok((key.into_iter().collect(), None));
-    };
-    if let Some(own) = own {
-        return Err(
-            SqlError::new(codes::BAD_OPTION, "KEY cannot be given to a query that groups")
-                .at(own.span)
-                .detail("its key is GROUP BY, with window_start where there is a window"),
-        );
-    }
-    let column = |number: usize, data_type: &DataType| Typed {
-        expr: Expr::Column(ColumnId(number as u32)),
-        data_type: data_type.clone(),
-    };
-    let mut key: Vec<_> = grouping
-        .group
-        .iter()
-        .enumerate()
-        .map(|(number, group)| column(number, &group.data_type))
-        .collect();
-    let window = grouping
-        .windowed
-        .then(|| column(grouping.group.len(), &DataType::Timestamp));
-    if key.is_empty() {
-        // One group for all: one key for all, so that its rows stay together.
-        key.push(Typed {
-            expr: Expr::Literal(Literal::String(String::new())),
-            data_type: DataType::String,
-        });
-    }
-    Ok((key, window))
-}
-
-/// A template reads the output: its columns must be selected, and be grouping columns where the query groups, because
-/// the state of a group lives where its results go.
-fn check_template(
-    template: &ParsedTemplate,
-    expressions: &mut Expressions<'_>,
-    names: &[String],
-    select: &ast::Select,
-) -> Result<(), SqlError> {
-    let all = select.items.iter().any(|item| matches!(item, Item::All(_)));
-    for name in template.names() {
-        if !all && !names.contains(&name.text) {
-            let message = format!(
-                "the topic template names `{}`, which the query does not select",
-                name.text
-            );
-            return Err(SqlError::new(codes::UNKNOWN_COLUMN, message)
-                .at(template.span())
-                .help(format!("add `{}` to the SELECT list", name.text)));
-        }
-        let place = names.iter().position(|known| *known == name.text);
-        let (Some(place), Some(grouping)) = (place, &expressions.grouping) else {
-            continue;
-        };
-        let (groups, Item::Expr { expr, .. }) = (grouping.group.len(), &select.items[place]) else {
-            continue;
-        };
-        let bound = expressions.bind(expr, Place::Item)?;
-        if !matches!(bound.expr, Expr::Column(column) if column.index() < groups) {
-            let message = format!("the topic template names `{}`, which is no grouping column", name.text);
-            return Err(SqlError::new(codes::BAD_TOPIC, message)
-                .at(template.span())
-                .detail(
-                    "the state of a group lives where its results go, so the topic must be known from GROUP BY alone",
-                )
-                .help("use only grouping columns in TOPIC"));
-        }
-    }
-    Ok(())
-}
-
-fn map_template(template: &Template, mut map: impl FnMut(&Expr) -> Expr) -> Template {
-    let part = |part: &TemplatePart| match part {
-        TemplatePart::Text(text) => TemplatePart::Text(text.clone()),
-        TemplatePart::Value { expr, slashes } => TemplatePart::Value {
-            expr: map(expr),
-            slashes: *slashes,
-        },
-    };
-    Template {
-        parts: template.parts.iter().map(part).collect(),
-    }
-}
-
-/// An expression over group columns as one over the source.
-fn over_source(expr: &Expr, grouping: Option<&Grouping>) -> Expr {
-    let mut expr = expr.clone();
-    if let Some(grouping) = grouping {
-        rewrite_columns(&mut expr, &mut |column| {
-            grouping.group.get(column.index()).map(|group| group.expr.clone())
-        });
-    }
-    expr
 }
 
 fn start(select: &ast::Select, stream: &StreamRow, persistent: bool) -> Result<Start, SqlError> {

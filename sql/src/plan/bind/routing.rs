@@ -1,0 +1,181 @@
+//! Where a query's rows go: their key, their topic, and what places them.
+
+use headwater_store::Qos;
+
+use crate::ast::{self, Item, Name};
+use crate::error::{SqlError, codes};
+use crate::plan::bind::expression::{Expressions, Grouping, Place, Typed, rewrite_columns};
+use crate::plan::bind::projection::Projection;
+use crate::plan::bind::template::ParsedTemplate;
+use crate::plan::physical::{ColumnId, Expr, Routing, Sink, Template, TemplatePart};
+use crate::types::{DataType, Literal};
+
+/// What a query's rows become, beyond what SELECT itself says.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// The stream it writes.
+    pub name: &'a Name,
+    /// TOPIC
+    pub topic: Option<ParsedTemplate>,
+    /// KEY
+    pub key: Option<ast::Expr>,
+    /// QOS
+    pub qos: Qos,
+    /// RETAIN
+    pub retain: bool,
+}
+
+/// What places a row, for the Exchange (over the source) and for the Sink (over the projection), with the record's key.
+pub fn routing(
+    expressions: &mut Expressions<'_>,
+    projection: &mut Projection,
+    names: &[String],
+    select: &ast::Select,
+    output: Option<&Output<'_>>,
+) -> Result<(Routing, Sink), SqlError> {
+    let template = match output.and_then(|output| output.topic.as_ref()) {
+        Some(template) => {
+            check_template(template, expressions, names, select)?;
+            Some(template.bind(expressions, Place::Output)?)
+        }
+        None => None,
+    };
+    let (key, window_key) = key(expressions, output)?;
+    let to_source = |expr: &Expr| over_source(expr, expressions.grouping.as_ref());
+    let exchange = Routing {
+        topic: template.as_ref().map(|template| map_template(template, to_source)),
+        key: key.iter().map(|typed| to_source(&typed.expr)).collect(),
+    };
+    let input = expressions.item_schema();
+    let mut placed = |typed: &Typed| match &typed.expr {
+        constant @ Expr::Literal(_) => constant.clone(),
+        expr => Expr::Column(projection.hidden(expr, &typed.data_type, &input)),
+    };
+    let routing_key: Vec<Expr> = key.iter().map(&mut placed).collect();
+    let window_key = window_key.as_ref().map(&mut placed);
+    let topic = template.map(|template| {
+        map_template(&template, |expr| {
+            Expr::Column(projection.hidden(expr, &expr.data_type(&input), &input))
+        })
+    });
+    let key = routing_key.iter().cloned().chain(window_key).collect();
+    let routing = Routing {
+        topic,
+        key: routing_key,
+    };
+    let (qos, retain) = output.map_or((Qos::AtMostOnce, false), |output| (output.qos, output.retain));
+    Ok((
+        exchange,
+        Sink {
+            items: projection.items.clone(),
+            key,
+            routing,
+            qos,
+            retain,
+        },
+    ))
+}
+
+/// The expressions of a row's key, and `window_start` where the row is one of a window.
+fn key(
+    expressions: &mut Expressions<'_>,
+    output: Option<&Output<'_>>,
+) -> Result<(Vec<Typed>, Option<Typed>), SqlError> {
+    let own = output.and_then(|output| output.key.as_ref());
+    let Some(grouping) = &expressions.grouping else {
+        let key = own.map(|key| expressions.bind(key, Place::Output)).transpose()?;
+        return Ok((key.into_iter().collect(), None));
+    };
+    if let Some(own) = own {
+        return Err(
+            SqlError::new(codes::BAD_OPTION, "KEY cannot be given to a query that groups")
+                .at(own.span)
+                .detail("its key is GROUP BY, with window_start where there is a window"),
+        );
+    }
+    let column = |number: usize, data_type: &DataType| Typed {
+        expr: Expr::Column(ColumnId(number as u32)),
+        data_type: data_type.clone(),
+    };
+    let mut key: Vec<_> = grouping
+        .group
+        .iter()
+        .enumerate()
+        .map(|(number, group)| column(number, &group.data_type))
+        .collect();
+    let window = grouping
+        .windowed
+        .then(|| column(grouping.group.len(), &DataType::Timestamp));
+    if key.is_empty() {
+        // One group for all: one key for all, so that its rows stay together.
+        key.push(Typed {
+            expr: Expr::Literal(Literal::String(String::new())),
+            data_type: DataType::String,
+        });
+    }
+    Ok((key, window))
+}
+
+/// A template reads the output: its columns must be selected, and be grouping columns where the query groups, because
+/// the state of a group lives where its results go.
+fn check_template(
+    template: &ParsedTemplate,
+    expressions: &mut Expressions<'_>,
+    names: &[String],
+    select: &ast::Select,
+) -> Result<(), SqlError> {
+    let all = select.items.iter().any(|item| matches!(item, Item::All(_)));
+    for name in template.names() {
+        if !all && !names.contains(&name.text) {
+            let message = format!(
+                "the topic template names `{}`, which the query does not select",
+                name.text
+            );
+            return Err(SqlError::new(codes::UNKNOWN_COLUMN, message)
+                .at(template.span())
+                .help(format!("add `{}` to the SELECT list", name.text)));
+        }
+        let place = names.iter().position(|known| *known == name.text);
+        let (Some(place), Some(grouping)) = (place, &expressions.grouping) else {
+            continue;
+        };
+        let (groups, Item::Expr { expr, .. }) = (grouping.group.len(), &select.items[place]) else {
+            continue;
+        };
+        let bound = expressions.bind(expr, Place::Item)?;
+        if !matches!(bound.expr, Expr::Column(column) if column.index() < groups) {
+            let message = format!("the topic template names `{}`, which is no grouping column", name.text);
+            return Err(SqlError::new(codes::BAD_TOPIC, message)
+                .at(template.span())
+                .detail(
+                    "the state of a group lives where its results go, so the topic must be known from GROUP BY alone",
+                )
+                .help("use only grouping columns in TOPIC"));
+        }
+    }
+    Ok(())
+}
+
+fn map_template(template: &Template, mut map: impl FnMut(&Expr) -> Expr) -> Template {
+    let part = |part: &TemplatePart| match part {
+        TemplatePart::Text(text) => TemplatePart::Text(text.clone()),
+        TemplatePart::Value { expr, slashes } => TemplatePart::Value {
+            expr: map(expr),
+            slashes: *slashes,
+        },
+    };
+    Template {
+        parts: template.parts.iter().map(part).collect(),
+    }
+}
+
+/// An expression over group columns as one over the source.
+fn over_source(expr: &Expr, grouping: Option<&Grouping>) -> Expr {
+    let mut expr = expr.clone();
+    if let Some(grouping) = grouping {
+        rewrite_columns(&mut expr, &mut |column| {
+            grouping.group.get(column.index()).map(|group| group.expr.clone())
+        });
+    }
+    expr
+}
