@@ -1,6 +1,7 @@
 //! The command line of Headwater.
 
 mod assemble;
+mod bench;
 mod client;
 mod demo;
 mod serve;
@@ -25,6 +26,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run SQL on a server: interactively, from -e, from a file or from standard input.
     Sql(sql::SqlArgs),
+    /// Put a load on an MQTT broker, this one or any other, and count exactly.
+    Bench(bench::BenchArgs),
     /// Replay a year of two cities' temperatures through a running server, and show what its queries find.
     Demo(demo::DemoArgs),
 }
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
     };
     match outcome {

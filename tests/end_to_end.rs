@@ -2,6 +2,7 @@
 
 mod articles;
 mod bad_input;
+mod bench;
 mod clients;
 mod demo;
 mod folders;

@@ -1,0 +1,145 @@
+//! The publish path from socket to disk, beside what this disk can do, and beside other brokers.
+//!
+//! `./x bench publish` runs Headwater, `./x bench peers` every broker that is installed, interleaved case by case. Each
+//! broker is a process of its own with a data folder in the target folder (a real disk, not a tmpfs) and a loopback
+//! port; the load is `headwater bench publish`, so every acknowledgement is counted. Beside each case the disk is measured
+//! by itself: speeds drift, ratios last. What is printed are the tables of `docs/performance.md`.
+
+mod brokers;
+mod disk;
+mod machine;
+mod process;
+mod session;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use brokers::{Broker, KINDS, Kind};
+use disk::Raw;
+
+/// The program that is measured, and that measures.
+const HEADWATER: &str = env!("CARGO_BIN_EXE_headwater");
+/// Clients, and messages that each has in flight.
+const CASES: [(u32, u32); 6] = [(1, 1), (1, 64), (16, 16), (100, 10), (100, 64), (256, 1)];
+/// Of so many runs of a case the one with the median rate is told.
+const ROUNDS: usize = 3;
+const CASE_DURATION: &str = "5s";
+const WARM_UP: &str = "2s";
+const PAYLOAD_BYTES: &str = "256";
+
+/// One run of one case.
+struct Run {
+    report: Value,
+    raw: Raw,
+}
+
+fn main() -> Result<()> {
+    // `cargo bench` adds `--bench` of its own.
+    let arguments: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => measure(&[Kind::Headwater]),
+        ["peers"] => measure(&KINDS),
+        [brokers::RUMQTTD, port] => brokers::serve_rumqttd(port.parse()?),
+        _ => bail!("say nothing, or `peers`"),
+    }
+}
+
+fn measure(kinds: &[Kind]) -> Result<()> {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    println!("{}\n", machine::describe(folder.path())?);
+    println!(
+        "sequential write: {:.0} MB/s\n",
+        disk::sequential_mb_per_s(folder.path())?
+    );
+    let mut started = Vec::new();
+    for kind in kinds {
+        match Broker::start(*kind, folder.path()) {
+            Ok(broker) => {
+                println!("- {}: {}", broker.name(), broker.note);
+                started.push(broker);
+            }
+            Err(reason) => println!("- {}: MISSING: {reason:#}", kind.name()),
+        }
+    }
+    ensure!(!started.is_empty(), "no broker could be started");
+    for broker in &started {
+        load(broker, (16, 16), WARM_UP).with_context(|| format!("{}: the warm-up failed", broker.name()))?;
+    }
+    println!("\n{HEAD}");
+    for case in CASES {
+        let mut runs: Vec<Vec<Run>> = started.iter().map(|_| Vec::new()).collect();
+        for _ in 0..ROUNDS {
+            for (broker, runs) in started.iter().zip(&mut runs) {
+                runs.extend(one(broker, case, folder.path())?);
+            }
+        }
+        for (broker, runs) in started.iter().zip(runs) {
+            println!("{}", row(broker, case, runs));
+        }
+    }
+    println!("\n{}", machine::load_average()?);
+    Ok(())
+}
+
+/// None when the broker failed the count; why is said where it happened.
+fn one(broker: &Broker, case: (u32, u32), folder: &Path) -> Result<Option<Run>> {
+    let raw = Raw::measure(folder)?;
+    match load(broker, case, CASE_DURATION) {
+        Ok(report) => Ok(Some(Run { report, raw })),
+        Err(error) => {
+            eprintln!("{} {} x {}: {error:#}", broker.name(), case.0, case.1);
+            Ok(None)
+        }
+    }
+}
+
+/// One run of the load generator; its report.
+fn load(broker: &Broker, (clients, inflight): (u32, u32), duration: &str) -> Result<Value> {
+    let output = Command::new(HEADWATER)
+        .args(["bench", "publish", "--qos", "1", "--output", "json"])
+        .args(["--url", &format!("mqtt://{}", broker.address)])
+        .args(["--clients", &clients.to_string(), "--inflight", &inflight.to_string()])
+        .args(["--size", PAYLOAD_BYTES, "--duration", duration])
+        .args(["--pid", &broker.pid().to_string()])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+const HEAD: &str = "\
+| clients x in flight | broker | messages/s | p50 us | p99 us | rate / raw 4 KiB | p50 / raw 4 KiB | MB/s / raw 256 KiB | server CPU us | written / payload | generator CPU us | raw p50 us |
+|---|---|---|---|---|---|---|---|---|---|---|---|";
+
+fn row(broker: &Broker, (clients, inflight): (u32, u32), mut runs: Vec<Run>) -> String {
+    let rate = |run: &Run| run.report["published"]["messages_per_s"].as_f64().unwrap_or(0.0);
+    runs.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let Some(run) = runs.get(runs.len() / 2) else {
+        return format!("| {clients} x {inflight} | {} | failed |", broker.name());
+    };
+    let number = |pointer: &str| run.report.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let (p50, p99) = (number("/published/latency_us/p50"), number("/published/latency_us/p99"));
+    let mb_per_s = rate(run) * number("/published/payload_bytes") / 1e6;
+    format!(
+        "| {clients} x {inflight} | {} | {:.0} | {p50:.0} | {p99:.0} | {:.2} | {:.2} | {:.2} | {:.1} | {:.2} | {:.1} | {:.0} |",
+        broker.name(),
+        rate(run),
+        rate(run) / run.raw.small.per_s,
+        p50 / run.raw.small.p50_us,
+        mb_per_s / (run.raw.large.per_s * run.raw.large.bytes as f64 / 1e6),
+        number("/server/cpu_us_per_message"),
+        number("/server/write_amplification"),
+        number("/published/generator_cpu_us_per_message"),
+        run.raw.small.p50_us,
+    )
+}
