@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod serve;
 mod sql;
+mod store;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Put a load on an MQTT broker, this one or any other, and count exactly.
     Bench(bench::BenchArgs),
+    /// Look at a data folder while no server uses it: check it for damage, print what it holds.
+    Store(store::StoreArgs),
     /// Replay a year of two cities' temperatures through a running server, and show what its queries find.
     Demo(demo::DemoArgs),
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Store(arguments) => store::run(arguments),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
     };
     match outcome {

@@ -1,5 +1,7 @@
-//! kill -9, and what must be there afterwards.
+//! kill -9, full disks and damaged ones, and what must be there afterwards.
 
 mod acknowledged;
+mod damage;
+mod full_disk;
 mod over_http;
 mod under_load;

@@ -17,6 +17,8 @@ pub struct StoreConfig {
     pub tail_cache: ByteSize,
     pub flush_every: ByteSize,
     pub block_cache: ByteSize,
+    pub slice_size: ByteSize,
+    pub retention_bytes: ByteSize,
     pub free_disk_min: ByteSize,
     pub read_threads: usize,
 }
@@ -34,6 +36,11 @@ impl StoreConfig {
         ConfigError::unless(
             self.flush_every.0 >= 1 << 16,
             "store.flush_every",
+            "must be at least 64KiB",
+        )?;
+        ConfigError::unless(
+            self.slice_size.0 >= 1 << 16,
+            "store.slice_size",
             "must be at least 64KiB",
         )?;
         ConfigError::unless(

@@ -1,23 +1,29 @@
 //! Committed entries become rows. Deterministic: it reads the entry and the group's rows, never a clock, a random
 //! number or a configuration key, so every replica comes to the same state and the same outcomes.
 //!
-//! One entry is one atomic write: record batches, tables, shard ends, the entry row and how far the group is applied.
+//! One entry is one atomic write: record batches and what finds them, tables, where shards stand, the entry's rows and how
+//! far the group is applied. Which slice a record batch lands in is this node's own business (`slices`), and changes
+//! nothing that a reader sees.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::batch::{Condition, Put, TableId, tables};
+use crate::batch::{Condition, Put, TableId, Trim, tables};
 use crate::engine::{Engine, Family, Writes};
-use crate::entry::{self, Entry, Item};
+use crate::entry::{self, Entry, Item, ItemAppend};
 use crate::error::EngineError;
 use crate::follow::AppliedEntry;
-use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, Term, TimestampMs};
+use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, SliceId, Term, TimestampMs};
 use crate::keys::applied::{self, Applied};
 use crate::keys::entry_row::{self, EntryRow};
-use crate::keys::{record_batch, shard_end, table_row};
+use crate::keys::shard::{self, ShardRow};
+use crate::keys::span::{self, Span};
+use crate::keys::{record_batch, table_row, time_index};
+use crate::limits::TIME_INDEX_BYTES;
 use crate::record_batch::{RecordBatchError, set_base_offset};
+use crate::slices::{Slices, spans};
 use crate::stored::StoredBatch;
 use crate::wire::{Reader, Short};
 
@@ -49,10 +55,19 @@ pub type Outcome = Result<Vec<Offset>, Refusal>;
 /// The state of one group on this node.
 pub struct Applier {
     engine: Arc<dyn Engine>,
+    slices: Arc<Slices>,
     group: GroupId,
     applied: Applied,
     fence: RouteRevision,
-    ends: HashMap<ShardId, Offset>,
+    shards: HashMap<ShardId, Shard>,
+}
+
+/// Where a shard stands, and how much of it the time index does not cover yet.
+#[derive(Clone, Copy, Default)]
+struct Shard {
+    row: ShardRow,
+    last_time: TimestampMs,
+    unindexed_bytes: usize,
 }
 
 /// What an entry has written so far; items see the ones before them.
@@ -61,12 +76,18 @@ struct Overlay {
     rows: HashMap<(TableId, Bytes), Option<Bytes>>,
     puts: Vec<Put>,
     appends: Vec<StoredBatch>,
+    /// What was appended to each slice.
+    by_slice: BTreeMap<SliceId, Vec<(ShardId, Offset)>>,
+    spans: Vec<(ShardId, Offset)>,
+    /// Shards that were dropped: nothing of them is known any more.
+    dropped: Vec<ShardId>,
     fence: Option<RouteRevision>,
+    writes: Writes,
 }
 
 impl Applier {
     /// Reads where the group stands.
-    pub fn load(engine: Arc<dyn Engine>, group: GroupId) -> Result<Applier, ApplyError> {
+    pub fn load(engine: Arc<dyn Engine>, slices: Arc<Slices>, group: GroupId) -> Result<Applier, ApplyError> {
         let damaged = |what: &str| ApplyError::Entry {
             group,
             index: LogIndex(0),
@@ -82,10 +103,11 @@ impl Applier {
         };
         Ok(Applier {
             engine,
+            slices,
             group,
             applied,
             fence,
-            ends: HashMap::new(),
+            shards: HashMap::new(),
         })
     }
 
@@ -112,16 +134,25 @@ impl Applier {
                 items: Vec::new(),
             }
         } else {
-            entry::decode(self.group, data).map_err(|Short| self.broken(index, "it does not decode"))?
+            entry::decode(self.group, data).map_err(|Short| ApplyError::Entry {
+                group: self.group,
+                index,
+                reason: "it does not decode".to_owned(),
+            })?
         };
         let time = entry.time.max(self.applied.time);
         let mut overlay = Overlay::default();
         let mut outcomes = Vec::with_capacity(entry.items.len());
-        for item in entry.items {
-            outcomes.push(self.apply_item(index, term, item, &mut overlay)?);
-        }
         self.applied = Applied { index, term, time };
-        self.engine.write(self.writes(&overlay))?;
+        for item in entry.items {
+            outcomes.push(self.apply_item(item, &mut overlay)?);
+        }
+        let writes = self.writes(&mut overlay);
+        self.engine.write(writes)?;
+        self.slices.written();
+        for shard in overlay.dropped {
+            self.shards.remove(&shard);
+        }
         let applied = AppliedEntry {
             group: self.group,
             index,
@@ -132,13 +163,7 @@ impl Applier {
         Ok((applied, outcomes))
     }
 
-    fn apply_item(
-        &mut self,
-        index: LogIndex,
-        term: Term,
-        item: Item,
-        overlay: &mut Overlay,
-    ) -> Result<Outcome, ApplyError> {
+    fn apply_item(&mut self, item: Item, overlay: &mut Overlay) -> Result<Outcome, ApplyError> {
         if let Some(revision) = item.revision {
             if revision < self.fence {
                 return Ok(Err(Refusal::Stale(self.fence)));
@@ -150,17 +175,16 @@ impl Applier {
             }
         }
         for condition in &item.conditions {
-            if !self.holds(condition, term, overlay)? {
+            if !self.holds(condition, overlay)? {
                 return Ok(Err(Refusal::Conflict));
             }
         }
         let mut bases = Vec::with_capacity(item.appends.len());
-        for (shard, batch) in item.appends {
-            let base = self.end(shard)?;
-            let stored = place(shard, batch, base).map_err(|error| self.broken(index, &error.to_string()))?;
-            self.ends.insert(shard, stored.end());
-            bases.push(base);
-            overlay.appends.push(stored);
+        for append in item.appends {
+            bases.push(self.append(append, overlay)?);
+        }
+        for trim in item.trims {
+            self.trim(trim, overlay)?;
         }
         for put in item.puts {
             overlay.rows.insert((put.table, put.key.clone()), put.value.clone());
@@ -169,9 +193,67 @@ impl Applier {
         Ok(Ok(bases))
     }
 
-    fn holds(&self, condition: &Condition, entry_term: Term, overlay: &Overlay) -> Result<bool, EngineError> {
+    /// Gives the records of one append their offsets and their place on disk.
+    fn append(&mut self, append: ItemAppend, overlay: &mut Overlay) -> Result<Offset, ApplyError> {
+        let id = append.shard;
+        let known = self.shard(id)?;
+        let mut shard = known.unwrap_or_default();
+        let base = shard.row.end;
+        let stored = place(id, append.batch, base).map_err(|error| self.broken(&error.to_string()))?;
+        let (time, bytes) = (self.applied.time, stored.size_bytes());
+        let slice = self.slices.place(append.class, time, bytes, &mut overlay.writes)?;
+        if known.is_none() || shard.row.slice != slice {
+            let span = span::encode(&Span { slice, time });
+            overlay.writes.put(Family::State, span::key(id, base), span);
+            overlay.spans.push((id, base));
+            shard.unindexed_bytes = 0;
+        } else if shard.unindexed_bytes >= TIME_INDEX_BYTES && time > shard.last_time {
+            let row = time_index::encode(base);
+            overlay.writes.put(Family::Slice(slice), time_index::key(id, time), row);
+            shard.unindexed_bytes = 0;
+        }
+        shard.unindexed_bytes += bytes;
+        shard.last_time = time;
+        shard.row.end = stored.end();
+        shard.row.slice = slice;
+        self.shards.insert(id, shard);
+        let (batch_key, shard_row) = (record_batch::key(id, base), shard::encode(&shard.row));
+        overlay.writes.put(Family::Slice(slice), batch_key, stored.encoded());
+        overlay.writes.put(Family::State, shard::key(id), shard_row);
+        overlay.by_slice.entry(slice).or_default().push((id, base));
+        overlay.appends.push(stored);
+        Ok(base)
+    }
+
+    fn trim(&mut self, trim: Trim, overlay: &mut Overlay) -> Result<(), ApplyError> {
+        let Some(mut shard) = self.shard(trim.shard)? else {
+            return Ok(());
+        };
+        self.slices.note_garbage();
+        let id = trim.shard;
+        let mut bases: Vec<Offset> = spans(&*self.engine, id)?.into_iter().map(|(base, _)| base).collect();
+        bases.extend(overlay.spans.iter().filter(|(of, _)| *of == id).map(|(_, base)| *base));
+        let gone = if trim.first == Trim::ALL {
+            overlay.writes.delete(Family::State, shard::key(id));
+            overlay.dropped.push(id);
+            bases.len()
+        } else {
+            shard.row.first = shard.row.first.max(trim.first.min(shard.row.end));
+            let row = shard::encode(&shard.row);
+            overlay.writes.put(Family::State, shard::key(id), row);
+            self.shards.insert(id, shard);
+            // The span that holds the first offset stays, and all behind it.
+            bases.partition_point(|base| *base <= shard.row.first).saturating_sub(1)
+        };
+        for base in &bases[..gone] {
+            overlay.writes.delete(Family::State, span::key(id, *base));
+        }
+        Ok(())
+    }
+
+    fn holds(&self, condition: &Condition, overlay: &Overlay) -> Result<bool, EngineError> {
         match condition {
-            Condition::Term(term) => Ok(*term == entry_term),
+            Condition::Term(term) => Ok(*term == self.applied.term),
             Condition::Row { table, key, value } => match overlay.rows.get(&(*table, key.clone())) {
                 Some(current) => Ok(current == value),
                 None => {
@@ -184,44 +266,27 @@ impl Applier {
         }
     }
 
-    /// The next offset of a shard.
-    fn end(&self, shard: ShardId) -> Result<Offset, ApplyError> {
-        if let Some(end) = self.ends.get(&shard) {
-            return Ok(*end);
+    /// Where a shard stands; None: nothing was ever appended to it, or it was dropped.
+    fn shard(&self, shard: ShardId) -> Result<Option<Shard>, ApplyError> {
+        if let Some(shard) = self.shards.get(&shard) {
+            return Ok(Some(*shard));
         }
-        match self.engine.get(Family::State, &shard_end::key(shard))? {
-            Some(value) => {
-                shard_end::decode(value).map_err(|Short| self.broken(self.applied.index, "damaged shard end row"))
-            }
-            None => Ok(Offset(0)),
-        }
+        let Some(value) = self.engine.get(Family::State, &shard::key(shard))? else {
+            return Ok(None);
+        };
+        let row = shard::decode(value).map_err(|Short| self.broken("damaged shard row"))?;
+        Ok(Some(Shard {
+            row,
+            ..Shard::default()
+        }))
     }
 
-    fn writes(&self, overlay: &Overlay) -> Writes {
-        let mut writes = Writes::default();
-        let mut row = EntryRow {
-            time: self.applied.time,
-            appends: Vec::with_capacity(overlay.appends.len()),
-        };
-        for stored in &overlay.appends {
-            row.appends.push((stored.shard, stored.base));
-            writes.put(
-                Family::Slice,
-                record_batch::key(stored.shard, stored.base),
-                stored.encoded(),
-            );
-            writes.put(
-                Family::State,
-                shard_end::key(stored.shard),
-                shard_end::encode(stored.end()),
-            );
-        }
-        if !row.appends.is_empty() {
-            writes.put(
-                Family::Slice,
-                entry_row::key(self.group, self.applied.index),
-                entry_row::encode(&row),
-            );
+    fn writes(&self, overlay: &mut Overlay) -> Writes {
+        let mut writes = std::mem::take(&mut overlay.writes);
+        let (index, time) = (self.applied.index, self.applied.time);
+        for (slice, appends) in std::mem::take(&mut overlay.by_slice) {
+            let row = entry_row::encode(&EntryRow { time, appends });
+            writes.put(Family::Slice(slice), entry_row::key(self.group, index), row);
         }
         for put in &overlay.puts {
             let key = table_row::key(self.group, put.table, &put.key);
@@ -238,10 +303,10 @@ impl Applier {
         writes
     }
 
-    fn broken(&self, index: LogIndex, reason: &str) -> ApplyError {
+    fn broken(&self, reason: &str) -> ApplyError {
         ApplyError::Entry {
             group: self.group,
-            index,
+            index: self.applied.index,
             reason: reason.to_owned(),
         }
     }
@@ -265,6 +330,7 @@ mod tests {
     use crate::ids::StreamId;
     use crate::record::Record;
     use crate::record_batch::{encode_record, seal};
+    use crate::retention::RetentionClass;
 
     const GROUP: GroupId = GroupId(1);
     const TABLE: TableId = TableId(1000);
@@ -281,9 +347,18 @@ mod tests {
             .for_each(|payload| encode_record(&Record::new(payload.as_bytes().to_vec()), &mut body));
         let batch = seal(&body, payloads.len() as u32, TimestampMs(5));
         Item {
-            appends: vec![(SHARD, batch.into())],
+            appends: vec![ItemAppend {
+                shard: SHARD,
+                class: RetentionClass::FOREVER,
+                batch: batch.into(),
+            }],
             ..Item::default()
         }
+    }
+
+    fn load(engine: &Arc<MemoryEngine>) -> Applier {
+        let slices = Slices::open(engine.clone(), 1 << 20).unwrap();
+        Applier::load(engine.clone(), Arc::new(slices), GROUP).unwrap()
     }
 
     fn put(value: &'static str) -> Put {
@@ -314,19 +389,19 @@ mod tests {
     #[test]
     fn offsets_run_on_across_items_entries_and_a_reload() {
         let engine = Arc::new(MemoryEngine::default());
-        let mut applier = Applier::load(engine.clone(), GROUP).unwrap();
+        let mut applier = load(&engine);
         assert_eq!(
             run(&mut applier, vec![appending(&["a", "b"]), appending(&["c"])]),
             [Ok(vec![Offset(0)]), Ok(vec![Offset(2)])]
         );
-        let mut applier = Applier::load(engine, GROUP).unwrap();
+        let mut applier = load(&engine);
         assert_eq!(run(&mut applier, vec![appending(&["d"])]), [Ok(vec![Offset(3)])]);
         assert_eq!(applier.applied().index, LogIndex(2));
     }
 
     #[test]
     fn a_refused_item_changes_nothing_and_later_items_see_earlier_ones() {
-        let mut applier = Applier::load(Arc::new(MemoryEngine::default()), GROUP).unwrap();
+        let mut applier = load(&Arc::default());
         let claim = |value| Item {
             conditions: vec![row(None)],
             puts: vec![put(value)],
@@ -355,7 +430,7 @@ mod tests {
     #[test]
     fn a_newer_route_fences_the_older_ones() {
         let engine = Arc::new(MemoryEngine::default());
-        let mut applier = Applier::load(engine.clone(), GROUP).unwrap();
+        let mut applier = load(&engine);
         let routed = |revision| Item {
             revision: Some(RouteRevision(revision)),
             ..appending(&["x"])
@@ -364,7 +439,7 @@ mod tests {
             run(&mut applier, vec![routed(1), routed(2), routed(1)])[2],
             Err(Refusal::Stale(RouteRevision(2)))
         );
-        let mut applier = Applier::load(engine, GROUP).unwrap();
+        let mut applier = load(&engine);
         assert_eq!(
             run(&mut applier, vec![routed(1)]),
             [Err(Refusal::Stale(RouteRevision(2)))],
@@ -375,12 +450,12 @@ mod tests {
     #[test]
     fn a_crash_goes_back_to_one_point_for_rows_and_applied_index() {
         let engine = Arc::new(MemoryEngine::default());
-        let mut applier = Applier::load(engine.clone(), GROUP).unwrap();
+        let mut applier = load(&engine);
         run(&mut applier, vec![appending(&["a"])]);
         engine.flush().unwrap();
         run(&mut applier, vec![appending(&["b"])]);
         engine.crash();
-        let mut applier = Applier::load(engine, GROUP).unwrap();
+        let mut applier = load(&engine);
         assert_eq!(applier.applied().index, LogIndex(1));
         assert_eq!(
             run(&mut applier, vec![appending(&["b"])]),

@@ -53,6 +53,20 @@ pub struct Put {
     pub value: Option<Bytes>,
 }
 
+/// Hides the records of a shard before `first`, at once; disk follows. What is not written yet cannot be trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trim {
+    /// The shard.
+    pub shard: ShardId,
+    /// The first offset that stays; [`Trim::ALL`] forgets the shard itself.
+    pub first: Offset,
+}
+
+impl Trim {
+    /// For shards of a stream that is gone.
+    pub const ALL: Offset = Offset(u64::MAX);
+}
+
 /// Must hold in the state just before the entry, or nothing of the Batch is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -86,6 +100,8 @@ pub struct Batch {
     pub conditions: Vec<Condition>,
     /// In order.
     pub appends: Vec<Append>,
+    /// After the appends.
+    pub trims: Vec<Trim>,
     /// In order; the last one of a key wins.
     pub puts: Vec<Put>,
 }
@@ -98,6 +114,7 @@ impl Batch {
             revision: None,
             conditions: Vec::new(),
             appends: Vec::new(),
+            trims: Vec::new(),
             puts: Vec::new(),
         }
     }
@@ -106,6 +123,13 @@ impl Batch {
     pub fn append(mut self, shard: ShardId, records: Vec<Record>) -> Batch {
         debug_assert_eq!(shard.group, self.group);
         self.appends.push(Append { shard, records });
+        self
+    }
+
+    /// Hides the records of a shard of this group before `first`.
+    pub fn trim(mut self, shard: ShardId, first: Offset) -> Batch {
+        debug_assert_eq!(shard.group, self.group);
+        self.trims.push(Trim { shard, first });
         self
     }
 
@@ -155,7 +179,7 @@ impl Batch {
             .map(|put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 16)
             .sum();
         let conditions: usize = self.conditions.iter().map(Condition::size_bytes).sum();
-        64 + appends + puts + conditions
+        64 + appends + puts + conditions + self.trims.len() * 32
     }
 }
 

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::batch::{Put, TableId, tables};
+use crate::captures::Captures;
 use crate::control::{self, ControlError};
 use crate::engine::{Engine, Family};
 use crate::error::EngineError;
 use crate::ids::{CATALOG_GROUP, GroupId, RouteRevision, ShardId, StreamId};
 use crate::keys::table_row;
 use crate::record::Qos;
+use crate::retention::RetentionClass;
 use crate::topic::TopicFilter;
 
 /// Where a stream stands between CREATE and DROP.
@@ -240,6 +242,10 @@ pub struct Catalog {
     pub streams: imbl::HashMap<String, Arc<StreamRow>>,
     /// Names by id.
     pub stream_names: imbl::HashMap<StreamId, String>,
+    /// The captures of all streams that are not being dropped.
+    pub(crate) captures: Captures,
+    /// Streams whose records are not kept for ever.
+    retention: imbl::HashMap<StreamId, RetentionClass>,
     /// By name.
     pub queries: imbl::HashMap<String, Arc<QueryRow>>,
     /// By name.
@@ -296,12 +302,13 @@ impl Catalog {
                 }
                 (tables::STREAMS, Some(value)) => {
                     let row: StreamRow = control::decode(value).map_err(damage)?;
-                    self.stream_names.insert(row.id, row.name.clone());
-                    self.streams.insert(row.name.clone(), Arc::new(row));
+                    self.take_stream(Arc::new(row));
                 }
                 (tables::STREAMS, None) => {
                     if let Some(row) = self.streams.remove(&name()) {
+                        self.captures.remove(&row);
                         self.stream_names.remove(&row.id);
+                        self.retention.remove(&row.id);
                     }
                 }
                 (tables::QUERIES, Some(value)) => {
@@ -321,12 +328,33 @@ impl Catalog {
         Ok(changed)
     }
 
+    /// Takes a new or changed stream.
+    pub(crate) fn take_stream(&mut self, row: Arc<StreamRow>) {
+        if let Some(old) = self.streams.get(&row.name).cloned() {
+            self.captures.remove(&old);
+        }
+        if row.state != StreamState::Dropping {
+            self.captures.insert(&row);
+        }
+        match RetentionClass::of(row.options.duration_ms) {
+            RetentionClass::FOREVER => drop(self.retention.remove(&row.id)),
+            class => drop(self.retention.insert(row.id, class)),
+        }
+        self.stream_names.insert(row.id, row.name.clone());
+        self.streams.insert(row.name.clone(), row);
+    }
+
     pub(crate) fn meta(&self) -> CatalogMeta {
         CatalogMeta {
             revision: self.revision,
             route_revision: self.route_revision.0,
             next_id: self.next_id,
         }
+    }
+
+    /// How long the records of a stream are kept.
+    pub(crate) fn retention(&self, id: StreamId) -> RetentionClass {
+        self.retention.get(&id).copied().unwrap_or_default()
     }
 
     /// The stream with that id, in whatever state.
@@ -350,4 +378,28 @@ pub(crate) enum CatalogDamage {
     Engine(#[from] EngineError),
     #[error("a catalog row of table {}: {error}", .table.0)]
     Row { table: TableId, error: ControlError },
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::placement::shard_groups;
+
+    /// A captured stream over four data groups.
+    pub fn stream(id: u64, name: &str, captures: &[&str]) -> Arc<StreamRow> {
+        Arc::new(StreamRow {
+            id: StreamId(id),
+            name: name.into(),
+            state: StreamState::Active,
+            placement: Placement::Topic,
+            shards: shard_groups(StreamId(id), Placement::Topic, 1, 4),
+            columns: Vec::new(),
+            captures: captures.iter().map(|text| text.to_string()).collect(),
+            form: StreamForm::Append,
+            options: StreamOptions::default(),
+            query: None,
+            created_at_ms: 0,
+            sql: String::new(),
+        })
+    }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::batch::{Batch, Condition, Put, TableId, tables};
+use crate::batch::{Batch, Condition, Put, TableId, Trim, tables};
 use crate::catalog::{
     Catalog, CatalogMeta, ColumnRow, ConnectorRow, Placement, QueryRow, QueryState, StreamForm, StreamOptions,
     StreamRow, StreamState,
@@ -142,12 +142,22 @@ impl Store {
             })
             .await?;
         self.fence(revision).await?;
+        let stream = found(self.catalog().borrow().streams.get(name), "stream", name)?.clone();
+        self.forget_shards(&stream).await?;
         self.change(|change| {
             change.delete(tables::STREAMS, name);
             Ok(())
         })
         .await
         .map(|_| ())
+    }
+
+    /// The records of a dropped stream: hidden now, gone from disk when their slices are merged or dropped.
+    async fn forget_shards(&self, stream: &StreamRow) -> Result<(), CatalogError> {
+        for shard in stream.shard_ids() {
+            self.write(Batch::new(shard.group).trim(shard, Trim::ALL)).await?;
+        }
+        Ok(())
     }
 
     /// Makes a query and the stream it writes, in one change.
@@ -321,6 +331,9 @@ impl Store {
             .filter(|stream| stream.state != StreamState::Active)
         {
             self.fence(catalog.route_revision).await?;
+            if stream.state == StreamState::Dropping {
+                self.forget_shards(stream).await?;
+            }
             self.change(|change| {
                 if stream.state == StreamState::Dropping {
                     change.delete(tables::STREAMS, &stream.name);

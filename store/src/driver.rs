@@ -44,7 +44,7 @@ pub enum Message {
     LogFailed(String),
     /// Rows up to these entries are on disk; the log in front of them may go.
     Flushed(Vec<(GroupId, LogIndex, Term)>),
-    /// A flush failed.
+    /// Rows could not be flushed, merged or dropped.
     FlushFailed(String),
     /// Commit what was admitted, then end.
     Stop,
@@ -171,6 +171,8 @@ impl Driver {
             }
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
+                let closed = self.shared.slices.close_old(self.shared.clock.now());
+                closed.map_err(|error| Fatal(error.to_string()))?;
                 self.groups.iter_mut().for_each(|group| group.replica.tick());
             }
         }
@@ -200,7 +202,7 @@ impl Driver {
                 }
             }
             Message::LogFailed(reason) => return Err(Fatal(format!("the raft log cannot be written: {reason}"))),
-            Message::FlushFailed(reason) => return Err(Fatal(format!("rows cannot be flushed: {reason}"))),
+            Message::FlushFailed(reason) => return Err(Fatal(format!("rows cannot be written: {reason}"))),
             Message::Flushed(durable) => {
                 for (group, through, term) in durable {
                     let write = self.groups[usize::from(group.0)].replica.cut(through, term);

@@ -6,6 +6,8 @@
 use bytes::Bytes;
 
 use crate::error::EngineError;
+use crate::garbage::Garbage;
+use crate::ids::SliceId;
 
 #[cfg(test)]
 pub mod memory;
@@ -14,14 +16,11 @@ pub mod rocks;
 /// A key space of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
-    /// Tables, applied indexes and shard ends: rows that are overwritten.
+    /// Tables, and where groups, shards and slices stand: rows that are overwritten.
     State,
-    /// Record batches and entry rows: written once, and one day dropped whole.
-    Slice,
+    /// Record batches and what finds them: written once, and dropped whole.
+    Slice(SliceId),
 }
-
-/// All families.
-pub const FAMILIES: [Family; 2] = [Family::State, Family::Slice];
 
 /// Rows that become visible, and durable, all together.
 #[derive(Debug, Default)]
@@ -42,7 +41,8 @@ impl Writes {
 /// A key with its value.
 pub type Row = (Bytes, Bytes);
 
-/// Ordered bytes. Reads see every write that returned; only [`Engine::flush`] makes them survive a crash.
+/// Ordered bytes. Reads see every write that returned; only [`Engine::flush`] makes them survive a crash. A slice that is
+/// not there, or not any more, reads as empty.
 pub trait Engine: Send + Sync + 'static {
     /// One row.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
@@ -67,4 +67,22 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Makes all that was written durable, all families at one point. Blocks.
     fn flush(&self) -> Result<(), EngineError>;
+
+    /// The slices there are.
+    fn slices(&self) -> Vec<SliceId>;
+
+    /// Makes an empty slice; durable at once.
+    fn make_slice(&self, slice: SliceId) -> Result<(), EngineError>;
+
+    /// Drops a slice and gives its disk back; durable at once. Readers that are inside it finish.
+    fn drop_slice(&self, slice: SliceId) -> Result<(), EngineError>;
+
+    /// Rewrites what is on disk of a slice into few files, without `garbage`. Blocks.
+    fn merge_slice(&self, slice: SliceId, garbage: Garbage) -> Result<(), EngineError>;
+
+    /// The bytes of a slice's files.
+    fn slice_bytes(&self, slice: SliceId) -> u64;
+
+    /// About the bytes on disk between two keys of a slice.
+    fn bytes_between(&self, slice: SliceId, from: &[u8], to: &[u8]) -> u64;
 }

@@ -3,10 +3,11 @@
 //! ```text
 //! entry: version u8 | time i64 | item count u32 | item ...
 //! item:  flags u8 | [route revision u64] | condition count u16 | condition ...
-//!        | append count u32 | append ... | put count u32 | put ...
+//!        | append count u32 | append ... | trim count u32 | trim ... | put count u32 | put ...
 //! condition: 0 u8 | table u16 | key prefixed | value optional        (the row has this value)
 //!            1 u8 | term u64                                         (the entry is of this term)
-//! append: stream u64 | shard u16 | record batch prefixed             (record_batch.rs)
+//! append: stream u64 | shard u16 | retention class u8 | record batch prefixed   (retention.rs, record_batch.rs)
+//! trim:   stream u64 | shard u16 | first offset u64                  (records before it go; all ones: the shard goes)
 //! put:    table u16 | key prefixed | value optional
 //! flags: bit 0, a route revision follows
 //! ```
@@ -17,11 +18,12 @@
 
 use bytes::Bytes;
 
-use crate::batch::{Condition, Put, TableId};
-use crate::ids::{GroupId, RouteRevision, ShardId, StreamId, Term, TimestampMs};
+use crate::batch::{Condition, Put, TableId, Trim};
+use crate::ids::{GroupId, Offset, RouteRevision, ShardId, StreamId, Term, TimestampMs};
+use crate::retention::RetentionClass;
 use crate::wire::{Reader, Short, put_optional, put_prefixed};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const FLAG_REVISION: u8 = 1;
 const CONDITION_ROW: u8 = 0;
 const CONDITION_TERM: u8 = 1;
@@ -41,8 +43,18 @@ pub struct Item {
     pub revision: Option<RouteRevision>,
     pub conditions: Vec<Condition>,
     /// Sealed record batches, their base offsets still 0.
-    pub appends: Vec<(ShardId, Bytes)>,
+    pub appends: Vec<ItemAppend>,
+    pub trims: Vec<Trim>,
     pub puts: Vec<Put>,
+}
+
+/// One record batch on its way into a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemAppend {
+    pub shard: ShardId,
+    /// How long it is kept.
+    pub class: RetentionClass,
+    pub batch: Bytes,
 }
 
 pub fn encode(entry: &Entry) -> Vec<u8> {
@@ -58,13 +70,13 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
 }
 
 fn size_bytes(item: &Item) -> usize {
-    let appends: usize = item.appends.iter().map(|(_, batch)| batch.len() + 16).sum();
+    let appends: usize = item.appends.iter().map(|append| append.batch.len() + 17).sum();
     let puts: usize = item
         .puts
         .iter()
         .map(|put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 16)
         .sum();
-    appends + puts + 32 + item.conditions.len() * 64
+    appends + puts + 32 + item.conditions.len() * 64 + item.trims.len() * 18
 }
 
 fn encode_item(item: &Item, out: &mut Vec<u8>) {
@@ -91,10 +103,15 @@ fn encode_item(item: &Item, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&(item.appends.len() as u32).to_le_bytes());
-    for (shard, batch) in &item.appends {
-        out.extend_from_slice(&shard.stream.0.to_le_bytes());
-        out.extend_from_slice(&shard.number.to_le_bytes());
-        put_prefixed(out, batch);
+    for append in &item.appends {
+        put_shard(out, append.shard);
+        out.push(append.class.0);
+        put_prefixed(out, &append.batch);
+    }
+    out.extend_from_slice(&(item.trims.len() as u32).to_le_bytes());
+    for trim in &item.trims {
+        put_shard(out, trim.shard);
+        out.extend_from_slice(&trim.first.0.to_le_bytes());
     }
     out.extend_from_slice(&(item.puts.len() as u32).to_le_bytes());
     for put in &item.puts {
@@ -102,6 +119,19 @@ fn encode_item(item: &Item, out: &mut Vec<u8>) {
         put_prefixed(out, &put.key);
         put_optional(out, put.value.as_deref());
     }
+}
+
+fn put_shard(out: &mut Vec<u8>, shard: ShardId) {
+    out.extend_from_slice(&shard.stream.0.to_le_bytes());
+    out.extend_from_slice(&shard.number.to_le_bytes());
+}
+
+fn read_shard(group: GroupId, reader: &mut Reader) -> Result<ShardId, Short> {
+    Ok(ShardId {
+        group,
+        stream: StreamId(reader.u64()?),
+        number: reader.u16()?,
+    })
 }
 
 /// Reads what [`encode`] wrote for `group`. Record batches share the buffer.
@@ -112,7 +142,8 @@ pub fn decode(group: GroupId, bytes: Bytes) -> Result<Entry, Short> {
     }
     let time = TimestampMs(reader.i64()?);
     let count = reader.u32()? as usize;
-    let mut items = Vec::with_capacity(count.min(reader.remaining()));
+    // An item has at least fifteen bytes: a false count reserves no more than the entry is worth.
+    let mut items = Vec::with_capacity(count.min(reader.remaining() / 15 + 1));
     for _ in 0..count {
         items.push(decode_item(group, &mut reader)?);
     }
@@ -142,12 +173,17 @@ fn decode_item(group: GroupId, reader: &mut Reader) -> Result<Item, Short> {
         });
     }
     for _ in 0..reader.u32()? {
-        let shard = ShardId {
-            group,
-            stream: StreamId(reader.u64()?),
-            number: reader.u16()?,
-        };
-        item.appends.push((shard, reader.prefixed()?));
+        item.appends.push(ItemAppend {
+            shard: read_shard(group, reader)?,
+            class: RetentionClass::from_number(reader.u8()?).ok_or(Short)?,
+            batch: reader.prefixed()?,
+        });
+    }
+    for _ in 0..reader.u32()? {
+        item.trims.push(Trim {
+            shard: read_shard(group, reader)?,
+            first: Offset(reader.u64()?),
+        });
     }
     for _ in 0..reader.u32()? {
         let put = Put {
@@ -178,15 +214,21 @@ mod tests {
             }),
             any::<u64>().prop_map(|term| Condition::Term(Term(term))),
         ];
-        let append = (any::<u64>(), any::<u16>(), bytes()).prop_map(|(stream, number, batch)| {
-            (
-                ShardId {
-                    group: GroupId(2),
-                    stream: StreamId(stream),
-                    number,
-                },
-                batch,
-            )
+        let shard = || {
+            any::<(u64, u16)>().prop_map(|(stream, number)| ShardId {
+                group: GroupId(2),
+                stream: StreamId(stream),
+                number,
+            })
+        };
+        let append = (shard(), 0..RetentionClass::COUNT as u8, bytes()).prop_map(|(shard, class, batch)| ItemAppend {
+            shard,
+            class: RetentionClass(class),
+            batch,
+        });
+        let trim = (shard(), any::<u64>()).prop_map(|(shard, first)| Trim {
+            shard,
+            first: Offset(first),
         });
         let put = (any::<u16>(), bytes(), proptest::option::of(bytes())).prop_map(|(table, key, value)| Put {
             table: TableId(table),
@@ -197,12 +239,14 @@ mod tests {
             proptest::option::of(any::<u64>().prop_map(RouteRevision)),
             proptest::collection::vec(condition, 0..3),
             proptest::collection::vec(append, 0..3),
+            proptest::collection::vec(trim, 0..3),
             proptest::collection::vec(put, 0..3),
         )
-            .prop_map(|(revision, conditions, appends, puts)| Item {
+            .prop_map(|(revision, conditions, appends, trims, puts)| Item {
                 revision,
                 conditions,
                 appends,
+                trims,
                 puts,
             })
     }

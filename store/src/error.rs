@@ -32,20 +32,29 @@ pub enum OpenError {
     #[error("cannot use the data folder {}: {source}", .path.display())]
     Io { path: PathBuf, source: std::io::Error },
     /// RocksDB refused.
-    #[error("cannot open the records and tables: {0}")]
+    #[error("cannot open the records and tables: {}; `headwater store check` says whether they are damaged", .0.0)]
     Engine(#[from] EngineError),
     /// raft-engine refused.
     #[error("cannot open the raft log: {0}; nothing was deleted")]
     RaftLog(String),
     /// The state on disk contradicts itself.
-    #[error("the data folder is damaged: {0}; nothing was deleted")]
+    #[error("the data folder is damaged: {0}; nothing was deleted; `headwater store check` lists all damage")]
     Damaged(String),
 }
 
 /// An error of the storage engine. After one from a write or a flush the node stops.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("storage engine: {0}")]
+#[error("storage engine: {}{}", .0, hint(.0))]
 pub struct EngineError(pub String);
+
+/// RocksDB's word for what does not match its checksum.
+fn hint(message: &str) -> &'static str {
+    if message.starts_with("Corruption") {
+        "; `headwater store check --full` lists all damage"
+    } else {
+        ""
+    }
+}
 
 /// Why a Batch was not committed, or is not known to be.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,7 +93,9 @@ pub enum ReadError {
         first: Offset,
     },
     /// A stored record batch does not match its checksum.
-    #[error("shard {shard}: damaged record batch at offset {offset}: {reason}")]
+    #[error(
+        "shard {shard}: damaged record batch at offset {offset}: {reason}; `headwater store check --full` lists all damage"
+    )]
     Damaged {
         shard: ShardId,
         offset: Offset,

@@ -2,38 +2,39 @@
 //!
 //! ```text
 //! FOLDER/LOCK      held while a process uses the folder
-//! FOLDER/FORMAT    "headwater data folder\nformat = 1\ngroups = 4\n", written first and never changed
+//! FOLDER/FORMAT    "headwater data folder\nformat = 2\ngroups = 4\ncrc32c = 85f5afa2\n", written first, never changed
 //! FOLDER/raft/     raft-engine: the Raft log of all groups
 //! FOLDER/state/    RocksDB: tables and record batches
 //! ```
+//!
+//! The checksum in FORMAT covers the lines above it: a wrong number of groups would place every record differently.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
 
 /// The layout this version reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const TITLE: &str = "headwater data folder";
+const CHECKSUM: &str = "crc32c = ";
 
 /// An open data folder; the lock goes with it.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    groups: u16,
+    _lock: Option<File>,
 }
 
 impl Folder {
     /// Locks the folder, and checks or writes its format. Nothing else in it is touched.
     pub fn open(path: &Path, groups: u16) -> Result<Folder, OpenError> {
-        let io = |source| OpenError::Io {
-            path: path.into(),
-            source,
-        };
-        fs::create_dir_all(path).map_err(io)?;
+        let io = failed(path);
+        fs::create_dir_all(path).map_err(&io)?;
         let format = path.join("FORMAT");
-        if !format.exists() && !is_fresh(path).map_err(io)? {
+        if !format.exists() && !is_fresh(path).map_err(&io)? {
             return Err(OpenError::Foreign(path.into()));
         }
         let lock = File::options()
@@ -41,21 +42,71 @@ impl Folder {
             .write(true)
             .truncate(false)
             .open(path.join("LOCK"))
-            .map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.into())),
-            Err(TryLockError::Error(source)) => return Err(io(source)),
-        }
+            .map_err(&io)?;
+        try_lock(path, &lock)?;
         if format.exists() {
-            check(path, &fs::read_to_string(&format).map_err(io)?, groups)?;
+            match read_format(path)? {
+                made if made == groups => {}
+                made => {
+                    return Err(OpenError::Groups {
+                        made,
+                        configured: groups,
+                    });
+                }
+            }
         } else {
-            write_durably(path, &format, groups).map_err(io)?;
+            write_durably(path, &format, groups).map_err(&io)?;
         }
+        let folder = Folder {
+            path: path.into(),
+            groups,
+            _lock: Some(lock),
+        };
+        folder.refuse_lost_state()?;
+        Ok(folder)
+    }
+
+    /// Locks a folder that exists, for reading: not a byte in it is changed.
+    pub fn open_existing(path: &Path) -> Result<Folder, OpenError> {
+        let lock = match File::open(path.join("LOCK")) {
+            Ok(lock) => Some(lock),
+            // A copy may come without it.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(path)(error)),
+        };
+        if let Some(lock) = &lock {
+            try_lock(path, lock)?;
+        }
+        let groups = read_format(path)?;
         Ok(Folder {
             path: path.into(),
+            groups,
             _lock: lock,
         })
+    }
+
+    /// RocksDB without its CURRENT would begin anew, and delete the files it does not know.
+    pub fn refuse_lost_state(&self) -> Result<(), OpenError> {
+        let state = self.state();
+        if state.join("CURRENT").exists() || !state.exists() {
+            return Ok(());
+        }
+        for item in fs::read_dir(&state).map_err(failed(&self.path))? {
+            let path = item.map_err(failed(&self.path))?.path();
+            if path.extension().is_some_and(|extension| extension == "sst") {
+                return Err(OpenError::Damaged(format!(
+                    "{} is missing, and {} is there",
+                    state.join("CURRENT").display(),
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of data groups it was made with.
+    pub fn groups(&self) -> u16 {
+        self.groups
     }
 
     pub fn path(&self) -> &PathBuf {
@@ -82,38 +133,69 @@ fn is_fresh(path: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-fn check(path: &Path, text: &str, groups: u16) -> Result<(), OpenError> {
+fn failed(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    }
+}
+
+fn try_lock(path: &Path, lock: &File) -> Result<(), OpenError> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.into())),
+        Err(TryLockError::Error(source)) => Err(failed(path)(source)),
+    }
+}
+
+/// The number of data groups, from a format that this version reads.
+fn read_format(path: &Path) -> Result<u16, OpenError> {
+    let bytes = match fs::read(path.join("FORMAT")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(OpenError::Foreign(path.into())),
+        bytes => bytes.map_err(failed(path))?,
+    };
+    let text = String::from_utf8_lossy(&bytes);
     let value = |key: &str| {
         text.lines()
             .find_map(|line| line.split_once('=').filter(|(name, _)| name.trim() == key))
             .map(|(_, value)| value.trim())
     };
     let found = value("format").unwrap_or("unknown");
-    if !text.starts_with(TITLE) || found.parse() != Ok(FORMAT) {
-        return Err(OpenError::Format {
-            path: path.into(),
-            found: found.to_owned(),
-            expected: FORMAT,
-        });
+    let ours = found == FORMAT.to_string();
+    // Other versions may end otherwise; what says it is ours has to be whole.
+    let whole = text.split_once(CHECKSUM).map(|(covered, crc)| crc == checksum(covered));
+    match (whole, ours) {
+        (Some(true), true) => {}
+        (Some(false), _) | (None, true) => {
+            return Err(OpenError::Damaged(format!(
+                "{} does not match its checksum",
+                path.join("FORMAT").display()
+            )));
+        }
+        (_, false) => {
+            return Err(OpenError::Format {
+                path: path.into(),
+                found: found.to_owned(),
+                expected: FORMAT,
+            });
+        }
     }
-    let made = value("groups").and_then(|groups| groups.parse().ok());
-    match made {
-        Some(made) if made == groups => Ok(()),
-        Some(made) => Err(OpenError::Groups {
-            made,
-            configured: groups,
-        }),
-        None => Err(OpenError::Damaged(
-            "FORMAT does not say how many groups there are".to_owned(),
-        )),
-    }
+    value("groups")
+        .and_then(|groups| groups.parse().ok())
+        .ok_or_else(|| OpenError::Damaged("FORMAT does not say how many groups there are".to_owned()))
+}
+
+fn checksum(covered: &str) -> String {
+    format!("{:08x}\n", crc32c::crc32c(covered.as_bytes()))
 }
 
 /// The file is whole or absent, whatever happens in between.
-fn write_durably(folder: &Path, format: &Path, groups: u16) -> std::io::Result<()> {
+fn write_durably(folder: &Path, format: &Path, groups: u16) -> io::Result<()> {
+    let covered = format!("{TITLE}\nformat = {FORMAT}\ngroups = {groups}\n");
     let new = folder.join("FORMAT.new");
     let mut file = File::create(&new)?;
-    file.write_all(format!("{TITLE}\nformat = {FORMAT}\ngroups = {groups}\n").as_bytes())?;
+    file.write_all(format!("{covered}{CHECKSUM}{}", checksum(&covered)).as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, format)?;
     File::open(folder)?.sync_all()
@@ -129,7 +211,9 @@ mod tests {
         let path = root.path().join("data");
         let folder = Folder::open(&path, 4).unwrap();
         assert!(matches!(Folder::open(&path, 4), Err(OpenError::Locked(_))));
+        assert!(matches!(Folder::open_existing(&path), Err(OpenError::Locked(_))));
         drop(folder);
+        assert_eq!(Folder::open_existing(&path).unwrap().groups(), 4);
         assert!(matches!(
             Folder::open(&path, 5),
             Err(OpenError::Groups { made: 4, configured: 5 })
@@ -137,9 +221,32 @@ mod tests {
         fs::write(path.join("FORMAT"), "headwater data folder\nformat = 9\ngroups = 4\n").unwrap();
         let error = Folder::open(&path, 4).unwrap_err().to_string();
         assert!(
-            error.contains("format 9") && error.contains("reads format 1"),
+            error.contains("format 9") && error.contains("reads format 2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn any_flipped_bit_in_the_format_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("data");
+        drop(Folder::open(&path, 4).unwrap());
+        let whole = fs::read(path.join("FORMAT")).unwrap();
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << bit;
+                fs::write(path.join("FORMAT"), &damaged).unwrap();
+                for groups in 0..16 {
+                    assert!(
+                        matches!(Folder::open(&path, groups), Err(OpenError::Damaged(_))),
+                        "byte {at} bit {bit}"
+                    );
+                }
+                assert!(matches!(Folder::open_existing(&path), Err(OpenError::Damaged(_))));
+                assert_eq!(fs::read(path.join("FORMAT")).unwrap(), damaged, "nothing is changed");
+            }
+        }
     }
 
     #[test]
@@ -147,6 +254,18 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("thesis.txt"), "precious").unwrap();
         assert!(matches!(Folder::open(root.path(), 4), Err(OpenError::Foreign(_))));
+        assert!(matches!(Folder::open_existing(root.path()), Err(OpenError::Foreign(_))));
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_database_that_lost_its_beginning_is_not_begun_anew() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Folder::open(root.path(), 4).unwrap());
+        fs::create_dir(root.path().join("state")).unwrap();
+        Folder::open(root.path(), 4).expect("a start that a crash cut short");
+        fs::write(root.path().join("state/000012.sst"), "records").unwrap();
+        let error = Folder::open(root.path(), 4).unwrap_err().to_string();
+        assert!(error.contains("CURRENT is missing"), "{error}");
     }
 }

@@ -51,6 +51,10 @@ number!(
     TimestampMs(i64)
 );
 number!(
+    /// A slice of this node, never used again for another one.
+    SliceId(u32)
+);
+number!(
     /// The version of the topic-to-stream routing that a Batch was made with.
     RouteRevision(u64)
 );

@@ -13,6 +13,11 @@
 //! 5. The entry goes into the group's tail, where every reader that keeps up takes it from memory; slower ones read
 //!    the same record batches from disk (`tail`, `follow`, `reader`).
 //! 6. When enough has been applied, rows are flushed and the Raft log is cut below what is flushed (`maintenance`).
+//! 7. Records of one retention class lie together in slices (`retention`, `slices`). A slice takes appends until it is old or
+//!    large enough, is merged once, and is dropped whole when its time is over. TRIM and DROP STREAM hide records at once.
+//!
+//! A start takes the lock (`folder`), judges what the log's files end with (`log_files`), and applies what the log holds
+//! beyond the last flush. `check` looks at a folder that no server uses.
 //!
 //! The catalog (`catalog`, `ddl`) is rows of group 0, changed by conditional Batches like everything else. Where a
 //! topic's messages go is `placement`. Control values are encoded in `control`, layouts by hand with `wire`.
@@ -51,12 +56,13 @@
 //! # It is not
 //!
 //! - a cluster yet: every group has one voter, this node;
-//! - a place that forgets: there is one slice family, and no retention;
 //! - a consensus algorithm, a log file format or an LSM tree: those are raft-rs, raft-engine and RocksDB.
 
 mod apply;
 mod batch;
+mod captures;
 mod catalog;
+mod check;
 mod clock;
 mod control;
 mod ddl;
@@ -66,9 +72,11 @@ mod entry;
 mod error;
 mod folder;
 mod follow;
+mod garbage;
 mod ids;
 mod keys;
 pub mod limits;
+mod log_files;
 mod log_thread;
 mod maintenance;
 mod placement;
@@ -79,36 +87,42 @@ mod record;
 mod record_batch;
 mod replica;
 mod retained;
+mod retention;
 #[cfg(test)]
 mod simulation;
+mod slices;
 mod store;
 mod stored;
 mod tail;
 mod topic;
 mod wire;
 
-pub use batch::{Append, Batch, Committed, Condition, Put, TableId, tables};
+pub use batch::{Append, Batch, Committed, Condition, Put, TableId, Trim, tables};
 pub use catalog::{
     Catalog, ColumnRow, ConnectorRow, Format, OnError, Placement, QueryRow, QueryState, StreamForm, StreamOptions,
     StreamRow, StreamState,
 };
+pub use check::{DumpError, DumpFilter, DumpWhat, Dumped, DumpedItem, Offline, Problem, Summary};
 pub use clock::{Clock, SystemClock};
 pub use control::{ControlError, decode as decode_control, encode as encode_control};
 pub use ddl::{ConnectorSpec, QuerySpec, StreamSpec};
 pub use error::{CatalogError, EngineError, OpenError, ReadError, WriteError};
 pub use follow::{AppliedEntry, Follower, GroupFollower, Position};
 pub use ids::{
-    BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, RouteRevision, ShardId, StreamId, Term, TimestampMs,
+    BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, RouteRevision, ShardId, SliceId, StreamId, Term,
+    TimestampMs,
 };
 pub use placement::{DEFAULT_STREAM, Route, SLOTS, group_for_topic, shard_for, slot};
 pub use record::{Header, Qos, Record};
 pub use retained::{RETAINED_ROW_VERSION, retained_put};
+pub use retention::RetentionClass;
 pub use store::{Leadership, Receipt, Store, Table};
 pub use stored::StoredBatch;
 pub use topic::{Level, TopicError, TopicFilter, TopicName};
 
-/// For the fuzz target `record_batch` alone.
+/// For the fuzz targets `record_batch` and `raft_entry` alone.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::entry::{Entry, decode as decode_entry, encode as encode_entry};
     pub use crate::record_batch::{RecordBatchHeader, decode_records, open_body, parse_header};
 }

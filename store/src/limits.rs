@@ -27,6 +27,12 @@ pub const DETACHED_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 pub const ROUTES_CACHED_MAX: usize = 65_536;
 /// Shards of one stream.
 pub const SHARDS_MAX: u16 = 1024;
+/// A row of the time index for so many bytes of a shard: what a search by time has to scan at most.
+pub const TIME_INDEX_BYTES: usize = 64 << 10;
+/// A class's open slice may grow to this part of all that the class holds, so that the slices of much data are few.
+pub const CLASS_SLICES: u64 = 8;
+/// Rows of entries that a reader of a group looks at in one slice before it looks at the next one.
+pub const ENTRY_ROWS_PER_SCAN: usize = 256;
 /// A control value (catalog row, table row) decoded from disk.
 pub const CONTROL_BYTES_MAX: usize = 16 << 20;
 

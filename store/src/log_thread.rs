@@ -1,6 +1,8 @@
 //! The log thread: one raft-engine write and one fsync per job, for all groups. When it cannot promise that, it says so
 //! once and ends: after a failed fsync nobody knows what the disk holds.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
@@ -19,32 +21,41 @@ pub struct LogJob {
     pub turns: Vec<(GroupId, u64)>,
 }
 
-/// Tells the driver even when raft-engine panics, as it does when a sync fails.
-struct Alarm(Sender<Message>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.0.send(Message::LogFailed(
-                "the log engine panicked; its message is above".to_owned(),
-            ));
-        }
-    }
-}
-
-/// Serves jobs until their sender is gone.
+/// Serves jobs until their sender is gone, or a write fails.
 pub fn run(engine: &Arc<LogEngine>, jobs: Receiver<LogJob>, driver: Sender<Message>) {
-    let alarm = Alarm(driver.clone());
     for LogJob { mut batch, turns } in jobs {
         let began = Instant::now();
-        let message = match engine.write(&mut batch, true) {
-            Ok(_) => Message::Persisted(turns),
-            Err(error) => Message::LogFailed(error.to_string()),
-        };
+        let written = write(engine, &mut batch);
         metrics::histogram!("headwater_store_log_write_seconds").record(began.elapsed().as_secs_f64());
-        if driver.send(message).is_err() {
+        let failed = written.is_err();
+        let message = match written {
+            Ok(()) => Message::Persisted(turns),
+            Err(reason) => Message::LogFailed(reason),
+        };
+        if driver.send(message).is_err() || failed {
             break;
         }
     }
-    drop(alarm);
 }
+
+/// Writes and syncs. After an error the engine is never dropped: it would cut and sync its files once more, and panic
+/// if that failed too. They stay as they are for the next start to judge.
+fn write(engine: &Arc<LogEngine>, batch: &mut LogBatch) -> Result<(), String> {
+    // raft-engine panics when a sync fails.
+    let reason = match catch_unwind(AssertUnwindSafe(|| engine.write(batch, true))) {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => told(&*panic),
+    };
+    std::mem::forget(engine.clone());
+    Err(reason)
+}
+
+fn told(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the log engine panicked: {}", text.unwrap_or("its message is above"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! The maintenance thread: flushes rows, says how far they are durable so that the Raft log can be cut, deletes log
-//! files that nobody needs, and watches the free disk.
+//! files that nobody needs, merges and drops slices, and watches the free disk.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::driver::Message;
 use crate::engine::Family;
@@ -13,15 +13,15 @@ use crate::keys::applied;
 use crate::raft_log::LogEngine;
 use crate::store::Shared;
 
-/// How often the free disk is looked at.
-const DISK_EVERY: Duration = Duration::from_secs(1);
+/// How often the free disk and the slices are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What there is to do.
 #[derive(Debug)]
 pub enum Chore {
     /// Flush, cut, delete.
     Flush,
-    /// End.
+    /// Flush, so that the next start has nothing to apply, and end.
     Stop,
 }
 
@@ -30,11 +30,13 @@ pub fn run(
     shared: &Arc<Shared>,
     log: &Arc<LogEngine>,
     folder: &PathBuf,
+    retention_bytes: u64,
     chores: Receiver<Chore>,
     driver: Sender<Message>,
 ) {
+    let mut looked = Instant::now();
     loop {
-        match chores.recv_timeout(DISK_EVERY) {
+        match chores.recv_timeout(LOOK_EVERY) {
             Ok(Chore::Flush) => {
                 let message = match flush(shared) {
                     Ok(durable) => Message::Flushed(durable),
@@ -45,10 +47,24 @@ pub fn run(
                     tracing::warn!(%error, "old raft log files stay for now");
                 }
             }
-            Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                if !shared.has_failed()
+                    && let Err(reason) = flush(shared)
+                {
+                    tracing::warn!(%reason, "the last flush failed; the next start applies the raft log again");
+                }
+                break;
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
+        if looked.elapsed() < LOOK_EVERY {
+            continue;
+        }
+        looked = Instant::now();
         shared.set_free_disk(free_bytes(folder));
+        if let Err(error) = shared.slices.maintain(shared.clock.now(), retention_bytes) {
+            let _ = driver.send(Message::FlushFailed(error.to_string()));
+        }
     }
 }
 

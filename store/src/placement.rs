@@ -10,11 +10,12 @@ use bytestring::ByteString;
 use twox_hash::XxHash3_64;
 
 use crate::batch::Batch;
-use crate::catalog::{Catalog, Placement, StreamRow, StreamState};
+use crate::captures::Captures;
+use crate::catalog::{Catalog, Placement, StreamRow};
 use crate::ids::{GroupId, RouteRevision, ShardId, StreamId};
 use crate::limits::ROUTES_CACHED_MAX;
 use crate::record::Record;
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::TopicName;
 
 /// Fixed for ever: slots are persisted in query state keys too.
 pub const SLOTS: u64 = 1024;
@@ -96,27 +97,18 @@ pub(crate) fn shard_groups(id: StreamId, placement: Placement, shards: u16, grou
 pub(crate) struct Router {
     revision: RouteRevision,
     groups: u16,
-    /// The most specific first, then by name: the first match is the home.
-    captures: Vec<(TopicFilter, Arc<StreamRow>)>,
+    captures: Captures,
     default: Option<Arc<StreamRow>>,
     routes: RwLock<HashMap<ByteString, Arc<Route>>>,
 }
 
 impl Router {
     pub fn new(catalog: &Catalog, groups: u16) -> Router {
-        let mut captures: Vec<_> = catalog
-            .streams
-            .values()
-            .filter(|stream| stream.state != StreamState::Dropping)
-            .flat_map(|stream| stream.capture_filters().map(|filter| (filter, stream.clone())))
-            .collect();
-        captures.sort_by(|(a, one), (b, other)| a.cmp_specificity(b).then_with(|| one.name.cmp(&other.name)));
-        let default = catalog.streams.get(DEFAULT_STREAM).cloned();
         Router {
             revision: catalog.route_revision,
             groups,
-            captures,
-            default,
+            captures: catalog.captures.clone(),
+            default: catalog.streams.get(DEFAULT_STREAM).cloned(),
             routes: RwLock::default(),
         }
     }
@@ -148,12 +140,8 @@ impl Router {
     fn work_out(&self, topic: &TopicName) -> Option<Route> {
         let group = group_for_topic(topic.as_str(), self.groups);
         let shard = |stream: &StreamRow| stream.shard(group.0 - 1);
-        let mut shards: Vec<ShardId> = Vec::new();
-        for (filter, stream) in &self.captures {
-            if filter.matches(topic) && !shards.iter().any(|taken| taken.stream == stream.id) {
-                shards.push(shard(stream));
-            }
-        }
+        let matching = self.captures.matching(topic);
+        let mut shards: Vec<ShardId> = matching.iter().map(|stream| shard(stream)).collect();
         // Only the most specific takes the message where the default stream would be a second copy of everything.
         let default = self.default.as_deref().map(shard);
         if shards.len() > 1 {
@@ -173,30 +161,11 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{StreamForm, StreamOptions};
-
-    fn stream(id: u64, name: &str, captures: &[&str]) -> Arc<StreamRow> {
-        Arc::new(StreamRow {
-            id: StreamId(id),
-            name: name.into(),
-            state: StreamState::Active,
-            placement: Placement::Topic,
-            shards: shard_groups(StreamId(id), Placement::Topic, 1, 4),
-            columns: Vec::new(),
-            captures: captures.iter().map(|text| text.to_string()).collect(),
-            form: StreamForm::Append,
-            options: StreamOptions::default(),
-            query: None,
-            created_at_ms: 0,
-            sql: String::new(),
-        })
-    }
+    use crate::catalog::testing::stream;
 
     fn router(streams: &[Arc<StreamRow>]) -> Router {
         let mut catalog = Catalog::default();
-        for stream in streams {
-            catalog.streams.insert(stream.name.clone(), stream.clone());
-        }
+        streams.iter().for_each(|stream| catalog.take_stream(stream.clone()));
         Router::new(&catalog, 4)
     }
 

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::apply::{Outcome, Refusal};
-use crate::batch::{Batch, Committed, Condition, Put};
-use crate::entry::{Entry, Item};
+use crate::batch::{Batch, Committed, Condition, Put, Trim};
+use crate::entry::{Entry, Item, ItemAppend};
 use crate::error::WriteError;
-use crate::ids::{GroupId, LogIndex, RouteRevision, ShardId, TimestampMs};
+use crate::ids::{GroupId, LogIndex, RouteRevision, ShardId, StreamId, TimestampMs};
 use crate::limits::{ENTRY_BYTES_TARGET, RECORD_BATCH_RECORDS_MAX};
 use crate::record::Record;
 use crate::record_batch::{encode_record, seal};
+use crate::retention::RetentionClass;
 
 /// How a writer learns what became of its Batch.
 pub type Reply = oneshot::Sender<Result<Committed, WriteError>>;
@@ -21,6 +22,7 @@ pub type Reply = oneshot::Sender<Result<Committed, WriteError>>;
 #[derive(Debug)]
 struct EncodedAppend {
     shard: ShardId,
+    class: RetentionClass,
     count: u32,
     body: Vec<u8>,
     /// The writer's append was longer than a record batch may be; this follows the part before it.
@@ -34,6 +36,7 @@ pub struct Proposal {
     revision: Option<RouteRevision>,
     conditions: Vec<Condition>,
     appends: Vec<EncodedAppend>,
+    trims: Vec<Trim>,
     puts: Vec<Put>,
     size_bytes: usize,
     pub reply: Reply,
@@ -41,13 +44,19 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Encodes the records of `batch`; runs where the writer runs.
-    pub fn new(batch: Batch, reply: Reply, admission: OwnedSemaphorePermit) -> Proposal {
+    /// Encodes the records of `batch`; runs where the writer runs. `class` tells how long a stream's records are kept.
+    pub fn new(
+        batch: Batch,
+        class: impl Fn(StreamId) -> RetentionClass,
+        reply: Reply,
+        admission: OwnedSemaphorePermit,
+    ) -> Proposal {
         let encode = |(shard, part, records): (ShardId, usize, &[Record])| {
             let mut body = Vec::with_capacity(records.iter().map(Record::size_bytes).sum());
             records.iter().for_each(|record| encode_record(record, &mut body));
             EncodedAppend {
                 shard,
+                class: class(shard.stream),
                 count: records.len() as u32,
                 body,
                 continues: part > 0,
@@ -63,6 +72,7 @@ impl Proposal {
             size_bytes: batch.size_bytes(),
             appends: parts.map(encode).collect(),
             conditions: batch.conditions,
+            trims: batch.trims,
             puts: batch.puts,
             reply,
             _admission: admission,
@@ -133,20 +143,25 @@ struct OpenItem {
     appends: Vec<EncodedAppend>,
     /// The append that a shard's next records join.
     open: HashMap<ShardId, usize>,
+    trims: Vec<Trim>,
     puts: Vec<Put>,
 }
 
 impl OpenItem {
     /// Unconditional Batches of one routing share an item.
     fn takes(&self, proposal: &Proposal) -> bool {
-        self.conditions.is_empty() && proposal.conditions.is_empty() && self.revision == proposal.revision
+        // A trim comes after the appends of its own item, and may not come after those of the next.
+        self.trims.is_empty()
+            && self.conditions.is_empty()
+            && proposal.conditions.is_empty()
+            && self.revision == proposal.revision
     }
 
     /// Joins the records of one append; gives where they stand.
     fn join(&mut self, append: EncodedAppend) -> (usize, u64) {
         if let Some(at) = self.open.get(&append.shard) {
             let open = &mut self.appends[*at];
-            if open.count as usize + append.count as usize <= RECORD_BATCH_RECORDS_MAX {
+            if open.class == append.class && open.count as usize + append.count as usize <= RECORD_BATCH_RECORDS_MAX {
                 let before = u64::from(open.count);
                 open.count += append.count;
                 open.body.extend_from_slice(&append.body);
@@ -160,11 +175,16 @@ impl OpenItem {
     }
 
     fn seal(self, time: TimestampMs) -> Item {
-        let seal = |append: EncodedAppend| (append.shard, Bytes::from(seal(&append.body, append.count, time)));
+        let seal = |append: EncodedAppend| ItemAppend {
+            shard: append.shard,
+            class: append.class,
+            batch: Bytes::from(seal(&append.body, append.count, time)),
+        };
         Item {
             revision: self.revision,
             conditions: self.conditions,
             appends: self.appends.into_iter().map(seal).collect(),
+            trims: self.trims,
             puts: self.puts,
         }
     }
@@ -196,6 +216,7 @@ pub fn merge(queue: &mut std::collections::VecDeque<Proposal>, time: TimestampMs
                 appends.push(place);
             }
         }
+        item.trims.extend(proposal.trims);
         item.puts.extend(proposal.puts);
         waiters.push(Waiter {
             item: at,

@@ -21,10 +21,11 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use raft_engine::{Command, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
-use crate::wire::Reader;
+use crate::log_files;
+use crate::wire::{Reader, Short};
 
-const HARD_STATE_KEY: &[u8] = b"hard";
-const CUT_KEY: &[u8] = b"cut";
+pub const HARD_STATE_KEY: &[u8] = b"hard";
+pub const CUT_KEY: &[u8] = b"cut";
 
 /// A log file's size; the log is cut in whole files.
 const FILE_BYTES: u64 = 64 << 20;
@@ -43,24 +44,79 @@ impl MessageExt for EntryMessage {
     }
 }
 
-/// The log engine all groups share.
-pub type LogEngine = raft_engine::Engine;
+/// What the log engine reaches its files through; in tests one that can be told to fail.
+#[cfg(not(test))]
+type LogFileSystem = raft_engine::env::DefaultFileSystem;
+#[cfg(test)]
+type LogFileSystem = faults::FaultyFileSystem;
 
-/// Opens the log of all groups in `folder`. Only an invalid tail, the trace of a write that a crash cut short, is cut.
+/// The log engine all groups share.
+pub type LogEngine = raft_engine::Engine<LogFileSystem>;
+
+#[cfg(not(test))]
+fn file_system(_: &Path) -> LogFileSystem {
+    raft_engine::env::DefaultFileSystem
+}
+#[cfg(test)]
+use faults::file_system;
+
+/// Opens the log of all groups in `folder`. What a crash cut short is cut off; anything else that does not belong there
+/// is refused, by us ([`log_files`]) or by the engine, which is told to tolerate nothing.
 pub fn open(folder: &Path) -> Result<Arc<LogEngine>, String> {
+    log_files::mend(folder).map_err(|error| error.to_string())?;
+    open_mended(folder, FILE_BYTES, PURGE_BYTES)
+}
+
+fn open_mended(folder: &Path, file_bytes: u64, purge_bytes: u64) -> Result<Arc<LogEngine>, String> {
     let config = raft_engine::Config {
         dir: folder.to_string_lossy().into_owned(),
-        recovery_mode: RecoveryMode::TolerateTailCorruption,
+        recovery_mode: RecoveryMode::AbsoluteConsistency,
         // Record batches are compressed already.
         batch_compression_threshold: ReadableSize(0),
-        target_file_size: ReadableSize(FILE_BYTES),
-        purge_threshold: ReadableSize(PURGE_BYTES),
+        target_file_size: ReadableSize(file_bytes),
+        purge_threshold: ReadableSize(purge_bytes),
         ..raft_engine::Config::default()
     };
+    let file_system = Arc::new(file_system(folder));
     // raft-engine panics on some kinds of damage. Nothing of it is shared yet, so nothing is left half changed.
-    match std::panic::catch_unwind(|| LogEngine::open(config)) {
-        Ok(opened) => opened.map(Arc::new).map_err(|error| error.to_string()),
-        Err(_) => Err("the log engine panicked; its message is above".to_owned()),
+    let opened = std::panic::catch_unwind(|| LogEngine::open_with_file_system(config, file_system));
+    match opened {
+        Ok(Ok(engine)) => Ok(Arc::new(engine)),
+        Ok(Err(error)) => Err(format!("{error}; `headwater store check` lists all damage")),
+        Err(_) => {
+            Err("the log engine panicked; its message is above; `headwater store check` lists all damage".to_owned())
+        }
+    }
+}
+
+/// The last entry that was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cut {
+    pub index: LogIndex,
+    pub term: Term,
+}
+
+impl Cut {
+    fn encode(self) -> Vec<u8> {
+        [self.index.0.to_le_bytes(), self.term.0.to_le_bytes()].concat()
+    }
+
+    /// Where the log of `group` is cut.
+    pub fn load(engine: &LogEngine, group: GroupId) -> Result<Cut, String> {
+        match engine.get(region(group), CUT_KEY) {
+            Some(value) => Cut::decode(value.into()).map_err(|Short| format!("group {group}: damaged cut row")),
+            None => Ok(Cut::default()),
+        }
+    }
+
+    /// Reads the value of [`CUT_KEY`].
+    pub fn decode(value: Bytes) -> Result<Cut, Short> {
+        let mut reader = Reader::new(value);
+        let cut = Cut {
+            index: LogIndex(reader.u64()?),
+            term: Term(reader.u64()?),
+        };
+        if reader.is_empty() { Ok(cut) } else { Err(Short) }
     }
 }
 
@@ -70,7 +126,7 @@ pub struct LogWrite {
     pub entries: Vec<Entry>,
     pub hard_state: Option<HardState>,
     /// Entries up to here may go; they are flushed in RocksDB.
-    pub cut: Option<(LogIndex, Term)>,
+    pub cut: Option<Cut>,
     /// Worth an fsync of its own. A commit index alone is not: it rides with the next entries.
     pub sync: bool,
 }
@@ -87,13 +143,10 @@ impl LogWrite {
         if let Some(hard_state) = &self.hard_state {
             batch.put_message(region, HARD_STATE_KEY.to_vec(), hard_state)?;
         }
-        if let Some((index, term)) = self.cut {
-            batch.put(
-                region,
-                CUT_KEY.to_vec(),
-                [index.0.to_le_bytes(), term.0.to_le_bytes()].concat(),
-            )?;
-            batch.add_command(region, Command::Compact { index: index.0 + 1 });
+        if let Some(cut) = self.cut {
+            batch.put(region, CUT_KEY.to_vec(), cut.encode())?;
+            let index = cut.index.next().0;
+            batch.add_command(region, Command::Compact { index });
         }
         Ok(())
     }
@@ -105,8 +158,7 @@ pub struct RaftLog {
     group: GroupId,
     hard_state: HardState,
     voters: ConfState,
-    /// The last entry that was cut off, and its term.
-    cut: (LogIndex, Term),
+    cut: Cut,
     last: LogIndex,
     /// The newest entries, ending at `last`.
     tail: VecDeque<Entry>,
@@ -120,28 +172,33 @@ impl RaftLog {
         let hard_state: Option<HardState> = engine
             .get_message(region, HARD_STATE_KEY)
             .map_err(|error| error.to_string())?;
-        let cut = match engine.get(region, CUT_KEY) {
-            Some(value) => {
-                let mut reader = Reader::new(Bytes::from(value));
-                let read = |reader: &mut Reader| reader.u64().map_err(|_| format!("group {group}: damaged cut row"));
-                (LogIndex(read(&mut reader)?), Term(read(&mut reader)?))
-            }
-            None => (LogIndex(0), Term(0)),
-        };
+        let cut = Cut::load(&engine, group)?;
         let last = engine
             .last_index(region)
-            .map_or(cut.0, |last| LogIndex(last).max(cut.0));
+            .map_or(cut.index, |last| LogIndex(last).max(cut.index));
         let known = hard_state.is_some();
         let mut hard_state = hard_state.unwrap_or_default();
+        if let Some(first) = engine.first_index(region).filter(|first| *first != cut.index.0 + 1) {
+            return Err(format!(
+                "the raft log of group {group} was cut at entry {}, and its next entry is {first}: those between are gone",
+                cut.index
+            ));
+        }
+        if hard_state.commit > last.0 {
+            return Err(format!(
+                "group {group} had committed entry {}, and its raft log ends at {last}",
+                hard_state.commit
+            ));
+        }
         if applied > last || (!known && applied > LogIndex(0)) {
             return Err(format!(
                 "group {group} is applied to entry {applied}, but its raft log ends at {last}"
             ));
         }
-        if applied < cut.0 {
+        if applied < cut.index {
             return Err(format!(
                 "group {group} is applied to entry {applied}, but its raft log begins after {}",
-                cut.0
+                cut.index
             ));
         }
         hard_state.commit = hard_state.commit.max(applied.0);
@@ -178,11 +235,11 @@ impl RaftLog {
     }
 
     /// Cuts the log after `through`, an entry of `term`; gives the cut to write, if it is news.
-    pub fn cut(&mut self, through: LogIndex, term: Term) -> Option<(LogIndex, Term)> {
-        if through <= self.cut.0 || through > self.last {
+    pub fn cut(&mut self, through: LogIndex, term: Term) -> Option<Cut> {
+        if through <= self.cut.index || through > self.last {
             return None;
         }
-        self.cut = (through, term);
+        self.cut = Cut { index: through, term };
         Some(self.cut)
     }
 
@@ -194,6 +251,11 @@ impl RaftLog {
 
 fn region(group: GroupId) -> u64 {
     u64::from(group.0) + 1
+}
+
+/// The group of a region.
+pub fn group_of(region: u64) -> Option<GroupId> {
+    u16::try_from(region.checked_sub(1)?).ok().map(GroupId)
 }
 
 fn other(error: raft_engine::Error) -> raft::Error {
@@ -212,7 +274,7 @@ impl Storage for RaftLog {
         max_size: impl Into<Option<u64>>,
         _: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
-        if low <= self.cut.0.0 {
+        if low <= self.cut.index.0 {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
         let tail_first = self.tail.front().map_or(self.last.0 + 1, |entry| entry.index);
@@ -236,10 +298,10 @@ impl Storage for RaftLog {
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        if index == self.cut.0.0 {
-            return Ok(self.cut.1.0);
+        if index == self.cut.index.0 {
+            return Ok(self.cut.term.0);
         }
-        if index < self.cut.0.0 {
+        if index < self.cut.index.0 {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
         if let Some(entry) = self.in_tail(index) {
@@ -256,7 +318,7 @@ impl Storage for RaftLog {
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.cut.0.0 + 1)
+        Ok(self.cut.index.0 + 1)
     }
 
     fn last_index(&self) -> raft::Result<u64> {
@@ -266,5 +328,26 @@ impl Storage for RaftLog {
     fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
         // A group of one has nobody to send a snapshot to.
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+pub mod faults;
+#[cfg(test)]
+pub mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_cut_and_regions_come_back(index: u64, term: u64, group: u16) {
+            let cut = Cut { index: LogIndex(index), term: Term(term) };
+            prop_assert_eq!(Cut::decode(cut.encode().into()), Ok(cut));
+            prop_assert_eq!(Cut::decode(cut.encode()[1..].to_vec().into()), Err(Short));
+            prop_assert_eq!(group_of(region(GroupId(group))), Some(GroupId(group)));
+        }
     }
 }

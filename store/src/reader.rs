@@ -1,10 +1,21 @@
 //! Reads of stored records, all synchronous: callers run them on the read pool.
+//!
+//! A shard's records lie in spans, one for each slice it was written to. A read finds the span that holds its offset with
+//! one seek, and goes on from span to span. What was trimmed, and what went with its slice, is not there.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 
 use crate::engine::{Engine, Family};
-use crate::error::ReadError;
+use crate::error::{EngineError, ReadError};
 use crate::follow::AppliedEntry;
-use crate::ids::{GroupId, LogIndex, Offset, ShardId, TimestampMs};
-use crate::keys::{entry_row, record_batch, shard_end};
+use crate::ids::{GroupId, LogIndex, Offset, ShardId, SliceId, TimestampMs};
+use crate::keys::entry_row::{self, EntryRow};
+use crate::keys::shard::{self, ShardRow};
+use crate::keys::{record_batch, time_index};
+use crate::limits::ENTRY_ROWS_PER_SCAN;
+use crate::slices::{spans, spans_from};
 use crate::stored::{StoredBatch, damaged};
 
 /// Record batches that hold `from` and what follows, about `max_bytes`, at least one; none at the end.
@@ -14,58 +25,113 @@ pub fn read(
     from: Offset,
     max_bytes: usize,
 ) -> Result<Vec<StoredBatch>, ReadError> {
-    let prefix = record_batch::prefix(shard);
-    let wanted = record_batch::key(shard, from);
-    // The batch that holds `from` may begin before it.
-    let start = match engine.last_at_or_before(Family::Slice, &prefix, &wanted)? {
-        Some((key, _)) => key.to_vec(),
-        None => wanted,
+    let Some(row) = shard_row(engine, shard)? else {
+        return Ok(Vec::new());
     };
-    let mut batches = Vec::new();
-    let mut bytes = 0;
-    let mut broken = None;
-    engine.scan(Family::Slice, &prefix, &start, &mut |key, value| {
-        match StoredBatch::new(shard, bytes::Bytes::copy_from_slice(value)) {
-            Ok(stored) if stored.end() <= from => {}
-            Ok(stored) => {
-                bytes += stored.size_bytes();
-                batches.push(stored);
-            }
-            Err(error) => broken = Some(damaged(shard, record_batch::base_offset(key).unwrap_or(from), &error)),
+    let from = from.max(row.first);
+    let mut found = Found {
+        shard,
+        first: row.first,
+        max_bytes,
+        batches: Vec::new(),
+        bytes: 0,
+    };
+    let spans = spans_from(engine, shard, from)?;
+    for (at, (base, span)) in spans.iter().enumerate() {
+        // Behind it the shard may come back to the same slice.
+        let until = spans.get(at + 1).map_or(row.end, |(base, _)| *base);
+        found.scan(engine, span.slice, from.max(*base), until)?;
+        if found.bytes >= max_bytes {
+            break;
         }
-        bytes < max_bytes && broken.is_none()
-    })?;
-    broken.map_or(Ok(batches), Err)
+    }
+    Ok(found.batches)
+}
+
+/// What a read gathers.
+struct Found {
+    shard: ShardId,
+    first: Offset,
+    max_bytes: usize,
+    batches: Vec<StoredBatch>,
+    bytes: usize,
+}
+
+impl Found {
+    /// Takes the batches of a slice from the one that holds `start`, which may begin before it, up to `until`.
+    fn scan(&mut self, engine: &dyn Engine, slice: SliceId, start: Offset, until: Offset) -> Result<(), ReadError> {
+        let prefix = record_batch::prefix(self.shard);
+        let wanted = record_batch::key(self.shard, start);
+        let begin = engine.last_at_or_before(Family::Slice(slice), &prefix, &wanted)?;
+        let begin = begin.map_or(wanted, |(key, _)| key.to_vec());
+        let mut broken = None;
+        engine.scan(Family::Slice(slice), &prefix, &begin, &mut |key, value| {
+            match StoredBatch::new(self.shard, Bytes::copy_from_slice(value)) {
+                Ok(stored) if stored.base >= until => return false,
+                Ok(stored) if stored.end() <= start => {}
+                Ok(stored) => {
+                    self.bytes += stored.size_bytes();
+                    self.batches.push(stored.hide_before(self.first));
+                }
+                Err(error) => {
+                    let base = record_batch::base_offset(key).unwrap_or(start);
+                    broken = Some(damaged(self.shard, base, &error));
+                }
+            }
+            self.bytes < self.max_bytes && broken.is_none()
+        })?;
+        broken.map_or(Ok(()), Err)
+    }
 }
 
 /// (the first stored offset, the offset after the last).
 pub fn bounds(engine: &dyn Engine, shard: ShardId) -> Result<(Offset, Offset), ReadError> {
-    let end = match engine.get(Family::State, &shard_end::key(shard))? {
-        Some(value) => shard_end::decode(value).map_err(|error| damaged(shard, Offset(0), &error))?,
-        None => Offset(0),
+    let Some(row) = shard_row(engine, shard)? else {
+        return Ok((Offset(0), Offset(0)));
     };
-    let prefix = record_batch::prefix(shard);
-    let mut first = end;
-    engine.scan(Family::Slice, &prefix, &prefix, &mut |key, _| {
-        first = record_batch::base_offset(key).unwrap_or(end);
-        false
-    })?;
-    Ok((first, end))
+    let first = spans(engine, shard)?.first().map_or(row.end, |(base, _)| *base);
+    Ok((first.max(row.first), row.end))
 }
 
 /// The first offset whose record was appended at `time` or after; the end where there is none. Append times never
-/// fall within a shard, so it is found by halving.
+/// fall within a shard.
 pub fn offset_at(engine: &dyn Engine, shard: ShardId, time: TimestampMs) -> Result<Offset, ReadError> {
-    let (mut low, mut high) = bounds(engine, shard)?;
-    while low < high {
-        let middle = Offset(low.0 + (high.0 - low.0) / 2);
-        match read(engine, shard, middle, 1)?.first() {
-            Some(stored) if stored.max_timestamp() < time => low = stored.end(),
-            Some(stored) => high = stored.base.max(low),
-            None => break,
-        }
-    }
-    Ok(low)
+    let (first, end) = bounds(engine, shard)?;
+    let spans = spans(engine, shard)?;
+    // The last span that begins before that time holds the record, or it is the first of the next span.
+    let at = spans.partition_point(|(_, span)| span.time < time);
+    let next = spans.get(at).map_or(end, |(base, _)| *base);
+    let Some((base, span)) = at.checked_sub(1).map(|at| spans[at]) else {
+        return Ok(next.max(first));
+    };
+    let before = TimestampMs(time.0.saturating_sub(1));
+    let (prefix, wanted) = (time_index::prefix(shard), time_index::key(shard, before));
+    let indexed = engine.last_at_or_before(Family::Slice(span.slice), &prefix, &wanted)?;
+    let from = match indexed {
+        Some((_, value)) => time_index::decode(value).map_err(|error| damaged(shard, base, &error))?,
+        None => base,
+    };
+    let mut found = None;
+    let prefix = record_batch::prefix(shard);
+    let start = record_batch::key(shard, from);
+    engine.scan(Family::Slice(span.slice), &prefix, &start, &mut |key, value| {
+        found = match StoredBatch::new(shard, Bytes::copy_from_slice(value)) {
+            Ok(stored) if stored.base >= next => Some(Ok(next)),
+            Ok(stored) if stored.max_timestamp() < time => None,
+            Ok(stored) => Some(Ok(stored.base)),
+            Err(error) => {
+                let base = record_batch::base_offset(key).unwrap_or(from);
+                Some(Err(damaged(shard, base, &error)))
+            }
+        };
+        found.is_none()
+    })?;
+    Ok(found.transpose()?.unwrap_or(next).max(first))
+}
+
+fn shard_row(engine: &dyn Engine, shard: ShardId) -> Result<Option<ShardRow>, ReadError> {
+    let row = engine.get(Family::State, &shard::key(shard))?.map(shard::decode);
+    row.transpose().map_err(|error| damaged(shard, Offset(0), &error))
 }
 
 /// Entries of a group that appended something, from `from` and before `to`, from their rows on disk: about `max_bytes`,
@@ -78,40 +144,81 @@ pub fn read_entries(
     max_bytes: usize,
 ) -> Result<(Vec<AppliedEntry>, LogIndex), ReadError> {
     let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
-    while bytes < max_bytes {
-        let mut row = None;
-        let start = entry_row::key(group, next);
-        engine.scan(Family::Slice, &entry_row::prefix(group), &start, &mut |key, value| {
-            row = entry_row::index(key)
-                .ok()
-                .map(|index| (index, bytes::Bytes::copy_from_slice(value)));
-            false
-        })?;
-        let Some((index, value)) = row.filter(|(index, _)| *index < to) else {
-            return Ok((entries, to));
-        };
-        let entry = read_entry(engine, group, index, value)?;
-        bytes += entry.size_bytes();
-        next = index.next();
-        entries.push(entry);
+    while next < to {
+        let (rows, known_to) = entry_rows(engine, group, next, to)?;
+        for (index, rows) in rows {
+            let entry = read_entry(engine, group, index, rows)?;
+            bytes += entry.size_bytes();
+            entries.push(entry);
+            if bytes >= max_bytes {
+                return Ok((entries, index.next()));
+            }
+        }
+        next = known_to;
     }
-    Ok((entries, next))
+    Ok((entries, to))
+}
+
+/// What one slice knows of an entry.
+type SliceRows = Vec<(SliceId, EntryRow)>;
+
+/// The rows of entries from `from` on, of all slices, and the index before which there are no others.
+fn entry_rows(
+    engine: &dyn Engine,
+    group: GroupId,
+    from: LogIndex,
+    to: LogIndex,
+) -> Result<(BTreeMap<LogIndex, SliceRows>, LogIndex), ReadError> {
+    let mut rows: BTreeMap<LogIndex, SliceRows> = BTreeMap::new();
+    let mut known_to = to;
+    let wrong = |what: &str, error| ReadError::Engine(EngineError(format!("group {group}, {what}: {error}")));
+    for slice in engine.slices() {
+        let (mut found, mut broken) = (Vec::new(), None);
+        let start = entry_row::key(group, from);
+        engine.scan(
+            Family::Slice(slice),
+            &entry_row::prefix(group),
+            &start,
+            &mut |key, value| {
+                match entry_row::index(key) {
+                    Ok(index) if index >= to => return false,
+                    Ok(index) => found.push((index, Bytes::copy_from_slice(value))),
+                    Err(error) => broken = Some(wrong("the key of an entry's row", error)),
+                }
+                found.len() < ENTRY_ROWS_PER_SCAN && broken.is_none()
+            },
+        )?;
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        if found.len() == ENTRY_ROWS_PER_SCAN
+            && let Some((last, _)) = found.last()
+        {
+            known_to = known_to.min(last.next());
+        }
+        for (index, value) in found {
+            let row =
+                entry_row::decode(group, value).map_err(|error| wrong(&format!("row of entry {index}"), error))?;
+            rows.entry(index).or_default().push((slice, row));
+        }
+    }
+    rows.split_off(&known_to);
+    Ok((rows, known_to))
 }
 
 fn read_entry(
     engine: &dyn Engine,
     group: GroupId,
     index: LogIndex,
-    value: bytes::Bytes,
+    rows: SliceRows,
 ) -> Result<AppliedEntry, ReadError> {
-    let row = entry_row::decode(group, value).map_err(|error| {
-        ReadError::Engine(crate::EngineError(format!(
-            "group {group}, row of entry {index}: {error}"
-        )))
-    })?;
-    let mut appends = Vec::with_capacity(row.appends.len());
-    for (shard, base) in row.appends {
-        if let Some(encoded) = engine.get(Family::Slice, &record_batch::key(shard, base))? {
+    let time = rows.iter().map(|(_, row)| row.time).max().unwrap_or_default();
+    let mut appends = Vec::new();
+    for (slice, row) in rows {
+        for (shard, base) in row.appends {
+            let Some(encoded) = engine.get(Family::Slice(slice), &record_batch::key(shard, base))? else {
+                continue;
+            };
             // One damaged batch may not end the delivery of everything behind it.
             match StoredBatch::new(shard, encoded) {
                 Ok(stored) => appends.push(stored),
@@ -122,7 +229,7 @@ fn read_entry(
     Ok(AppliedEntry {
         group,
         index,
-        time: row.time,
+        time,
         appends,
         puts: Vec::new(),
     })
@@ -133,10 +240,12 @@ mod tests {
     use super::*;
     use crate::apply::Applier;
     use crate::engine::memory::MemoryEngine;
-    use crate::entry::{Entry, Item, encode};
+    use crate::entry::{Entry, Item, ItemAppend, encode};
     use crate::ids::{StreamId, Term};
     use crate::record::Record;
     use crate::record_batch::{encode_record, seal};
+    use crate::retention::RetentionClass;
+    use crate::slices::Slices;
     use std::sync::Arc;
 
     const SHARD: ShardId = ShardId {
@@ -148,13 +257,19 @@ mod tests {
     /// Entries of three records each, at times 10, 20, 30, …
     fn filled(entries: u64) -> Arc<MemoryEngine> {
         let engine = Arc::new(MemoryEngine::default());
-        let mut applier = Applier::load(engine.clone(), SHARD.group).unwrap();
+        // Small slices: every read here crosses from one to the next.
+        let slices = Arc::new(Slices::open(engine.clone(), 100).unwrap());
+        let mut applier = Applier::load(engine.clone(), slices, SHARD.group).unwrap();
         for number in 1..=entries {
             let time = TimestampMs(number as i64 * 10);
             let mut body = Vec::new();
             (0..3).for_each(|n| encode_record(&Record::new(format!("{number}-{n}")), &mut body));
             let item = Item {
-                appends: vec![(SHARD, seal(&body, 3, time).into())],
+                appends: vec![ItemAppend {
+                    shard: SHARD,
+                    class: RetentionClass::FOREVER,
+                    batch: seal(&body, 3, time).into(),
+                }],
                 ..Item::default()
             };
             let data = encode(&Entry {

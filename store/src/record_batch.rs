@@ -11,7 +11,7 @@
 //! +---------+------------+---------+---------------+------------------+-----------------+------ ...
 //! ```
 //!
-//! Integers are little-endian. The header crc (crc32c) covers bytes 8 to 48, the body crc covers the stored body, so
+//! Integers are little-endian. The header crc (crc32c) covers bytes 0 to 4 and 8 to 48, the body crc the stored body, so
 //! the base offset, which is only known at apply, is set without touching the body. `length` is the stored body's,
 //! `raw length` the decompressed one's. Codec 0 stores the body as it is, codec 1 is an LZ4 block.
 //! A record in the body, with varints (LEB128) and `optional` = 0 for none, else length + 1 and the bytes:

@@ -1,31 +1,40 @@
 //! Seeded simulation of one group over a disk that forgets: entries are logged, synced, applied, flushed, the log is
-//! cut, and at random moments the power goes. Whatever was acknowledged must be there afterwards, once, with the
-//! outcome it was acknowledged with.
+//! cut, slices are closed, merged and dropped, and at random moments, also in the middle of that, the power goes. Whatever
+//! was acknowledged must be there afterwards, once, with the outcome it was acknowledged with, unless it was trimmed or its
+//! time was over; and what was trimmed must not be there.
 //!
 //! The log here is a vector whose tail behind the last sync is lost in a crash; the rows are a [`MemoryEngine`] that
 //! goes back to its last flush; the applier is the one that runs in production. A failing run prints its seed, and the
 //! same seed gives the same run. [`Bug`] plants the mistakes that the simulation exists to catch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fastrand::Rng;
 
 use crate::apply::{Applier, Outcome};
-use crate::batch::{Condition, Put, TableId};
+use crate::batch::{Condition, Put, TableId, Trim};
 use crate::engine::memory::MemoryEngine;
 use crate::engine::{Engine, Family};
-use crate::entry::{Entry, Item, encode};
+use crate::entry::{self, Entry, Item, ItemAppend, encode};
 use crate::ids::{GroupId, LogIndex, Offset, ShardId, StreamId, Term, TimestampMs};
 use crate::keys::{applied, table_row};
 use crate::reader;
 use crate::record::Record;
-use crate::record_batch::{encode_record, seal};
+use crate::record_batch::{decode_records, encode_record, open_body, parse_header, seal};
+use crate::retention::RetentionClass;
+use crate::slices::Slices;
 
 const GROUP: GroupId = GroupId(1);
 const TABLE: TableId = TableId(1000);
 const STEPS: usize = 300;
+/// Between two entries. A slice of the shortest class is closed after three of them, and dropped twelve later.
+const ENTRY_MS: i64 = 5_000;
+/// A few entries' bytes.
+const SLICE_BYTES: u64 = 500;
+/// Streams 1 to 3: kept for ever, for a minute, and sometimes the one and sometimes the other.
+const STREAMS: std::ops::Range<u64> = 1..4;
 
 /// A mistake planted on purpose.
 #[derive(Clone, Copy, PartialEq)]
@@ -37,12 +46,15 @@ enum Bug {
     CutAtApplied,
     /// A restart applies the last entry again.
     ApplyTwice,
+    /// Slices are dropped half a minute too early.
+    DropTooEarly,
 }
 
 struct World {
     rng: Rng,
     bug: Bug,
     engine: Arc<MemoryEngine>,
+    slices: Arc<Slices>,
     applier: Applier,
     log: BTreeMap<LogIndex, Bytes>,
     last: LogIndex,
@@ -50,8 +62,19 @@ struct World {
     /// What writers were told, by entry.
     acknowledged: BTreeMap<LogIndex, Vec<Outcome>>,
     /// The payloads and offsets they were told about.
-    promised: BTreeMap<(ShardId, Offset), String>,
+    promised: BTreeMap<(ShardId, Offset), Promise>,
+    /// Time as the maintenance thread saw it last.
+    maintained_at: TimestampMs,
     counter: u64,
+    /// How often each stream was dropped: a new one of that name has another number.
+    dropped: [u64; 4],
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Promise {
+    payload: String,
+    class: RetentionClass,
+    time: TimestampMs,
 }
 
 /// What is missing or wrong after a crash.
@@ -60,18 +83,22 @@ type Wrong = String;
 impl World {
     fn new(seed: u64, bug: Bug) -> World {
         let engine = Arc::new(MemoryEngine::default());
-        let applier = Applier::load(engine.clone(), GROUP).unwrap();
+        let slices = Arc::new(Slices::open(engine.clone(), SLICE_BYTES).unwrap());
+        let applier = Applier::load(engine.clone(), slices.clone(), GROUP).unwrap();
         World {
             rng: Rng::with_seed(seed),
             bug,
             engine,
+            slices,
             applier,
             log: BTreeMap::new(),
             last: LogIndex(0),
             synced: LogIndex(0),
             acknowledged: BTreeMap::new(),
             promised: BTreeMap::new(),
+            maintained_at: TimestampMs(0),
             counter: 0,
+            dropped: [0; 4],
         }
     }
 
@@ -81,7 +108,9 @@ impl World {
                 0..45 => self.propose(),
                 45..65 => self.synced = self.last,
                 65..85 => self.apply_some()?,
-                85..92 => self.flush_and_cut(),
+                85..89 => self.flush_and_cut(),
+                89..93 => self.maintain()?,
+                93..95 => self.lose_power_in_maintenance()?,
                 _ => self.crash()?,
             }
         }
@@ -89,19 +118,33 @@ impl World {
     }
 
     fn shard(&mut self) -> ShardId {
+        let stream = self.rng.u64(STREAMS);
+        self.shard_of(stream)
+    }
+
+    fn shard_of(&self, stream: u64) -> ShardId {
         ShardId {
             group: GROUP,
-            stream: StreamId(self.rng.u64(1..3)),
+            stream: StreamId(stream + self.dropped[stream as usize] * 10),
             number: 0,
         }
     }
 
     /// One entry of one to three items, some of them conditional on a counter that they move.
     fn propose(&mut self) {
-        let items = (0..self.rng.usize(1..4)).map(|_| self.item()).collect();
+        let mut items: Vec<Item> = (0..self.rng.usize(1..4)).map(|_| self.item()).collect();
+        if self.rng.u8(0..20) == 0 {
+            let stream = self.rng.u64(STREAMS);
+            let (shard, first) = (self.shard_of(stream), Trim::ALL);
+            items.push(Item {
+                trims: vec![Trim { shard, first }],
+                ..Item::default()
+            });
+            self.dropped[stream as usize] += 1;
+        }
         self.last = self.last.next();
         let entry = Entry {
-            time: TimestampMs(self.last.0 as i64),
+            time: TimestampMs(self.last.0 as i64 * ENTRY_MS),
             items,
         };
         self.log.insert(self.last, encode(&entry).into());
@@ -115,10 +158,23 @@ impl World {
             encode_record(&Record::new(self.counter.to_string()), &mut body);
         }
         let batch = Bytes::from(seal(&body, count, TimestampMs(1)));
+        let shard = self.shard();
+        let minute = RetentionClass::of(Some(60_000));
+        let class = match shard.stream.0 % 10 {
+            1 => RetentionClass::FOREVER,
+            2 => minute,
+            _ if self.rng.bool() => minute,
+            _ => RetentionClass::FOREVER,
+        };
         let mut item = Item {
-            appends: vec![(self.shard(), batch)],
+            appends: vec![ItemAppend { shard, class, batch }],
             ..Item::default()
         };
+        if self.rng.u8(0..10) == 0 {
+            let shard = self.shard();
+            let first = Offset(self.rng.u64(0..80));
+            item.trims.push(Trim { shard, first });
+        }
         if self.rng.bool() {
             let expected = self.rng.u8(0..3);
             let value = (expected > 0).then(|| Bytes::from(vec![expected]));
@@ -152,7 +208,7 @@ impl World {
                 .ok_or(format!("entry {index} is needed and gone"))?;
             let (entry, outcomes) = self
                 .applier
-                .apply(index, Term(1), data)
+                .apply(index, Term(1), data.clone())
                 .map_err(|error| error.to_string())?;
             if let Some(told) = self.acknowledged.get(&index)
                 && *told != outcomes
@@ -161,15 +217,59 @@ impl World {
                     "entry {index} was acknowledged as {told:?} and is now {outcomes:?}"
                 ));
             }
-            self.acknowledged.insert(index, outcomes);
-            for stored in entry.appends {
-                for (offset, record) in stored.records_from(stored.base).map_err(|error| error.to_string())? {
-                    let payload = String::from_utf8_lossy(&record.payload.unwrap_or_default()).into_owned();
-                    self.promised.insert((stored.shard, offset), payload);
+            let replayed = self.acknowledged.insert(index, outcomes.clone()).is_some();
+            if !replayed {
+                self.promise(data, &outcomes)?;
+            }
+            drop(entry);
+        }
+        Ok(())
+    }
+
+    /// Notes what an entry's writers were told.
+    fn promise(&mut self, data: Bytes, outcomes: &[Outcome]) -> Result<(), Wrong> {
+        let entry = entry::decode(GROUP, data).map_err(|error| error.to_string())?;
+        for (item, outcome) in entry.items.into_iter().zip(outcomes) {
+            let Ok(bases) = outcome else { continue };
+            for (append, base) in item.appends.into_iter().zip(bases) {
+                let header = parse_header(&append.batch).map_err(|error| error.to_string())?;
+                let body = open_body(&append.batch).map_err(|error| error.to_string())?;
+                for (offset, record) in decode_records(&header, body).map_err(|error| error.to_string())? {
+                    let promise = Promise {
+                        payload: String::from_utf8_lossy(&record.payload.unwrap_or_default()).into_owned(),
+                        class: append.class,
+                        time: entry.time,
+                    };
+                    self.promised.insert((append.shard, base.plus(offset.0)), promise);
                 }
+            }
+            for trim in item.trims {
+                self.promised
+                    .retain(|(shard, offset), _| *shard != trim.shard || *offset >= trim.first);
             }
         }
         Ok(())
+    }
+
+    fn now(&self) -> TimestampMs {
+        TimestampMs(self.last.0 as i64 * ENTRY_MS)
+    }
+
+    fn maintain(&mut self) -> Result<(), Wrong> {
+        self.maintained_at = self.maintained_at.max(self.now());
+        let now = match self.bug {
+            Bug::DropTooEarly => TimestampMs(self.maintained_at.0 + 30_000),
+            _ => self.maintained_at,
+        };
+        let applied = self.slices.close_old(now).and_then(|()| self.slices.maintain(now, 0));
+        applied.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// The power goes after some of what the maintenance thread does.
+    fn lose_power_in_maintenance(&mut self) -> Result<(), Wrong> {
+        self.engine.cut_power_after(self.rng.u32(0..12));
+        let _ = self.maintain();
+        self.crash()
     }
 
     fn flush_and_cut(&mut self) {
@@ -192,7 +292,11 @@ impl World {
         self.engine.crash();
         self.log.retain(|index, _| *index <= self.synced);
         self.last = self.synced;
-        self.applier = Applier::load(self.engine.clone(), GROUP).map_err(|error| error.to_string())?;
+        let wrong = |error: crate::error::EngineError| error.to_string();
+        self.slices = Arc::new(Slices::open(self.engine.clone(), SLICE_BYTES).map_err(wrong)?);
+        let applier = Applier::load(self.engine.clone(), self.slices.clone(), GROUP);
+        self.applier = applier.map_err(|error| error.to_string())?;
+        self.slices.applied_to(self.applier.applied().time);
         if self.bug == Bug::ApplyTwice && self.applier.applied().index > LogIndex(0) {
             self.forget_the_last_applied_index();
         }
@@ -208,7 +312,7 @@ impl World {
         let mut writes = crate::engine::Writes::default();
         writes.put(Family::State, applied::key(GROUP), applied::encode(&before));
         self.engine.write(writes).unwrap();
-        self.applier = Applier::load(self.engine.clone(), GROUP).unwrap();
+        self.applier = Applier::load(self.engine.clone(), self.slices.clone(), GROUP).unwrap();
     }
 
     fn check(&self) -> Result<(), Wrong> {
@@ -217,31 +321,41 @@ impl World {
         {
             return Err(format!("entry {last} was acknowledged and is gone"));
         }
-        let mut found = BTreeMap::new();
-        for stream in 1..3 {
+        let mut found = BTreeSet::new();
+        let all = STREAMS.flat_map(|stream| (0..=self.dropped[stream as usize]).map(move |times| stream + times * 10));
+        for stream in all {
             let shard = ShardId {
                 group: GROUP,
                 stream: StreamId(stream),
                 number: 0,
             };
-            for stored in
-                reader::read(&*self.engine, shard, Offset(0), usize::MAX).map_err(|error| error.to_string())?
-            {
+            let batches =
+                reader::read(&*self.engine, shard, Offset(0), usize::MAX).map_err(|error| error.to_string())?;
+            for stored in batches {
                 for (offset, record) in stored.records_from(stored.base).map_err(|error| error.to_string())? {
                     let payload = String::from_utf8_lossy(&record.payload.unwrap_or_default()).into_owned();
-                    found.insert((shard, offset), payload);
+                    let promise = self.promised.get(&(shard, offset));
+                    if promise.is_none_or(|promise| promise.payload != payload) {
+                        return Err(format!("{shard} {offset} is {payload}, promised was {promise:?}"));
+                    }
+                    if !found.insert((shard, offset)) {
+                        return Err(format!("{shard} {offset} is there twice"));
+                    }
                 }
             }
         }
-        if found == self.promised {
-            Ok(())
-        } else {
-            Err("the stored records are not the promised ones".to_owned())
+        let missing = self
+            .promised
+            .iter()
+            .find(|(at, promise)| !found.contains(at) && !promise.class.is_expired(promise.time, self.maintained_at));
+        match missing {
+            Some(((shard, offset), promise)) => Err(format!("{shard} {offset} is gone: {promise:?}")),
+            None => Ok(()),
         }
     }
 
     /// Everything that is on disk, for comparing two runs of one seed.
-    fn fingerprint(&self) -> (LogIndex, BTreeMap<(ShardId, Offset), String>, Option<Bytes>) {
+    fn fingerprint(&self) -> (LogIndex, BTreeMap<(ShardId, Offset), Promise>, Option<Bytes>) {
         let row = self
             .engine
             .get(Family::State, &table_row::key(GROUP, TABLE, b"c"))
@@ -277,6 +391,7 @@ fn planted_bugs_are_caught() {
         (Bug::AcknowledgeBeforeSync, "acknowledge before sync"),
         (Bug::CutAtApplied, "cut at applied"),
         (Bug::ApplyTwice, "apply twice"),
+        (Bug::DropTooEarly, "drop too early"),
     ] {
         let caught = (0..100).filter(|seed| World::new(*seed, bug).run().is_err()).count();
         assert!(caught >= 50, "{name}: only {caught} of 100 seeds caught it");

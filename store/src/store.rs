@@ -15,13 +15,14 @@ use headwater_config::StoreConfig;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::apply::Applier;
-use crate::batch::{Batch, Committed, TableId};
+use crate::batch::{Batch, Committed, TableId, Trim};
 use crate::catalog::Catalog;
+use crate::check;
 use crate::clock::Clock;
 use crate::driver::{Driver, Message};
 use crate::engine::rocks::RocksEngine;
 use crate::engine::{Engine, Family};
-use crate::error::{OpenError, ReadError, WriteError};
+use crate::error::{EngineError, OpenError, ReadError, WriteError};
 use crate::folder::Folder;
 use crate::follow::{Follower, GroupFollower, Position};
 use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
@@ -34,6 +35,7 @@ use crate::proposal::Proposal;
 use crate::raft_log;
 use crate::reader;
 use crate::replica::Replica;
+use crate::slices::Slices;
 use crate::stored::StoredBatch;
 use crate::tail::Tail;
 use crate::topic::TopicName;
@@ -57,6 +59,7 @@ pub struct Leadership {
 /// What the handle, the followers and the threads share.
 pub(crate) struct Shared {
     pub engine: Arc<dyn Engine>,
+    pub slices: Arc<Slices>,
     pub clock: Arc<dyn Clock>,
     pub node: NodeId,
     pub boot: BootId,
@@ -131,6 +134,10 @@ impl Shared {
         self.failed.send_replace(Some(reason));
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
+
     /// True once nothing more will be applied.
     pub fn stopped(&self) -> watch::Receiver<bool> {
         self.stopped.subscribe()
@@ -186,20 +193,27 @@ impl Store {
     /// Opens or makes the data folder, replays the Raft log, and returns when this node leads every group. Blocks.
     pub fn open(config: &StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, OpenError> {
         let folder = Folder::open(&config.path, config.groups)?;
-        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&folder.state(), config.block_cache.as_usize())?);
         let log = raft_log::open(&folder.raft()).map_err(OpenError::RaftLog)?;
+        check::refuse_lost_rows(&folder, &log)?;
+        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&folder.state(), config.block_cache.as_usize())?);
         let catalog = Catalog::load(&*engine).map_err(|error| OpenError::Damaged(error.to_string()))?;
+
+        let damaged = |error: EngineError| OpenError::Damaged(error.to_string());
+        let slices = Arc::new(Slices::open(engine.clone(), config.slice_size.0).map_err(damaged)?);
 
         let mut groups = Vec::new();
         for id in (0..=config.groups).map(GroupId) {
-            let applier = Applier::load(engine.clone(), id).map_err(|error| OpenError::Damaged(error.to_string()))?;
+            let applier = Applier::load(engine.clone(), slices.clone(), id)
+                .map_err(|error| OpenError::Damaged(error.to_string()))?;
             let replica = Replica::open(log.clone(), id, THIS_NODE, applier.applied().index, config.admission.0)
                 .map_err(OpenError::Damaged)?;
+            slices.applied_to(applier.applied().time);
             groups.push((id, replica, applier));
         }
         let applied: Vec<LogIndex> = groups.iter().map(|(_, _, applier)| applier.applied().index).collect();
         let shared = Arc::new(Shared {
             engine,
+            slices,
             node: THIS_NODE,
             boot: BootId(clock.now().0.unsigned_abs()),
             groups: config.groups,
@@ -245,12 +259,13 @@ impl Store {
             })?,
             spawn("hw-maintenance", {
                 let (shared, path, inbox) = (shared.clone(), folder.path().clone(), inbox.clone());
+                let retention_bytes = config.retention_bytes.0;
                 move || {
                     let last_word = LastWord {
                         shared: shared.clone(),
                         thread: "hw-maintenance",
                     };
-                    maintenance::run(&shared, &log, &path, maintenance_chores, inbox);
+                    maintenance::run(&shared, &log, &path, retention_bytes, maintenance_chores, inbox);
                     drop(last_word);
                 }
             })?,
@@ -344,7 +359,7 @@ impl Store {
             self.inner.shared.free_disk_bytes.load(Ordering::Relaxed),
             self.inner.free_disk_min,
         );
-        // The catalog and its fences stay writable: that is how a stream is dropped to make room.
+        // The catalog, fences and trims stay writable: that is how a stream is dropped to make room.
         let small = batch.group == CATALOG_GROUP || (batch.appends.is_empty() && batch.puts.is_empty());
         if free < mark && !small {
             return Err(WriteError::DiskFull { free, mark });
@@ -353,7 +368,9 @@ impl Store {
         let admission = self.inner.admission.clone().acquire_many_owned(permits).await;
         let admission = admission.map_err(|_| WriteError::Stopped)?;
         let (reply, receiver) = oneshot::channel();
-        let proposal = Proposal::new(batch, reply, admission);
+        let catalog = self.inner.shared.catalog.borrow().clone();
+        let proposal = Proposal::new(batch, |stream| catalog.retention(stream), reply, admission);
+        drop(catalog);
         self.inner
             .inbox
             .send(Message::Propose(proposal))
@@ -393,6 +410,16 @@ impl Store {
                 .collect()
         })
         .await
+    }
+
+    /// Hides the records of each shard before its offset, at once; an offset after the end means the end. Disk follows.
+    pub async fn trim(&self, first: &[(ShardId, Offset)]) -> Result<(), WriteError> {
+        for (shard, first) in first {
+            // The largest offset means the shard itself, and that is not for a trim.
+            let first = Offset(first.0.min(Trim::ALL.0 - 1));
+            self.write(Batch::new(shard.group).trim(*shard, first)).await?;
+        }
+        Ok(())
     }
 
     /// Follows shards from a position.

@@ -16,6 +16,8 @@ pub struct StoredBatch {
     pub shard: ShardId,
     /// The offset of its first record.
     pub base: Offset,
+    /// Records before it were trimmed.
+    first: Offset,
     shared: Arc<Shared>,
 }
 
@@ -38,8 +40,17 @@ impl StoredBatch {
         Ok(StoredBatch {
             shard,
             base: header.base_offset,
+            first: header.base_offset,
             shared: Arc::new(shared),
         })
+    }
+
+    /// The same batch, whose records before `first` are trimmed.
+    pub(crate) fn hide_before(self, first: Offset) -> StoredBatch {
+        StoredBatch {
+            first: first.max(self.base),
+            ..self
+        }
     }
 
     /// Records in it.
@@ -57,7 +68,11 @@ impl StoredBatch {
         let body = self.shared.body.get_or_init(|| open_body(&self.shared.encoded));
         let records = body.clone().and_then(|body| decode_records(&self.shared.header, body));
         let mut records = records.map_err(|error| damaged(self.shard, self.base, &error))?;
-        let skip = from.0.saturating_sub(self.base.0).min(records.len() as u64);
+        let skip = from
+            .max(self.first)
+            .0
+            .saturating_sub(self.base.0)
+            .min(records.len() as u64);
         records.drain(..skip as usize);
         Ok(records)
     }

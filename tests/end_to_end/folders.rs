@@ -64,7 +64,7 @@ fn a_folder_of_another_version_is_refused_and_left_alone() {
 
     let format = data.join("FORMAT");
     let ours = std::fs::read_to_string(&format).unwrap();
-    std::fs::write(&format, ours.replacen('1', "99", 1)).unwrap();
+    std::fs::write(&format, "headwater data folder\nformat = 99\n").unwrap();
     let before = files(&data);
     let said = refusal(&data, Addresses::free(), &[]);
     assert!(said.contains("99") && said.contains("--data"), "{said}");

@@ -1,12 +1,14 @@
 //! An engine in memory that can crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use super::{Engine, Family, Row, Writes};
 use crate::error::EngineError;
+use crate::garbage::Garbage;
+use crate::ids::SliceId;
 
 type Rows = BTreeMap<(Family, Vec<u8>), Bytes>;
 
@@ -14,16 +16,39 @@ type Rows = BTreeMap<(Family, Vec<u8>), Bytes>;
 struct State {
     visible: Rows,
     durable: Rows,
+    slices: BTreeSet<SliceId>,
+    /// Changes until the power goes; after that all fail.
+    changes_left: Option<u32>,
 }
 
-/// Keeps everything visible; [`MemoryEngine::crash`] goes back to the last flush.
+impl State {
+    fn change(&mut self) -> Result<(), EngineError> {
+        match &mut self.changes_left {
+            None => Ok(()),
+            Some(0) => Err(EngineError("the power is gone".to_owned())),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Keeps everything visible; [`MemoryEngine::crash`] goes back to the last flush. Slices come and go at once, as
+/// RocksDB's families do.
 #[derive(Debug, Default)]
 pub struct MemoryEngine(Mutex<State>);
 
 impl MemoryEngine {
+    /// Lets so many changes through, and fails the next ones until [`MemoryEngine::crash`].
+    pub fn cut_power_after(&self, changes: u32) {
+        self.state().changes_left = Some(changes);
+    }
+
     /// Forgets what was not flushed.
     pub fn crash(&self) {
         let mut state = self.state();
+        state.changes_left = None;
         state.visible = state.durable.clone();
     }
 
@@ -68,7 +93,13 @@ impl Engine for MemoryEngine {
 
     fn write(&self, writes: Writes) -> Result<(), EngineError> {
         let mut state = self.state();
+        state.change()?;
         for (family, key, value) in writes.rows {
+            if let Family::Slice(slice) = family
+                && !state.slices.contains(&slice)
+            {
+                return Err(EngineError(format!("slice {slice} is missing")));
+            }
             match value {
                 Some(value) => drop(state.visible.insert((family, key), value)),
                 None => drop(state.visible.remove(&(family, key))),
@@ -79,7 +110,49 @@ impl Engine for MemoryEngine {
 
     fn flush(&self) -> Result<(), EngineError> {
         let mut state = self.state();
+        state.change()?;
         state.durable = state.visible.clone();
         Ok(())
+    }
+
+    fn slices(&self) -> Vec<SliceId> {
+        self.state().slices.iter().copied().collect()
+    }
+
+    fn make_slice(&self, slice: SliceId) -> Result<(), EngineError> {
+        let mut state = self.state();
+        state.change()?;
+        state.slices.insert(slice);
+        Ok(())
+    }
+
+    fn drop_slice(&self, slice: SliceId) -> Result<(), EngineError> {
+        let mut state = self.state();
+        state.change()?;
+        state.slices.remove(&slice);
+        state.visible.retain(|(family, _), _| *family != Family::Slice(slice));
+        state.durable.retain(|(family, _), _| *family != Family::Slice(slice));
+        Ok(())
+    }
+
+    fn merge_slice(&self, slice: SliceId, garbage: Garbage) -> Result<(), EngineError> {
+        let mut state = self.state();
+        state.change()?;
+        let stays =
+            |family: &Family, key: &[u8], value: &[u8]| *family != Family::Slice(slice) || !garbage.holds(key, value);
+        state.visible.retain(|(family, key), value| stays(family, key, value));
+        state.durable.retain(|(family, key), value| stays(family, key, value));
+        Ok(())
+    }
+
+    fn slice_bytes(&self, slice: SliceId) -> u64 {
+        self.bytes_between(slice, &[0], &[u8::MAX])
+    }
+
+    fn bytes_between(&self, slice: SliceId, from: &[u8], to: &[u8]) -> u64 {
+        let family = Family::Slice(slice);
+        let state = self.state();
+        let rows = state.visible.range((family, from.to_vec())..(family, to.to_vec()));
+        rows.map(|((_, key), value)| (key.len() + value.len()) as u64).sum()
     }
 }

@@ -1,24 +1,44 @@
 //! RocksDB. Its write-ahead log is off, because the Raft log is one: a flush is the only thing that makes rows durable,
 //! and it takes all families at one point (`atomic_flush`; without it a kill was measured to lose data silently).
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType, DBWithThreadMode,
-    Direction, FlushOptions, IteratorMode, MultiThreaded, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor, CompactOptions,
+    DBCompactionStyle, DBCompressionType, DBWithThreadMode, Direction, FlushOptions, IteratorMode, MultiThreaded,
+    Options, Range, ReadOptions, ReadTier, SliceTransform, WriteBatch, WriteOptions, compaction_filter::Decision,
+    properties,
 };
 
-use super::{Engine, FAMILIES, Family, Row, Writes};
+use super::{Engine, Family, Row, Writes};
 use crate::error::EngineError;
+use crate::garbage::Garbage;
+use crate::ids::SliceId;
 
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
 const WRITE_BUFFERS: i32 = 4;
+/// The block cache of a database that is only looked at.
+const LOOK_CACHE_BYTES: usize = 32 << 20;
+/// Files of an open slice after which RocksDB joins some: many small ones make short reads slow (4 against 128 files:
+/// 20 times, measured). A slice of ordinary size is sealed before it gets there, and so is written once and merged once.
+const OPEN_SLICE_FILES: i32 = 24;
+/// Tag, group, stream, shard: what all keys of one shard in one slice begin with.
+const SHARD_PREFIX_BYTES: usize = 13;
+const STATE: &str = "state";
+const SLICE: &str = "slice-";
 
 /// The production engine.
 pub struct RocksEngine {
     db: DBWithThreadMode<MultiThreaded>,
+    /// Behind `db`, so that it goes after it: a family that is made later uses its compaction filter, and RocksDB does not
+    /// keep that alive.
+    slice_options: Options,
+    slices: RwLock<BTreeSet<SliceId>>,
+    /// What the merge that runs leaves out.
+    garbage: Arc<RwLock<Garbage>>,
 }
 
 impl RocksEngine {
@@ -32,53 +52,134 @@ impl RocksEngine {
         options.set_max_open_files(512);
         options.set_keep_log_file_num(4);
         let cache = Cache::new_lru_cache(block_cache_bytes);
-        let families = FAMILIES
+        let garbage = Arc::default();
+        let slice_options = slice_options(&cache, &garbage);
+        let slices = slices_of(&options, folder)?;
+        let families = slices
             .iter()
-            .map(|family| ColumnFamilyDescriptor::new(name(*family), family_options(*family, &cache)));
+            .map(|slice| ColumnFamilyDescriptor::new(name(*slice), slice_options.clone()))
+            .chain([ColumnFamilyDescriptor::new(STATE, state_options(&cache))]);
         let db = DBWithThreadMode::open_cf_descriptors(&options, folder, families).map_err(engine_error)?;
-        Ok(RocksEngine { db })
+        Ok(RocksEngine {
+            db,
+            slice_options,
+            slices: RwLock::new(slices),
+            garbage,
+        })
     }
 
-    fn family(&self, family: Family) -> Result<Arc<BoundColumnFamily<'_>>, EngineError> {
-        self.db
-            .cf_handle(name(family))
-            .ok_or_else(|| EngineError(format!("family {} is missing", name(family))))
+    /// Opens the database in `folder` to look at it: not a byte of it is changed.
+    pub fn open_read_only(folder: &Path) -> Result<RocksEngine, EngineError> {
+        let mut options = Options::default();
+        options.set_max_open_files(512);
+        let cache = Cache::new_lru_cache(LOOK_CACHE_BYTES);
+        let garbage = Arc::default();
+        let slice_options = slice_options(&cache, &garbage);
+        let slices = slices_of(&options, folder)?;
+        let families = slices
+            .iter()
+            .map(|slice| ColumnFamilyDescriptor::new(name(*slice), slice_options.clone()))
+            .chain([ColumnFamilyDescriptor::new(STATE, state_options(&cache))]);
+        let db =
+            DBWithThreadMode::open_cf_descriptors_read_only(&options, folder, families, false).map_err(engine_error)?;
+        Ok(RocksEngine {
+            db,
+            slice_options,
+            slices: RwLock::new(slices),
+            garbage,
+        })
+    }
+
+    /// None: a slice that is not there.
+    fn family(&self, family: Family) -> Result<Option<Arc<BoundColumnFamily<'_>>>, EngineError> {
+        match family {
+            Family::State => match self.db.cf_handle(STATE) {
+                Some(state) => Ok(Some(state)),
+                None => Err(EngineError("the family of tables is missing".to_owned())),
+            },
+            Family::Slice(slice) => Ok(self.db.cf_handle(&name(slice))),
+        }
     }
 
     fn read(&self, family: Family, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, EngineError> {
-        let value = self
-            .db
-            .get_cf_opt(&self.family(family)?, key, options)
-            .map_err(engine_error)?;
+        let Some(family) = self.family(family)? else {
+            return Ok(None);
+        };
+        let value = self.db.get_cf_opt(&family, key, options).map_err(engine_error)?;
         Ok(value.map(Bytes::from))
     }
 }
 
-fn family_options(family: Family, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
+/// The slices that a database in `folder` has; none where there is no database yet.
+fn slices_of(options: &Options, folder: &Path) -> Result<BTreeSet<SliceId>, EngineError> {
+    if !folder.join("CURRENT").exists() {
+        return Ok(BTreeSet::new());
+    }
+    let names = DBWithThreadMode::<MultiThreaded>::list_cf(options, folder).map_err(engine_error)?;
+    let numbers = names.iter().filter_map(|name| name.strip_prefix(SLICE));
+    numbers
+        .map(|number| match number.parse() {
+            Ok(number) => Ok(SliceId(number)),
+            Err(_) => Err(EngineError(format!("a family is called {SLICE}{number}"))),
+        })
+        .collect()
+}
+
+fn name(slice: SliceId) -> String {
+    format!("{SLICE}{slice}")
+}
+
+fn family_options(table: &mut BlockBasedOptions, cache: &Cache) -> Options {
     table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
     let mut options = Options::default();
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     // With two, a second full buffer stops the driver, and so every group, until the first is on disk.
     options.set_max_write_buffer_number(WRITE_BUFFERS);
-    match family {
-        Family::State => options.set_compression_type(DBCompressionType::Lz4),
-        Family::Slice => {
-            // Record batches are compressed once, where they were made.
-            options.set_compression_type(DBCompressionType::None);
-            table.set_block_size(64 << 10);
-        }
-    }
+    options
+}
+
+fn state_options(cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    let mut options = family_options(&mut table, cache);
+    options.set_compression_type(DBCompressionType::Lz4);
     options.set_block_based_table_factory(&table);
     options
 }
 
-fn name(family: Family) -> &'static str {
+fn slice_options(cache: &Cache, garbage: &Arc<RwLock<Garbage>>) -> Options {
+    let mut table = BlockBasedOptions::default();
+    let mut options = family_options(&mut table, cache);
+    // Record batches are compressed once, where they were made.
+    options.set_compression_type(DBCompressionType::None);
+    table.set_block_size(64 << 10);
+    // A file without the shard is not opened.
+    options.set_prefix_extractor(SliceTransform::create_fixed_prefix(SHARD_PREFIX_BYTES));
+    options.set_compaction_style(DBCompactionStyle::Universal);
+    options.set_level_zero_file_num_compaction_trigger(OPEN_SLICE_FILES);
+    // Writers are slowed by admission, never by the number of files.
+    options.set_level_zero_slowdown_writes_trigger(1 << 20);
+    options.set_level_zero_stop_writes_trigger(1 << 20);
+    let garbage = garbage.clone();
+    options.set_compaction_filter("garbage", move |_, key, value| {
+        if garbage.read().unwrap_or_else(PoisonError::into_inner).holds(key, value) {
+            Decision::Remove
+        } else {
+            Decision::Keep
+        }
+    });
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// Rows of one shard are found by the prefix bloom; a shorter prefix has to look at all files.
+fn scan_options(family: Family, prefix: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
     match family {
-        Family::State => "state",
-        Family::Slice => "slice",
+        Family::Slice(_) if prefix.len() >= SHARD_PREFIX_BYTES => options.set_prefix_same_as_start(true),
+        _ => options.set_total_order_seek(true),
     }
+    options
 }
 
 fn engine_error(error: rocksdb::Error) -> EngineError {
@@ -97,9 +198,13 @@ impl Engine for RocksEngine {
     }
 
     fn last_at_or_before(&self, family: Family, prefix: &[u8], key: &[u8]) -> Result<Option<Row>, EngineError> {
+        let options = scan_options(family, prefix);
+        let Some(family) = self.family(family)? else {
+            return Ok(None);
+        };
         let mut rows = self
             .db
-            .iterator_cf(&self.family(family)?, IteratorMode::From(key, Direction::Reverse));
+            .iterator_cf_opt(&family, options, IteratorMode::From(key, Direction::Reverse));
         match rows.next().transpose().map_err(engine_error)? {
             Some((key, value)) if key.starts_with(prefix) => Ok(Some((Bytes::from(key), Bytes::from(value)))),
             _ => Ok(None),
@@ -113,9 +218,12 @@ impl Engine for RocksEngine {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), EngineError> {
-        let start = from.max(prefix);
-        let mut rows = self.db.raw_iterator_cf(&self.family(family)?);
-        rows.seek(start);
+        let options = scan_options(family, prefix);
+        let Some(family) = self.family(family)? else {
+            return Ok(());
+        };
+        let mut rows = self.db.raw_iterator_cf_opt(&family, options);
+        rows.seek(from.max(prefix));
         while let Some((key, value)) = rows.item() {
             if !key.starts_with(prefix) || !visit(key, value) {
                 break;
@@ -127,11 +235,22 @@ impl Engine for RocksEngine {
 
     fn write(&self, writes: Writes) -> Result<(), EngineError> {
         let mut batch = WriteBatch::default();
+        // An entry writes to few families, and to them in turns.
+        let mut handles: Vec<(Family, Arc<BoundColumnFamily<'_>>)> = Vec::with_capacity(2);
         for (family, key, value) in writes.rows {
-            let family = self.family(family)?;
+            let at = match handles.iter().position(|(known, _)| *known == family) {
+                Some(at) => at,
+                None => {
+                    let handle = self.family(family)?;
+                    let handle = handle.ok_or_else(|| EngineError(format!("{family:?} is missing")))?;
+                    handles.push((family, handle));
+                    handles.len() - 1
+                }
+            };
+            let handle = &handles[at].1;
             match value {
-                Some(value) => batch.put_cf(&family, key, value),
-                None => batch.delete_cf(&family, key),
+                Some(value) => batch.put_cf(handle, key, value),
+                None => batch.delete_cf(handle, key),
             }
         }
         let mut options = WriteOptions::default();
@@ -140,13 +259,71 @@ impl Engine for RocksEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        let families = FAMILIES
-            .iter()
-            .map(|family| self.family(*family))
+        let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
+        let families = slices.iter().map(|slice| Family::Slice(*slice)).chain([Family::State]);
+        let families = families
+            .map(|family| self.family(family))
             .collect::<Result<Vec<_>, _>>()?;
-        let handles: Vec<_> = families.iter().collect();
+        drop(slices);
+        let handles: Vec<_> = families.iter().flatten().collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&handles, &options).map_err(engine_error)
+    }
+
+    fn slices(&self) -> Vec<SliceId> {
+        let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
+        slices.iter().copied().collect()
+    }
+
+    fn make_slice(&self, slice: SliceId) -> Result<(), EngineError> {
+        self.db
+            .create_cf(name(slice), &self.slice_options)
+            .map_err(engine_error)?;
+        let mut slices = self.slices.write().unwrap_or_else(PoisonError::into_inner);
+        slices.insert(slice);
+        Ok(())
+    }
+
+    fn drop_slice(&self, slice: SliceId) -> Result<(), EngineError> {
+        let mut slices = self.slices.write().unwrap_or_else(PoisonError::into_inner);
+        slices.remove(&slice);
+        drop(slices);
+        self.db.drop_cf(&name(slice)).map_err(engine_error)
+    }
+
+    fn merge_slice(&self, slice: SliceId, garbage: Garbage) -> Result<(), EngineError> {
+        let Some(family) = self.family(Family::Slice(slice))? else {
+            return Ok(());
+        };
+        *self.garbage.write().unwrap_or_else(PoisonError::into_inner) = garbage;
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db
+            .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+        *self.garbage.write().unwrap_or_else(PoisonError::into_inner) = Garbage::default();
+        Ok(())
+    }
+
+    fn slice_bytes(&self, slice: SliceId) -> u64 {
+        match self.family(Family::Slice(slice)) {
+            // A property that every family has; it fails for a name that RocksDB does not know.
+            Ok(Some(family)) => {
+                let bytes = self.db.property_int_value_cf(&family, properties::TOTAL_SST_FILES_SIZE);
+                bytes.ok().flatten().unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    fn bytes_between(&self, slice: SliceId, from: &[u8], to: &[u8]) -> u64 {
+        match self.family(Family::Slice(slice)) {
+            Ok(Some(family)) => self
+                .db
+                .get_approximate_sizes_cf(&family, &[Range::new(from, to)])
+                .into_iter()
+                .sum(),
+            _ => 0,
+        }
     }
 }
