@@ -67,6 +67,8 @@ pub enum StatementKind {
     ResumeQuery(Name),
     /// `PAUSE CONNECTOR c` (false), `RESUME CONNECTOR c` (true)
     RunConnector(Name, bool),
+    /// `TRIM STREAM …`
+    Trim(Trim),
     /// `EXPLAIN …`
     Explain(Box<Statement>),
 }
@@ -271,6 +273,15 @@ pub enum StartKind {
     Timestamp(Text),
     /// At that offset of a stream of one shard.
     Offset(u64),
+}
+
+/// `TRIM STREAM s TO …`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trim {
+    /// Which.
+    pub stream: Name,
+    /// What stays begins there; None: END, nothing stays.
+    pub to: Option<Start>,
 }
 
 /// `SHOW …`

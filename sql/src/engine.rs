@@ -4,6 +4,8 @@
 //! watches the catalog: it starts a task per running query and output group, stops those of terminated queries, and
 //! deletes what dropped ones leave behind. What a statement means is `statement.rs`'s business; it calls what is here.
 
+mod forget;
+mod position;
 mod supervisor;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,22 +13,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headwater_config::SqlConfig;
-use headwater_store::{GroupId, QueryRow, QueryState, ReadError, Store, StreamRow};
+use headwater_store::{GroupId, QueryRow, QueryState, ReadError, Record, Store, StreamRow};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::SqlError;
+use crate::address::{Misfit, address};
+use crate::append::{Appended, Outgoing, Patience, append};
+use crate::connector::{ConnectorCheck, ConnectorError};
+use crate::error::{SqlError, codes};
 use crate::insert::{self, InsertRow};
 use crate::outcome::RowStream;
+use crate::plan::address_rules;
 use crate::plan::physical::{Plan, WriteRules};
 use crate::query::QueryRules;
-use crate::query::task::{TaskPhase, TaskStatus};
+use crate::query::task::{TaskPhase, TaskPosition, TaskStatus};
 use crate::read::{self, OneShot, Push};
-
-/// Says whether a connector of that kind (`webhook`) and direction (`sink`) can have these options; else what is wrong.
-/// The bridge knows connectors, and stands above this crate.
-pub type ConnectorCheck = Arc<dyn Fn(&str, bool, &BTreeMap<String, String>) -> Result<(), String> + Send + Sync>;
+use crate::types::TimestampUs;
 
 /// Why the engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +149,7 @@ impl Engine {
         kind: &str,
         sink: bool,
         options: &BTreeMap<String, String>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ConnectorError> {
         (self.inner.check_connector)(kind, sink, options)
     }
 
@@ -189,6 +192,45 @@ impl Engine {
         rows: Vec<InsertRow>,
     ) -> Result<u64, SqlError> {
         insert::insert(&self.inner.store, stream, rules, rows).await
+    }
+
+    /// Gives records that are published to `stream` by name the key and topic of its KEY and TOPIC options, as INSERT
+    /// does. Those that a record brings itself stay.
+    pub fn address(&self, stream: &StreamRow, records: &mut [Record]) -> Result<(), SqlError> {
+        let Some(rules) = address_rules(stream)? else {
+            return Ok(());
+        };
+        let open = |record: &Record| {
+            (record.key.is_none() && !rules.key.is_empty()) || (record.topic.is_none() && rules.topic.is_some())
+        };
+        let numbers: Vec<usize> = (0..records.len()).filter(|number| open(&records[*number])).collect();
+        let mut addressed: Vec<Record> = numbers.iter().map(|number| records[*number].clone()).collect();
+        let now = TimestampUs::from_ms(self.inner.store.now());
+        address(stream, &rules, &mut addressed, now).map_err(|misfit| match misfit {
+            Misfit::Payload(row, _) | Misfit::Record(row) | Misfit::Null(row, _) | Misfit::Address(row, _) => {
+                let which = match records.len() {
+                    1 => "the record".to_owned(),
+                    _ => format!("record {}", numbers[row]),
+                };
+                let message = format!("the key or topic of {which} cannot be worked out: {misfit}");
+                SqlError::new(codes::WRONG_TYPE, message)
+            }
+            Misfit::Rules(error) => SqlError::internal(error.to_string()),
+        })?;
+        for (number, record) in numbers.into_iter().zip(addressed) {
+            records[number] = record;
+        }
+        Ok(())
+    }
+
+    /// Appends records to `stream` by name: those of one group in one Batch. Tells what became of each.
+    pub async fn append(&self, stream: &StreamRow, records: Vec<Record>, patience: Patience) -> Appended {
+        let outgoing = |record| Outgoing {
+            record,
+            published: false,
+        };
+        let rows: Vec<_> = records.into_iter().map(outgoing).collect();
+        append(&self.inner.store, stream, &rows, Some(patience)).await
     }
 
     /// What a query is doing on this node.
@@ -240,6 +282,17 @@ impl std::fmt::Debug for Engine {
 impl Statuses {
     fn lock(&self) -> MutexGuard<'_, StatusMap> {
         self.by_task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the tasks of a query are, by group.
+    fn positions(&self, query: u64) -> HashMap<GroupId, TaskPosition> {
+        let tasks = self.lock();
+        let of_task = |((id, group), status): (&(u64, GroupId), &Arc<Mutex<TaskStatus>>)| {
+            let status = status.lock().unwrap_or_else(PoisonError::into_inner);
+            let position = status.position.clone().filter(|_| *id == query)?;
+            Some((*group, position))
+        };
+        tasks.iter().filter_map(of_task).collect()
     }
 
     fn of(&self, query: u64) -> Vec<TaskStatus> {

@@ -127,6 +127,7 @@ codes! {
     TOO_LARGE = 4101 Semantic "a record larger than a write may be";
     TRIMMED = 4102 Conflict "records that are not stored any more";
     BAD_RECORD = 4103 Conflict "a record that cannot be read stopped the query (ON_ERROR = 'fail')";
+    PARTLY_WRITTEN = 4104 Conflict "a write of which only a part was committed";
     INTERNAL = 5000 Internal "a defect of Headwater";
     DAMAGED = 5001 Internal "stored data that cannot be read";
 }

@@ -1,20 +1,12 @@
 //! INSERT: rows become records of a stream, keyed and addressed by the stream's own rules.
 
 use bytes::Bytes;
-use headwater_store::{
-    Append, Batch, Offset, Placement, Record, Store, StreamRow, TopicName, WriteError, retained_put, shard_for,
-};
+use headwater_store::{Record, Store, StreamRow, TopicName};
 
-use crate::change::RecordId;
-use crate::column::Column;
-use crate::decode::Decoder;
+use crate::address::{Misfit, address};
+use crate::append::{Appended, Fate, Outgoing, append};
 use crate::error::{SqlError, codes};
-use crate::expression::{Expression, Faults};
-use crate::function::Scope;
-use crate::limits::ROUTE_RETRIES_MAX;
-use crate::operator::key_of;
 use crate::plan::physical::WriteRules;
-use crate::template::CompiledTemplate;
 use crate::types::TimestampUs;
 
 /// A row on its way in.
@@ -33,146 +25,145 @@ pub(crate) async fn insert(
     rules: &WriteRules,
     rows: Vec<InsertRow>,
 ) -> Result<u64, SqlError> {
-    let records = records(stream, rules, rows, TimestampUs::from_ms(store.now()))?;
-    let count = records.len() as u64;
-    let mut batches: Vec<Batch> = Vec::new();
-    for (record, published) in records {
-        if published {
-            publish(store, stream, record).await?;
-            continue;
-        }
-        let shard = shard_for(stream, &record);
-        let at = batches
-            .iter()
-            .position(|batch| batch.group == shard.group)
-            .unwrap_or_else(|| {
-                batches.push(Batch::new(shard.group));
-                batches.len() - 1
-            });
-        // A retained row is of the topic's group, which is the shard's where records are placed by topic.
-        if record.retain && stream.placement == Placement::Topic {
-            batches[at].puts.extend(retained_put(&record, &[], store.now()));
-        }
-        let appends = &mut batches[at].appends;
-        match appends.iter_mut().find(|append| append.shard == shard) {
-            Some(append) => append.records.push(record),
-            None => appends.push(Append {
-                shard,
-                records: vec![record],
-            }),
-        }
-    }
-    for batch in batches {
-        store.write(batch).await?;
-    }
-    Ok(count)
-}
-
-/// The records, and whether each is to go the way of a publish.
-fn records(
-    stream: &StreamRow,
-    rules: &WriteRules,
-    rows: Vec<InsertRow>,
-    now: TimestampUs,
-) -> Result<Vec<(Record, bool)>, SqlError> {
-    let internal = |error: crate::plan::physical::PlanError| SqlError::internal(error.to_string());
-    let decoder = Decoder::new(&rules.source).map_err(internal)?;
-    let unwritten = |number: usize| RecordId {
-        shard: stream.shard(0),
-        offset: Offset(number as u64),
-    };
-    let which = |row: usize, rows: usize| {
-        if rows == 1 {
-            "the row".to_owned()
-        } else {
-            format!("row {}", row + 1)
-        }
-    };
     let count = rows.len();
-    let mut records: Vec<(RecordId, Record)> = rows
-        .into_iter()
-        .enumerate()
-        .map(|(number, row)| {
-            (
-                unwritten(number),
-                Record {
-                    topic: row.topic,
-                    ..Record::new(row.payload)
-                },
-            )
-        })
-        .collect();
-    let scope = Scope { now };
-    let misfit = |id: RecordId| {
-        let row = which(id.offset.0 as usize, count);
-        SqlError::new(
-            codes::WRONG_TYPE,
-            format!("{row} does not fit the stream's format and column types"),
-        )
-    };
-    let decoded = decoder.decode(&records, &scope).map_err(|error| misfit(error.0))?;
-    if let Some((id, fault)) = decoded.errors.first() {
-        return Err(misfit(*id).detail(fault.to_string()));
-    }
-    for (column, name) in &rules.not_null {
-        let column: &Column = decoded.rows.column(column.index());
-        if let Some(row) = (0..column.len()).find(|row| column.get(*row).is_null()) {
-            let message = format!("{} has no value for `{name}`, which is NOT NULL", which(row, count));
-            return Err(SqlError::new(codes::NOT_NULL, message));
-        }
-    }
-    let mut faults = Faults::default();
-    let keys = rules
-        .key
-        .iter()
-        .map(|key| Ok(Expression::compile(key)?.evaluate(&decoded.rows, &scope, &mut faults)));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>().map_err(internal)?;
-    let topics = match &rules.topic {
-        Some(template) => CompiledTemplate::compile(template, &Expression::compile)
-            .map_err(internal)?
-            .topics(&decoded.rows, &scope, &mut faults),
-        None => Vec::new(),
-    };
-    if let Some((row, fault)) = faults.iter().next() {
-        let message = format!("the key or topic of {} cannot be worked out", which(row, count));
-        return Err(SqlError::new(codes::WRONG_TYPE, message).detail(fault.to_string()));
-    }
-    let finish = |(row, (id, mut record)): (usize, (RecordId, Record))| {
-        let published = record.topic.is_some();
-        if !keys.is_empty() {
-            record.key = Some(key_of(&keys, row, id));
-        }
-        if let (false, Some(topic)) = (published, topics.get(row)) {
-            record.topic.clone_from(topic);
-        }
-        (record.qos, record.retain) = (stream.options.qos, stream.options.retain);
-        (record, published)
-    };
-    Ok(records.drain(..).enumerate().map(finish).collect())
+    let mut records: Vec<Record> = rows.into_iter().map(|row| record(stream, row)).collect();
+    let published: Vec<bool> = records.iter().map(|record| record.topic.is_some()).collect();
+    let now = TimestampUs::from_ms(store.now());
+    address(stream, rules, &mut records, now).map_err(|misfit| refusal(misfit, count))?;
+    let outgoing = |(record, published)| Outgoing { record, published };
+    let outgoing: Vec<_> = records.into_iter().zip(published).map(outgoing).collect();
+    finish(append(store, stream, &outgoing, None).await)
 }
 
-/// As if it had been published on its topic: with the topic's home, copies and routing.
-async fn publish(store: &Store, stream: &StreamRow, record: Record) -> Result<(), SqlError> {
-    let Some(topic) = record.topic.clone() else {
-        return Ok(());
+fn record(stream: &StreamRow, row: InsertRow) -> Record {
+    Record {
+        topic: row.topic,
+        qos: stream.options.qos,
+        retain: stream.options.retain,
+        ..Record::new(row.payload)
+    }
+}
+
+fn refusal(misfit: Misfit, rows: usize) -> SqlError {
+    let which = |row: usize| match rows {
+        1 => "the row".to_owned(),
+        _ => format!("row {}", row + 1),
     };
-    for _ in 0..ROUTE_RETRIES_MAX {
-        let route = store.route(&topic);
-        let leads_here = route.home.stream == stream.id || route.copies.iter().any(|copy| copy.stream == stream.id);
-        if !leads_here {
-            let message = format!("messages on topic `{topic}` do not enter stream `{}`", stream.name);
-            return Err(
-                SqlError::new(codes::BAD_TOPIC, message).help("give a `_topic` that the stream captures, or none")
-            );
+    match misfit {
+        Misfit::Payload(row, _) | Misfit::Record(row) => {
+            let message = format!("{} does not fit the stream's format and column types", which(row));
+            SqlError::new(codes::WRONG_TYPE, message).detail(misfit.to_string())
         }
-        match store.write(route.batch(record.clone())).await {
-            Ok(_) => return Ok(()),
-            Err(WriteError::StaleRoute { .. }) => {}
-            Err(error) => return Err(error.into()),
+        Misfit::Null(row, name) => {
+            let message = format!("{} has no value for `{name}`, which is NOT NULL", which(row));
+            SqlError::new(codes::NOT_NULL, message)
+        }
+        Misfit::Address(row, fault) => {
+            let message = format!("the key or topic of {} cannot be worked out", which(row));
+            SqlError::new(codes::WRONG_TYPE, message).detail(fault.to_string())
+        }
+        Misfit::Rules(error) => SqlError::internal(error.to_string()),
+    }
+}
+
+/// How many are in, or the error; where some are and some are not, which.
+fn finish(appended: Appended) -> Result<u64, SqlError> {
+    let Appended { fates, error } = appended;
+    let rows = |wanted: fn(&Fate) -> bool| -> Vec<usize> {
+        let numbers = fates.iter().enumerate().filter(|(_, fate)| wanted(fate));
+        numbers.map(|(row, _)| row + 1).collect()
+    };
+    let committed = rows(|fate| matches!(fate, Fate::Committed(_)));
+    let Some(error) = error else {
+        return Ok(committed.len() as u64);
+    };
+    let cause = SqlError::from(error);
+    let (missing, unknown) = (
+        rows(|fate| *fate == Fate::NotWritten),
+        rows(|fate| *fate == Fate::Unknown),
+    );
+    if committed.is_empty() && (missing.is_empty() || unknown.is_empty()) {
+        return Err(cause);
+    }
+    let mut detail = format!("{} of {} rows were inserted", committed.len(), fates.len());
+    if !missing.is_empty() {
+        detail.push_str(&format!("; not inserted: {}", ranges(&missing)));
+    }
+    if !unknown.is_empty() {
+        detail.push_str(&format!("; perhaps inserted: {}", ranges(&unknown)));
+    }
+    if committed.is_empty() {
+        return Err(cause.detail(detail));
+    }
+    let message = format!("only a part of the rows was inserted: {}", cause.message);
+    let error = SqlError::new(codes::PARTLY_WRITTEN, message).detail(detail);
+    Err(error.help("insert those that are not in; the whole statement would insert the others again"))
+}
+
+/// `row 2, rows 5 to 7`, of ascending numbers.
+fn ranges(rows: &[usize]) -> String {
+    let runs = rows.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [one] => format!("row {one}"),
+        [first, .., last] => format!("rows {first} to {last}"),
+        [] => String::new(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::append::{AppendError, Place};
+    use headwater_store::{GroupId, Offset, ShardId, StreamId, WriteError};
+
+    fn fate(letter: char) -> Fate {
+        let shard = ShardId {
+            group: GroupId(1),
+            stream: StreamId(1),
+            number: 0,
+        };
+        match letter {
+            'c' => Fate::Committed(Place {
+                shard,
+                base: Offset(0),
+                position: 0,
+            }),
+            'u' => Fate::Unknown,
+            _ => Fate::NotWritten,
         }
     }
-    Err(SqlError::new(
-        codes::UNAVAILABLE,
-        "the routing of topics keeps changing; try again",
-    ))
+
+    fn finished(fates: &str, error: Option<WriteError>) -> Result<u64, SqlError> {
+        finish(Appended {
+            fates: fates.chars().map(fate).collect(),
+            error: error.map(AppendError::Write),
+        })
+    }
+
+    #[test]
+    fn what_is_in_is_told_exactly() {
+        assert_eq!(finished("ccc", None).unwrap(), 3);
+        let full = WriteError::DiskFull { free: 1, mark: 2 };
+        let error = finished("cnncuncn", Some(full.clone())).unwrap_err();
+        assert_eq!((error.code, error.kind().http_status()), (codes::PARTLY_WRITTEN, 409));
+        assert_eq!(
+            error.detail.as_deref(),
+            Some("3 of 8 rows were inserted; not inserted: rows 2 to 3, row 6, row 8; perhaps inserted: row 5")
+        );
+        let error = finished("nn", Some(full)).unwrap_err();
+        assert_eq!(
+            (error.code, &error.detail),
+            (codes::DISK_FULL, &None),
+            "it can be repeated"
+        );
+        let lost = || Some(WriteError::Indefinite("leader lost"));
+        let error = finished("uu", lost()).unwrap_err();
+        assert_eq!((error.code, &error.detail), (codes::INDEFINITE, &None));
+        let error = finished("un", lost()).unwrap_err();
+        assert_eq!(error.code, codes::INDEFINITE);
+        assert_eq!(
+            error.detail.as_deref(),
+            Some("0 of 2 rows were inserted; not inserted: row 2; perhaps inserted: row 1")
+        );
+    }
 }

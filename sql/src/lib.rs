@@ -23,7 +23,8 @@
 //!   [`plan::physical`];
 //! - values: [`value`], `json`, `calendar`; micro-batches: [`column`], [`change`];
 //! - operators: `operator`, with `step` (what they may do) and `watermark` (how far event time has come);
-//! - running: `pipeline` (no I/O), `query` (one task), `engine` (all of them), `read`, `insert`.
+//! - running: `pipeline` (no I/O), `query` (one task), `engine` (all of them), `read`;
+//! - writing by name: `insert`, with `address` (KEY and TOPIC) and `append` (which HTTP's publish shares).
 //!
 //! # Limits
 //! In [`limits`]: an expression 128 levels deep, a statement of 4 MiB, a million groups in a SELECT without a name.
@@ -35,10 +36,13 @@
 //! - a transaction across groups: each step is one Batch of one group;
 //! - complete: joins, hopping and session windows, views, subqueries and user functions are refused by name.
 
+mod address;
+mod append;
 pub mod ast;
 mod calendar;
 pub mod change;
 pub mod column;
+mod connector;
 mod decode;
 mod engine;
 mod error;
@@ -63,7 +67,9 @@ pub mod types;
 pub mod value;
 mod watermark;
 
-pub use engine::{ConnectorCheck, Engine, QueryStatus, StartError};
+pub use append::{AppendError, Appended, Fate, Patience, Place};
+pub use connector::{ConnectorCheck, ConnectorError};
+pub use engine::{Engine, QueryStatus, StartError};
 pub use error::{Code, ErrorKind, Location, Report, SqlError, codes};
 pub use outcome::{Outcome, RowStream};
 pub use parse::{KEYWORDS, RESERVED, closest, did_you_mean, is_plain_name, parse};

@@ -1,5 +1,7 @@
 //! Every fixed limit of the SQL crate. What an operator may set is in the configuration.
 
+use std::time::Duration;
+
 /// The text given at once. Large INSERTs fit; a file of data belongs into the publish API.
 pub const SQL_BYTES_MAX: usize = 4 << 20;
 /// Levels of an expression tree, whether by brackets or by a chain of operators: parser, binder and evaluator recurse.
@@ -20,14 +22,22 @@ pub const GROUPS_IN_MEMORY_MAX: usize = 1_000_000;
 pub const TIMERS_PER_STEP_MAX: usize = 8_192;
 /// Stored bytes that a task takes from its follower at once.
 pub const FOLLOW_BYTES: usize = 4 << 20;
-/// Payload bytes that one step takes in, so that what it puts out fits a Batch.
+/// Payload bytes that one step takes in, and bytes of values that its closing windows bring, so that what it puts out
+/// fits a Batch. Where it still does not, the task makes smaller steps.
 pub const STEP_BYTES_MAX: usize = 4 << 20;
+/// One result record, with its retained row where it has one: it must fit a Batch beside the progress and the keys.
+pub const RESULT_BYTES_MAX: usize = headwater_store::limits::BATCH_BYTES_MAX - (1 << 20);
 /// State rows that one Batch deletes when a query is dropped.
-pub const FORGET_ROWS_PER_BATCH: usize = 4_096;
+pub const FORGET_ROWS_PER_BATCH: usize = 1_024;
+/// Bytes of the keys that such a Batch names, so that it is no burden to those who write meanwhile.
+pub const FORGET_BYTES_PER_BATCH: usize = 1 << 20;
+/// The pause after such a Batch was refused.
+pub const FORGET_RETRY: Duration = Duration::from_secs(10);
 /// Bytes of rows that ORDER BY may hold to sort them.
 pub const SORT_BYTES_MAX: usize = 256 << 20;
 
 const _: () = assert!(STEP_BYTES_MAX * 4 <= headwater_store::limits::BATCH_BYTES_MAX);
+const _: () = assert!(headwater_store::limits::TABLE_KEY_BYTES_MAX * 4 <= 1 << 20);
 /// Stored bytes that a one-shot read takes from a shard at once.
 pub const READ_AHEAD_BYTES: usize = 256 << 10;
 /// How often an INSERT routes again when the routing changes under it.

@@ -15,7 +15,7 @@ use headwater_store::{Put, Record, ShardId, StreamId};
 use crate::change::{Delta, Diff, RecordId};
 use crate::decode::Decoder;
 use crate::function::Scope;
-use crate::limits::TIMERS_PER_STEP_MAX;
+use crate::limits::STEP_BYTES_MAX;
 use crate::operator::{self, Operator, Place, Port};
 use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
 use crate::step::{Gathered, SinkRow, State, Step, Stop};
@@ -65,7 +65,11 @@ pub struct Finished {
     pub late: u64,
     /// Changes of state.
     pub puts: Vec<Put>,
-    /// Timers that are due and did not fit this step: finish another one at once.
+    /// Timers that were fired.
+    pub timers: usize,
+    /// Timers that are due and did not fit this step: finish another one at once. They are rows of the state, and the
+    /// watermark that made them due is saved: so they fire after a restart as well, and until they do no row can join
+    /// their windows, which that watermark has closed.
     pub more: bool,
 }
 
@@ -145,8 +149,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Ends the step. `ended`: there will be no more input.
-    pub fn finish(&mut self, now: TimestampUs, ended: bool) -> Result<Finished, Stop> {
+    /// Ends the step, with at most `timers_max` timers, and no more than their bytes allow. `ended`: there will be no more
+    /// input.
+    pub fn finish(&mut self, now: TimestampUs, ended: bool, timers_max: usize) -> Result<Finished, Stop> {
         let advance = |source: &mut SourceStage| match &mut source.watermarks {
             Some(watermarks) => watermarks.advance(now),
             None => TimestampUs::MIN,
@@ -154,14 +159,20 @@ impl Pipeline {
         let watermark = self.sources.iter_mut().map(advance).min().unwrap_or(TimestampUs::MIN);
         let watermark = if ended { TimestampUs::MAX } else { watermark };
         // A window that closes for a million keys is many steps: a step must fit a Batch.
-        let mut timers_left = TIMERS_PER_STEP_MAX;
+        let (mut timers, mut more) = (0, false);
         for number in 0..self.stages.len() {
-            while timers_left > 0 {
-                let Some((at, key)) = self.state.next_timer(self.stages[number].id, watermark) else {
+            let id = self.stages[number].id;
+            // An operator whose input has timers left has to wait with its own.
+            while !more {
+                if timers >= timers_max || self.gathered.timer_bytes >= STEP_BYTES_MAX {
+                    more = self.state.is_due(id, watermark);
+                    break;
+                }
+                let Some((at, key)) = self.state.next_timer(id, watermark) else {
                     break;
                 };
                 self.run(number, now, |operator, step| operator.timer(at, &key, step))?;
-                timers_left -= 1;
+                timers += 1;
             }
             self.run(number, now, |operator, step| operator.advance(0, watermark, step))?;
             self.drain(now)?;
@@ -171,6 +182,7 @@ impl Pipeline {
             errors,
             shared_errors,
             late,
+            timer_bytes: _,
         } = std::mem::take(&mut self.gathered);
         let puts = self.state.take_puts();
         Ok(Finished {
@@ -179,13 +191,19 @@ impl Pipeline {
             shared_errors,
             late,
             puts,
-            more: timers_left == 0,
+            timers,
+            more,
         })
     }
 
     /// Something waits for the watermark, so that time alone can bring output.
     pub fn has_timers(&self) -> bool {
         self.state.has_timers()
+    }
+
+    /// How many timers wait: one for each group of each window that is open.
+    pub fn timers(&self) -> usize {
+        self.state.timers()
     }
 
     /// More records are there already: until they are read, no shard counts as silent.

@@ -6,5 +6,5 @@ mod bind;
 mod explain;
 pub mod physical;
 
-pub use bind::{Binder, BoundInsert, BoundSelect, BoundStream, system_columns, write_rules};
+pub use bind::{Binder, BoundInsert, BoundSelect, BoundStream, address_rules, system_columns, write_rules};
 pub use explain::explain;

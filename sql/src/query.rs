@@ -17,6 +17,7 @@
 //!
 //! [`QueryCore`] is this without I/O: records in, Batch out. [`task`] is the loop around it.
 
+mod size;
 pub(crate) mod task;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use headwater_store::{
 };
 
 use crate::change::RecordId;
+use crate::limits::RESULT_BYTES_MAX;
 use crate::operator::{Place, place_of};
 use crate::pipeline::{Finished, Pipeline};
 use crate::plan::physical::{Op, PLAN_VERSION, Plan, PlanError, Source, Start};
@@ -35,6 +37,7 @@ use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
 use crate::value::Fault;
 use crate::watermark::{WatermarkRules, Watermarks};
+use task::TaskPosition;
 
 /// How far a query has come in one group: the row that fences its steps.
 #[derive(Debug, Clone, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
@@ -67,6 +70,11 @@ impl Progress {
     /// From a row.
     pub fn decode(row: &[u8]) -> Result<Progress, ControlError> {
         decode_control(row)
+    }
+
+    /// The smallest of its sources' watermarks.
+    pub fn watermark(&self) -> TimestampUs {
+        self.combined.iter().copied().min().unwrap_or(TimestampUs::MIN)
     }
 }
 
@@ -121,7 +129,9 @@ pub struct ReadyStep {
     pub writes: bool,
     /// Event time has gone on: worth saving, but not at once.
     pub moved_time: bool,
-    /// Timers are due: make another step at once.
+    /// Timers that it has fired.
+    pub timers: usize,
+    /// More timers are due: make another step at once.
     pub more: bool,
     /// What could not be worked out.
     pub errors: Vec<(RecordId, Fault)>,
@@ -169,7 +179,7 @@ impl QueryCore {
             Some(row) => Progress::decode(row)?,
             None => Progress {
                 plan: PLAN_VERSION,
-                cursors: begin(&plan, &inputs)?,
+                cursors: start(&plan, &inputs)?,
                 ..Progress::default()
             },
         };
@@ -200,6 +210,15 @@ impl QueryCore {
         &self.progress.cursors
     }
 
+    /// How far it has come.
+    pub fn position(&self) -> TaskPosition {
+        TaskPosition {
+            cursors: self.progress.cursors.clone(),
+            watermark: self.progress.watermark(),
+            windows: self.pipeline.timers(),
+        }
+    }
+
     /// Time alone can bring output.
     pub fn waits_for_time(&self) -> bool {
         self.pipeline.has_timers()
@@ -210,18 +229,20 @@ impl QueryCore {
         self.pipeline.still_reading(now);
     }
 
-    /// Makes a step of these records, each the next of its shard; of none, to let time pass.
-    pub fn step(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<ReadyStep, Stop> {
+    /// Makes a step of these records, each the next of its shard; of none, to let time pass. At most `timers_max` of the
+    /// timers that are due are fired in it.
+    pub fn step(
+        &mut self,
+        records: &[(RecordId, Record)],
+        now: TimestampUs,
+        timers_max: usize,
+    ) -> Result<ReadyStep, Stop> {
         let now = now.max(self.progress.now);
         if !records.is_empty() {
             self.pipeline.apply(records, now)?;
         }
-        let finished = self.pipeline.finish(now, false)?;
-        for (id, _) in records {
-            if let Some((_, cursor)) = self.progress.cursors.iter_mut().find(|(shard, _)| *shard == id.shard) {
-                *cursor = id.offset.plus(1);
-            }
-        }
+        let finished = self.pipeline.finish(now, false, timers_max)?;
+        records.iter().for_each(|(id, _)| self.move_past(*id));
         self.progress.step += 1;
         self.progress.now = now;
         self.progress.watermarks = self.pipeline.shard_watermarks();
@@ -234,11 +255,30 @@ impl QueryCore {
         })
     }
 
+    /// Makes a step that leaves this record out: no write can hold what comes of it. Nothing else of the query changes.
+    pub fn pass_over(&mut self, record: RecordId) -> ReadyStep {
+        self.move_past(record);
+        self.progress.step += 1;
+        ReadyStep {
+            writes: true,
+            ..self.ready(Finished {
+                errors: vec![(record, Fault::TooLarge)],
+                ..Finished::default()
+            })
+        }
+    }
+
+    fn move_past(&mut self, record: RecordId) {
+        let mut cursors = self.progress.cursors.iter_mut();
+        if let Some((_, cursor)) = cursors.find(|(shard, _)| *shard == record.shard) {
+            *cursor = record.offset.plus(1);
+        }
+    }
+
     fn ready(&self, finished: Finished) -> ReadyStep {
         let progress_row = self.progress.encode();
         let key = Progress::key(self.query);
         let writes = !finished.rows.is_empty() || !finished.puts.is_empty();
-        let rows = finished.rows.len() as u64;
         let expected = Condition::Row {
             table: tables::QUERY_PROGRESS,
             key: key.clone(),
@@ -252,9 +292,11 @@ impl QueryCore {
                 .into_iter()
                 .filter(|(record, _)| self.tells_of(*record)),
         );
+        let mut rows = 0;
         for (shard, records) in self.records(finished.rows, &mut errors) {
+            rows += records.len() as u64;
             // Retained rows are of the topic's group, which is the shard's where records are placed by topic.
-            if self.output.options.retain && self.output.placement == Placement::Topic {
+            if self.retains() {
                 let now = TimestampMs(self.progress.now.0 / 1_000);
                 batch
                     .puts
@@ -268,6 +310,7 @@ impl QueryCore {
             batch,
             writes,
             moved_time: false,
+            timers: finished.timers,
             more: finished.more,
             errors,
             late: finished.late,
@@ -295,12 +338,22 @@ impl QueryCore {
                 retain: self.output.options.retain,
                 ..Record::default()
             };
+            let copies = if self.retains() { 2 } else { 1 };
+            if record.size_bytes() * copies > RESULT_BYTES_MAX {
+                errors.push((row.origin, Fault::TooLarge));
+                continue;
+            }
             match shards.iter_mut().find(|(there, _)| *there == shard) {
                 Some((_, records)) => records.push(record),
                 None => shards.push((shard, vec![record])),
             }
         }
         shards
+    }
+
+    /// Its records become retained messages as well.
+    fn retains(&self) -> bool {
+        self.output.options.retain && self.output.placement == Placement::Topic
     }
 
     /// Every task of a query reads every record; this is whether this one counts it, and tells of what is wrong with it.
@@ -359,7 +412,8 @@ fn restore_watermarks(plan: &Plan, saved: &Progress, rules: QueryRules, now: Tim
     plan.sources().enumerate().map(restore).collect()
 }
 
-fn begin(plan: &Plan, inputs: &[Arc<StreamRow>]) -> Result<Vec<(ShardId, Offset)>, LoadError> {
+/// Where the shards of the plan's sources are read from, before anything is saved.
+pub(crate) fn start(plan: &Plan, inputs: &[Arc<StreamRow>]) -> Result<Vec<(ShardId, Offset)>, LoadError> {
     let mut cursors: Vec<(ShardId, Offset)> = Vec::new();
     for (_, source) in plan.sources() {
         let Start::At(offsets) = &source.start else {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::change::RecordId;
 use crate::error::{SqlError, codes};
-use crate::limits::{FOLLOW_BYTES, READ_AHEAD_BYTES, SORT_BYTES_MAX};
+use crate::limits::{FOLLOW_BYTES, READ_AHEAD_BYTES, SORT_BYTES_MAX, TIMERS_PER_STEP_MAX};
 use crate::operator::Place;
 use crate::outcome::RowSender;
 use crate::pipeline::{Finished, Pipeline};
@@ -38,7 +38,16 @@ pub(crate) async fn positions(
         return Ok(Vec::new());
     };
     let shards: Vec<ShardId> = stream.shard_ids().collect();
-    let position = match &source.start {
+    resolve(store, shards, &source.start).await
+}
+
+/// Where a start is in each shard, now.
+pub(crate) async fn resolve(
+    store: &Store,
+    shards: Vec<ShardId>,
+    start: &Start,
+) -> Result<Vec<(ShardId, Offset)>, ReadError> {
+    let position = match start {
         Start::Latest => Position::Latest,
         Start::Earliest => Position::Earliest,
         Start::Timestamp(ms) => Position::Timestamp(TimestampMs(*ms)),
@@ -199,7 +208,11 @@ impl OneShot {
                 self.reading.pipeline.apply(&records, now).map_err(stopped)?;
             }
             let ended = records.is_empty();
-            let finished = self.reading.pipeline.finish(now, ended).map_err(stopped)?;
+            let finished = self
+                .reading
+                .pipeline
+                .finish(now, ended, TIMERS_PER_STEP_MAX)
+                .map_err(stopped)?;
             if self.reading.take(finished).await?.is_some() {
                 return Ok(());
             }
@@ -355,7 +368,11 @@ impl Push {
         let now = TimestampUs::from_ms(self.store.now());
         self.reading.pipeline.apply(records, now).map_err(stopped)?;
         loop {
-            let finished = self.reading.pipeline.finish(now, false).map_err(stopped)?;
+            let finished = self
+                .reading
+                .pipeline
+                .finish(now, false, TIMERS_PER_STEP_MAX)
+                .map_err(stopped)?;
             let more = finished.more;
             if let Some(done) = self.reading.take(finished).await? {
                 return Ok(Some(done));

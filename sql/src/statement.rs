@@ -6,13 +6,15 @@ mod show;
 use headwater_store::{Catalog, CatalogError, QuerySpec, QueryState, StreamRow, StreamState};
 
 use crate::ast::{
-    CreateConnector, CreateStream, Drop, Insert, Name, ObjectKind, Select, Statement, StatementKind, WithOption,
+    CreateConnector, CreateStream, Drop, Insert, Name, ObjectKind, Select, Statement, StatementKind, Trim, WithOption,
 };
+use crate::connector::ConnectorError;
 use crate::engine::Engine;
 use crate::error::{SqlError, codes};
 use crate::outcome::{Outcome, RowStream};
 use crate::parse::{did_you_mean, parse};
 use crate::plan::{Binder, explain};
+use crate::read::resolve;
 use crate::types::TimestampUs;
 
 impl Engine {
@@ -42,13 +44,14 @@ impl Engine {
             StatementKind::CreateConnector(create) => self.create_connector(&catalog, &binder, create, sql).await,
             StatementKind::Insert(insert) => self.insert_statement(&binder, insert).await,
             StatementKind::Select(select) => self.select(&binder, select).await,
-            StatementKind::Show(show) => Ok(rows(self.show(&catalog, show)?)),
+            StatementKind::Show(show) => Ok(rows(self.show(&catalog, show).await?)),
             StatementKind::Describe(name) => Ok(rows(describe::stream(binder.stream(name)?))),
             StatementKind::Drop(drop) => self.drop_object(&catalog, drop).await,
             StatementKind::Terminate(Some(name)) => self.run_query(&catalog, name, QueryState::Terminated).await,
             StatementKind::Terminate(None) => self.terminate_all(&catalog).await,
             StatementKind::ResumeQuery(name) => self.run_query(&catalog, name, QueryState::Running).await,
             StatementKind::RunConnector(name, running) => self.run_connector(&catalog, name, *running).await,
+            StatementKind::Trim(trim) => self.trim_stream(&binder, trim).await,
             StatementKind::Explain(explained) => explain_statement(&binder, explained, source),
         }
     }
@@ -108,10 +111,7 @@ impl Engine {
         }
         let spec = binder.create_connector(create, sql)?;
         self.check_connector(&spec.kind, spec.sink, &spec.options)
-            .map_err(|message| {
-                let span = named_option(&create.options, &message).map_or(create.kind.span, |option| option.value.span);
-                SqlError::new(codes::BAD_OPTION, message).at(span)
-            })?;
+            .map_err(|refused| wrong_connector(refused, create))?;
         match self.store().create_connector(spec).await {
             Ok(_) => Ok(done(format!("connector {name} created"))),
             Err(CatalogError::Exists { .. }) if create.if_not_exists => exists(),
@@ -189,6 +189,14 @@ impl Engine {
             gone(self.store().drop_connector(&connector.name).await)?;
         }
         Ok(())
+    }
+
+    async fn trim_stream(&self, binder: &Binder<'_>, trim: &Trim) -> Result<Outcome, SqlError> {
+        let (stream, to) = binder.trim(trim)?;
+        let first = resolve(self.store(), stream.shard_ids().collect(), &to).await?;
+        let trimmed = self.store().trim(&first).await;
+        trimmed.map_err(|error| SqlError::from(error).at(trim.stream.span))?;
+        Ok(done(format!("stream {} trimmed", stream.name)))
     }
 
     async fn run_query(&self, catalog: &Catalog, name: &Name, state: QueryState) -> Result<Outcome, SqlError> {
@@ -292,12 +300,20 @@ fn taken(error: CatalogError, name: &Name) -> SqlError {
     }
 }
 
-/// The option that a connector's check speaks of: its messages begin with the name.
-fn named_option<'a>(options: &'a [WithOption], message: &str) -> Option<&'a WithOption> {
-    let (name, _) = message.split_once(':')?;
-    options
-        .iter()
-        .find(|option| option.name.text.eq_ignore_ascii_case(name))
+/// Points at the option that is wrong: at its name where there is none such, else at its value.
+fn wrong_connector(refused: ConnectorError, create: &CreateConnector) -> SqlError {
+    let named = |option: &&WithOption| {
+        let name = refused.option.as_deref();
+        name.is_some_and(|name| option.name.text.eq_ignore_ascii_case(name))
+    };
+    let span = match create.options.iter().find(named) {
+        Some(option) if refused.code == codes::UNKNOWN_OPTION => option.name.span,
+        Some(option) => option.value.span,
+        None => create.kind.span,
+    };
+    SqlError::new(refused.code, refused.message)
+        .at(span)
+        .help_if(refused.help)
 }
 
 fn kind_name(kind: ObjectKind) -> &'static str {

@@ -62,6 +62,8 @@ pub struct Gathered {
     pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
     pub late: u64,
+    /// Bytes of the values that timers have brought.
+    pub timer_bytes: usize,
 }
 
 /// The view that one operator has of the step.
@@ -121,6 +123,11 @@ impl Step<'_> {
             false => &mut self.gathered.errors,
         };
         errors.push((origin, fault));
+    }
+
+    /// Counts bytes of values that a timer brings, so that a step fires no more of them than fit its Batch.
+    pub fn weigh_timer(&mut self, bytes: usize) {
+        self.gathered.timer_bytes += bytes;
     }
 
     /// Counts rows that came too late.

@@ -80,6 +80,9 @@ pub enum Fault {
     /// A TOPIC template that gives no valid topic for the row.
     #[error("the row gives no valid topic")]
     BadTopic,
+    /// A result that no write can hold, even alone: it is left out.
+    #[error("the result is larger than a write may be")]
+    TooLarge,
 }
 
 impl Fault {
@@ -93,6 +96,7 @@ impl Fault {
             Fault::WrongType => "wrong_type",
             Fault::BadRecord => "bad_record",
             Fault::BadTopic => "bad_topic",
+            Fault::TooLarge => "too_large",
         }
     }
 }
@@ -101,6 +105,15 @@ impl Value {
     /// Is it NULL?
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
+    }
+
+    /// About how many bytes it is when it is written out.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Value::String(text) | Value::Json(text) => text.len(),
+            Value::Bytea(bytes) => bytes.len(),
+            _ => 16,
+        }
     }
 
     /// Text, if it is text.

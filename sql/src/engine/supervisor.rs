@@ -4,16 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headwater_store::{
-    Batch, Catalog, GroupId, QueryRow, QueryState, ReadError, Store, StreamRow, TableId, WriteError, tables,
-};
+use headwater_store::{Catalog, GroupId, QueryRow, QueryState, Store, StreamRow};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Statuses;
-use crate::limits::FORGET_ROWS_PER_BATCH;
+use super::forget::Forgetting;
+use crate::query::QueryRules;
 use crate::query::task::{self, TaskContext, TaskPhase, TaskStatus};
-use crate::query::{Progress, QueryRules};
 
 /// A query in one group.
 type TaskKey = (u64, GroupId);
@@ -29,6 +27,7 @@ pub(super) struct Supervisor {
     tasks: HashMap<TaskKey, Running>,
     /// Queries of the last catalog, to see which are gone.
     known: HashSet<u64>,
+    forgetting: Forgetting,
 }
 
 struct Running {
@@ -50,6 +49,7 @@ impl Supervisor {
         statuses: Arc<Statuses>,
     ) -> Supervisor {
         Supervisor {
+            forgetting: Forgetting::new(store.clone()),
             store,
             rules,
             step_records_max,
@@ -64,19 +64,21 @@ impl Supervisor {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut catalog = self.store.catalog();
         let first = catalog.borrow_and_update().clone();
-        self.sweep(&first).await;
+        self.forgetting.find(&first).await;
         loop {
             let now = catalog.borrow_and_update().clone();
             self.reconcile(&now);
-            self.forget_dropped(&now).await;
+            self.forget_dropped(&now);
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = catalog.changed() => if changed.is_err() { break },
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                () = self.forgetting.forgotten() => {}
             }
         }
         self.tasks.values().for_each(|task| task.stop.cancel());
         while self.running.join_next().await.is_some() {}
+        self.forgetting.stop().await;
     }
 
     /// Starts what should run and stops what should not. A task that is still stopping is started again once it has.
@@ -171,86 +173,16 @@ impl Supervisor {
         self.statuses.lock().remove(&key);
     }
 
-    /// Deletes the rows of queries that were dropped, once their tasks have ended.
-    async fn forget_dropped(&mut self, catalog: &Catalog) {
+    /// Hands over the rows of queries that were dropped, once their tasks have ended.
+    fn forget_dropped(&mut self, catalog: &Catalog) {
         let now: HashSet<u64> = catalog.queries.values().map(|query| query.id).collect();
         let gone: Vec<u64> = self.known.difference(&now).copied().collect();
         self.known.extend(&now);
         for query in gone {
             if self.tasks.keys().all(|(id, _)| *id != query) {
                 self.known.remove(&query);
-                for group in self.store.data_groups() {
-                    self.forget(query, group).await;
-                }
+                self.forgetting.add(query);
             }
-        }
-    }
-
-    /// A crash may come between the drop of a query and the deletion of its rows.
-    async fn sweep(&self, catalog: &Catalog) {
-        let alive: HashSet<u64> = catalog.queries.values().map(|query| query.id).collect();
-        for group in self.store.data_groups() {
-            for table in [tables::QUERY_PROGRESS, tables::QUERY_STATE] {
-                match self.queries_in(group, table).await {
-                    Ok(found) => {
-                        for query in found.difference(&alive) {
-                            self.forget(*query, group).await;
-                        }
-                    }
-                    Err(error) => tracing::warn!(%group, %error, "cannot look for rows of dropped queries"),
-                }
-            }
-        }
-    }
-
-    /// The ids of the queries that have rows in a table: one seek each.
-    async fn queries_in(&self, group: GroupId, table: TableId) -> Result<HashSet<u64>, ReadError> {
-        let rows = self.store.table(group, table);
-        let seek = move || {
-            let (mut found, mut from) = (HashSet::new(), Vec::new());
-            while let Some((key, _)) = rows.scan(&[], &from, 1)?.pop() {
-                let Some((query, _)) = key.split_first_chunk::<8>() else {
-                    break;
-                };
-                let query = u64::from_be_bytes(*query);
-                found.insert(query);
-                let Some(next) = query.checked_add(1) else { break };
-                from = next.to_be_bytes().to_vec();
-            }
-            Ok(found)
-        };
-        self.store.blocking(seek).await
-    }
-
-    async fn forget(&self, query: u64, group: GroupId) {
-        // Progress goes first: it fences a step that is still on its way.
-        let progress = Batch::new(group).delete(tables::QUERY_PROGRESS, Progress::key(query));
-        let mut result = self.store.write(progress).await.map(|_| ());
-        while result.is_ok() {
-            let (rows, prefix) = (self.store.table(group, tables::QUERY_STATE), query.to_be_bytes());
-            let page = self
-                .store
-                .blocking(move || rows.scan(&prefix, &[], FORGET_ROWS_PER_BATCH))
-                .await;
-            let page = match page {
-                Ok(page) if page.is_empty() => return,
-                Ok(page) => page,
-                Err(error) => {
-                    tracing::warn!(query, %group, %error, "cannot read the rows of a dropped query");
-                    return;
-                }
-            };
-            let delete = |batch: Batch, (key, _)| batch.delete(tables::QUERY_STATE, key);
-            result = self
-                .store
-                .write(page.into_iter().fold(Batch::new(group), delete))
-                .await
-                .map(|_| ());
-        }
-        match result {
-            Ok(()) | Err(WriteError::Stopped) => {}
-            // The next start sweeps again.
-            Err(error) => tracing::warn!(query, %group, %error, "cannot delete the rows of a dropped query"),
         }
     }
 }

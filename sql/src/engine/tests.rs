@@ -1,5 +1,7 @@
 //! The engine on a real store, with plans made by hand.
 
+mod large;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use headwater_store::{
 };
 use tempfile::TempDir;
 
+use super::position::QueryPosition;
 use super::*;
 use crate::plan::physical::*;
 use crate::query::Progress;
@@ -390,6 +393,53 @@ async fn final_rows_are_the_same_whatever_dies_in_between() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_query_has_come_is_told_while_it_runs_and_while_it_does_not() {
+    let world = World::new(4).await;
+    let plant = stream("plant", Placement::Topic, &["plant/{device}/temp"]);
+    let plant = world.store.create_stream(plant).await.unwrap();
+    let engine = world.engine();
+    create(&world, &engine, "counts", hourly(plant.id, Emit::Changes)).await;
+    let told = async |what: &str, wanted: fn(&QueryPosition) -> bool| {
+        for _ in 0..1_000 {
+            let catalog = world.store.catalog().borrow().clone();
+            let now = engine.query_position(&catalog, &catalog.queries["counts"]).await;
+            if wanted(&now) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never told {what}");
+    };
+    for device in 0..20 {
+        let reading = format!(r#"{{"temp":1,"date":"2010-01-01 00:{device:02}"}}"#);
+        world.publish(&format!("plant/{device}/temp"), &reading).await;
+    }
+    told("its open windows", |now| (now.lag, now.windows) == (Some(0), Some(20))).await;
+    world
+        .store
+        .set_query_state("counts", QueryState::Terminated)
+        .await
+        .unwrap();
+    told("its saved cursors", |now| (now.lag, now.windows) == (Some(0), None)).await;
+    for device in 0..7 {
+        let reading = r#"{"temp":1,"date":"2010-01-01 02:00"}"#;
+        world.publish(&format!("plant/{device}/temp"), reading).await;
+    }
+    told("what it has missed", |now| (now.lag, now.windows) == (Some(7), None)).await;
+    world
+        .store
+        .set_query_state("counts", QueryState::Running)
+        .await
+        .unwrap();
+    told("that it caught up", |now| now.lag == Some(0) && now.windows.is_some()).await;
+    // All shards have spoken; those that are silent now leave the minimum.
+    const DAY: TimestampUs = TimestampUs(1_262_304_000_000_000);
+    told("its watermark", |now| now.watermark.is_some_and(|at| at >= DAY)).await;
+    engine.stop().await;
+    world.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_query_leaves_no_rows_and_a_terminated_one_goes_on() {
     let world = World::new(1).await;
     let plant = world
@@ -430,6 +480,55 @@ async fn a_dropped_query_leaves_no_rows_and_a_terminated_one_goes_on() {
         }
     }
     assert_eq!((rows(tables::QUERY_STATE), rows(tables::QUERY_PROGRESS)), (0, 0));
+    engine.stop().await;
+    world.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_query_with_much_state_holds_up_nobody_and_is_forgotten_after_a_crash_too() {
+    let world = World::new(1).await;
+    let plant = stream("plant", Placement::Topic, &["plant/{device}/temp"]);
+    let plant = world.store.create_stream(plant).await.unwrap();
+    let group = plant.shards[0];
+    let rows = |table| world.store.table(group, table).scan(&[], &[], 1).unwrap().len();
+    let mut engine = world.engine();
+    create(&world, &engine, "counts", hourly(plant.id, Emit::Changes)).await;
+    let query = world.store.catalog().borrow().queries["counts"].id;
+    for page in 0..6_u32 {
+        let mut batch = headwater_store::Batch::new(group);
+        for row in 0..50_000_u32 {
+            let key = [&query.to_be_bytes()[..], &page.to_be_bytes(), &row.to_be_bytes()].concat();
+            batch = batch.put(tables::QUERY_STATE, key, vec![0; 8]);
+        }
+        world.store.write(batch).await.unwrap();
+    }
+    let first = Progress::key(query);
+    let progress = || world.store.table(group, tables::QUERY_PROGRESS).get(&first).unwrap();
+    world
+        .publish("plant/sf/temp", r#"{"temp":1,"date":"2010-01-01"}"#)
+        .await;
+    world.caught_up("counts").await;
+    world.store.drop_query("counts").await.unwrap();
+    while progress().is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    create(&world, &engine, "alerts", alerts(plant.id)).await;
+    world.publish("plant/sf/temp", "{\"temp\":51}").await;
+    world.caught_up("alerts").await;
+    assert!(
+        rows(tables::QUERY_STATE) > 0,
+        "the new query did not wait for the old one's rows"
+    );
+    drop(engine);
+    assert!(rows(tables::QUERY_STATE) > 0, "it died in the middle");
+    engine = world.engine();
+    for _ in 0..3_000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if rows(tables::QUERY_STATE) == 0 {
+            break;
+        }
+    }
+    assert_eq!((rows(tables::QUERY_STATE), rows(tables::QUERY_PROGRESS)), (0, 1));
     engine.stop().await;
     world.store.stop().await;
 }

@@ -379,12 +379,14 @@ impl Operator for GroupBy {
             }
         };
         step.delete(GROUPS, key);
+        let said = self.out.bytes;
         match (self.emit, &group.before) {
             (Emit::Final, _) => self.say_once(&group, step),
             // Its last change may be of this very step; the row it leaves behind stands for ever.
             (Emit::Changes, Some(before)) => self.say_change(before.clone(), &group, step),
             _ => {}
         }
+        step.weigh_timer(self.out.bytes - said + key.bytes.len());
         Ok(())
     }
 }
@@ -396,10 +398,13 @@ struct Output {
     weights: Vec<i32>,
     time: Vec<TimestampUs>,
     origin: Vec<RecordId>,
+    /// About how many bytes the values are.
+    bytes: usize,
 }
 
 impl Output {
     fn push(&mut self, row: Vec<Value>, weight: i32, group: &Group) {
+        self.bytes += row.iter().map(Value::size_bytes).sum::<usize>();
         self.columns.resize_with(row.len(), || ColumnBuilder::with_capacity(0));
         self.columns
             .iter_mut()

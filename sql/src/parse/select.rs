@@ -264,9 +264,13 @@ fn emit(input: Tokens<'_>) -> Parsed<'_, EmitKind> {
 }
 
 fn start(input: Tokens<'_>) -> Parsed<'_, StartKind> {
+    alt((map(keyword("BEGINNING"), |_| StartKind::Beginning), place)).parse(input)
+}
+
+/// `TIMESTAMP '…'`, `OFFSET n`
+pub fn place(input: Tokens<'_>) -> Parsed<'_, StartKind> {
     let time = double_quotes_are_text(true, text("a time, as in '2026-01-31 12:00:00'"));
     alt((
-        map(keyword("BEGINNING"), |_| StartKind::Beginning),
         map(preceded(keyword("TIMESTAMP"), cut(time)), StartKind::Timestamp),
         map(preceded(keyword("OFFSET"), cut(count)), StartKind::Offset),
     ))

@@ -8,7 +8,7 @@ use nom::sequence::{delimited, preceded};
 
 use crate::ast::{
     ColumnDef, CreateConnector, CreateStream, Drop, Expr, Insert, InsertValues, Name, ObjectKind, Quote, Row, Show,
-    Statement, StatementKind, Text, WithOption,
+    Start, Statement, StatementKind, Text, Trim, WithOption,
 };
 use crate::error::{SqlError, codes};
 use crate::parse::expression::expression;
@@ -17,7 +17,7 @@ use crate::parse::input::{
     token,
 };
 use crate::parse::literal::data_type;
-use crate::parse::select::{refuse, select};
+use crate::parse::select::{place, refuse, select};
 use crate::parse::token::Kind;
 
 /// One statement, without its `;`.
@@ -32,6 +32,7 @@ pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
         drop,
         terminate,
         pause_or_resume,
+        trim,
         explain,
     ))
     .parse(input)?;
@@ -50,7 +51,6 @@ fn refuse_unsupported(input: Tokens<'_>) -> Result<(), nom::Err<Fault>> {
     };
     match word {
         "WITH" => refuse(input, "WITH before SELECT", &["WITH"]),
-        "TRIM" => refuse(input, "TRIM STREAM", &["TRIM"]),
         "ADVANCE" => refuse(input, "ADVANCE WATERMARK", &["ADVANCE"]),
         "SET" => refuse(input, "SET", &["SET"]),
         _ => Ok(()),
@@ -312,6 +312,17 @@ fn pause_or_resume(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
         (_, false) => StatementKind::Terminate(Some(name)),
     };
     Ok((rest, kind))
+}
+
+fn trim(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("TRIM")(input)?;
+    let (rest, _) = cut(keyword("STREAM")).parse(rest)?;
+    let (rest, stream) = cut(name("a stream")).parse(rest)?;
+    let (before, _) = cut(keyword("TO")).parse(rest)?;
+    let (rest, kind) = cut(alt((map(keyword("END"), |_| None), map(place, Some)))).parse(before)?;
+    let span = before.span_to(rest);
+    let to = kind.map(|kind| Start { kind, span });
+    Ok((rest, StatementKind::Trim(Trim { stream, to })))
 }
 
 fn explain(input: Tokens<'_>) -> Parsed<'_, StatementKind> {

@@ -29,7 +29,7 @@ use headwater_store::{Catalog, ConnectorSpec, StreamRow, StreamSpec};
 use crate::ast;
 use crate::error::{SqlError, codes};
 use crate::parse::did_you_mean;
-use crate::plan::physical::{Plan, WriteRules};
+use crate::plan::physical::{Plan, Start, WriteRules};
 use crate::types::{DataType, TimestampUs};
 
 pub use insert::BoundInsert;
@@ -89,6 +89,13 @@ impl<'a> Binder<'a> {
         insert::insert(self, insert, now)
     }
 
+    /// TRIM STREAM: the stream, and where what stays begins.
+    pub fn trim(&self, trim: &ast::Trim) -> Result<(&'a Arc<StreamRow>, Start), SqlError> {
+        let stream = self.stream(&trim.stream)?;
+        let to = trim.to.as_ref().map(|to| select::place(to, stream)).transpose()?;
+        Ok((stream, to.unwrap_or(Start::Latest)))
+    }
+
     /// The active stream of that name.
     pub fn stream(&self, name: &ast::Name) -> Result<&'a Arc<StreamRow>, SqlError> {
         self.catalog.stream(&name.text).ok_or_else(|| {
@@ -104,7 +111,15 @@ impl<'a> Binder<'a> {
 
 /// How records written to `stream` by name are keyed, checked and addressed.
 pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
-    create::write_rules(stream)
+    create::write_rules(stream, true)
+}
+
+/// As above without the check for NULL, for records that are not bound to the declared columns. None: the stream says
+/// nothing of keys and topics.
+pub fn address_rules(stream: &StreamRow) -> Result<Option<WriteRules>, SqlError> {
+    let options = &stream.options;
+    let says = options.key.is_some() || options.topic.is_some() || stream.columns.iter().any(|column| column.key);
+    says.then(|| create::write_rules(stream, false)).transpose()
 }
 
 /// The columns that every record has, with their types.

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater_store::{
-    Follower, GroupId, Offset, QueryRow, ReadError, Record, Store, StoredBatch, StreamRow, Term, WriteError, tables,
+    Follower, GroupId, Offset, QueryRow, ReadError, Record, ShardId, Store, StoredBatch, StreamRow, Term, WriteError,
+    tables,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::size::{StepSize, TooLarge};
 use super::{Assignment, LoadError, Progress, QueryCore, QueryRules, ReadyStep};
 use crate::change::RecordId;
 use crate::limits::{FOLLOW_BYTES, STEP_BYTES_MAX};
@@ -49,6 +51,19 @@ pub struct TaskStatus {
     pub errors: u64,
     /// Rows that came too late.
     pub late: u64,
+    /// How far it has come since it was started here. None: it has not begun.
+    pub position: Option<TaskPosition>,
+}
+
+/// How far a task has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskPosition {
+    /// The next offset of each input shard.
+    pub cursors: Vec<(ShardId, Offset)>,
+    /// Of all its sources.
+    pub watermark: TimestampUs,
+    /// Groups whose windows are open.
+    pub windows: usize,
 }
 
 /// Where a task stands.
@@ -69,6 +84,8 @@ enum Ended {
     Stopped,
     /// Memory is dropped and all is loaded again.
     Again(String),
+    /// A step was too large: as above, and at once.
+    Smaller,
     /// Only a person can help.
     Failed(String),
 }
@@ -76,15 +93,17 @@ enum Ended {
 /// Runs until it is stopped or fails for good.
 pub(crate) async fn run(context: TaskContext, stop: CancellationToken) {
     let mut pause = Duration::from_millis(50);
+    let mut size = StepSize::new(context.step_records_max);
     loop {
         let Some(term) = lead(&context, &stop).await else {
             return;
         };
         let began = Instant::now();
-        let ended = serve(&context, term, &stop).await;
+        let ended = serve(&context, term, &mut size, &stop).await;
         let query = context.query.name.as_str();
         match ended {
             Ended::Stopped => return,
+            Ended::Smaller => tracing::debug!(query, group = %context.group, ?size, "a step was too large"),
             Ended::Failed(reason) => {
                 tracing::error!(query, group = %context.group, %reason, "the query failed");
                 metrics::task_failed(query);
@@ -163,7 +182,7 @@ impl Inbox {
     }
 }
 
-async fn serve(context: &TaskContext, term: Term, stop: &CancellationToken) -> Ended {
+async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &CancellationToken) -> Ended {
     let core = match load(context).await {
         Ok(core) => core,
         Err(LoadError::Read(ReadError::Stopped)) => return Ended::Stopped,
@@ -171,11 +190,15 @@ async fn serve(context: &TaskContext, term: Term, stop: &CancellationToken) -> E
         Err(error) => return Ended::Failed(error.to_string()),
     };
     let follower = context.store.follow_from(core.cursors().to_vec());
-    context.tell(|status| status.phase = TaskPhase::Running);
+    context.tell(|status| {
+        status.phase = TaskPhase::Running;
+        status.position = Some(core.position());
+    });
     let mut serving = Serving {
         context,
         term,
         core,
+        size,
         unsaved: false,
         saved_at: Instant::now(),
     };
@@ -224,6 +247,7 @@ struct Serving<'c> {
     context: &'c TaskContext,
     term: Term,
     core: QueryCore,
+    size: &'c mut StepSize,
     /// Steps since the last commit have moved the cursor and written nothing.
     unsaved: bool,
     saved_at: Instant,
@@ -279,39 +303,69 @@ impl Serving<'_> {
         save.into_iter().chain(tick).min()
     }
 
-    async fn step(&mut self, records: &[(RecordId, Record)]) -> Result<(), Ended> {
-        let began = Instant::now();
-        let mut records = records;
+    /// Takes in these records, or lets time pass where there are none; in as many steps as it needs.
+    async fn step(&mut self, mut records: &[(RecordId, Record)]) -> Result<(), Ended> {
         loop {
-            let now = TimestampUs::from_ms(self.context.store.now());
-            let step = self.core.step(records, now).map_err(|stop| match stop {
-                Stop::Read(error) => read_failed(error),
-                other => Ended::Failed(other.to_string()),
-            })?;
-            let counted = records.iter().filter(|(id, _)| self.core.tells_of(*id)).count();
-            self.tell(&step, counted);
-            if step.writes {
-                self.commit(&step).await?;
-            } else if !records.is_empty() || step.moved_time {
-                self.unsaved = true;
+            let (now, later) = match (self.size.records_of(records), records) {
+                (0, [(too_large, _), later @ ..]) => {
+                    self.pass_over(*too_large).await?;
+                    (&[][..], later)
+                }
+                (count, _) => records.split_at(count),
+            };
+            // Windows that are over close before anything else is read.
+            let mut more = self.one_step(now).await?;
+            while more {
+                more = self.one_step(&[]).await?;
             }
-            metrics::step(&self.context.query.name, counted, &step, began.elapsed());
-            if !step.more {
+            if later.is_empty() {
                 return Ok(());
             }
-            records = &[];
+            records = later;
         }
+    }
+
+    /// Gives whether timers are left that are due.
+    async fn one_step(&mut self, records: &[(RecordId, Record)]) -> Result<bool, Ended> {
+        let began = Instant::now();
+        let now = TimestampUs::from_ms(self.context.store.now());
+        let timers_max = self.size.timers_with(records.len());
+        let step = self.core.step(records, now, timers_max).map_err(|stop| match stop {
+            Stop::Read(error) => read_failed(error),
+            other => Ended::Failed(other.to_string()),
+        })?;
+        if step.writes {
+            self.commit(&step, records).await?;
+        } else if !records.is_empty() || step.moved_time {
+            self.unsaved = true;
+        }
+        self.size.fitted(records.len(), step.timers, step.batch.size_bytes());
+        let counted = records.iter().filter(|(id, _)| self.core.tells_of(*id)).count();
+        self.tell(&step, counted, began);
+        Ok(step.more)
+    }
+
+    /// Goes on behind a record that no step can hold.
+    async fn pass_over(&mut self, record: RecordId) -> Result<(), Ended> {
+        let began = Instant::now();
+        let step = self.core.pass_over(record);
+        self.commit(&step, &[]).await?;
+        self.size.passed();
+        let query = self.context.query.name.as_str();
+        tracing::warn!(query, %record, "left out: what comes of this record is larger than a write may be");
+        self.tell(&step, usize::from(self.core.tells_of(record)), began);
+        Ok(())
     }
 
     async fn save(&mut self) -> Result<(), Ended> {
         if self.unsaved {
-            self.commit(&self.core.save()).await
+            self.commit(&self.core.save(), &[]).await
         } else {
             Ok(())
         }
     }
 
-    async fn commit(&mut self, step: &ReadyStep) -> Result<(), Ended> {
+    async fn commit(&mut self, step: &ReadyStep, records: &[(RecordId, Record)]) -> Result<(), Ended> {
         match self.context.store.write(step.batch_in(self.term)).await {
             Ok(_) => {
                 self.core.committed(step);
@@ -320,14 +374,16 @@ impl Serving<'_> {
                 Ok(())
             }
             Err(WriteError::Stopped) => Err(Ended::Stopped),
-            Err(error @ WriteError::TooLarge { .. }) => {
-                Err(Ended::Failed(format!("a step cannot be written: {error}")))
-            }
+            Err(error @ WriteError::TooLarge { .. }) => Err(match self.size.too_large(records, step.timers) {
+                TooLarge::Smaller => Ended::Smaller,
+                TooLarge::Never => Ended::Failed(format!("a step cannot be written: {error}")),
+            }),
             Err(error) => Err(Ended::Again(error.to_string())),
         }
     }
 
-    fn tell(&self, step: &ReadyStep, records: usize) {
+    fn tell(&self, step: &ReadyStep, records: usize, began: Instant) {
+        metrics::step(&self.context.query.name, records, step, began.elapsed());
         for (record, fault) in &step.errors {
             tracing::debug!(query = %self.context.query.name, %record, %fault, "a value could not be worked out");
         }
@@ -336,6 +392,7 @@ impl Serving<'_> {
             status.rows += step.rows;
             status.errors += step.errors.len() as u64;
             status.late += step.late;
+            status.position = Some(self.core.position());
         });
     }
 }

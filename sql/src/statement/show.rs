@@ -14,13 +14,17 @@ use crate::statement::{exists, kind_name, missing};
 
 impl Engine {
     /// The rows of a SHOW.
-    pub(super) fn show(&self, catalog: &Catalog, show: &Show) -> Result<Vec<String>, SqlError> {
+    pub(super) async fn show(&self, catalog: &Catalog, show: &Show) -> Result<Vec<String>, SqlError> {
         let stream_name = |id: &StreamId| catalog.stream_names.get(id).cloned();
         let rows: Vec<Value> = match show {
             Show::Streams => sorted(&catalog.streams).map(stream_row).collect(),
-            Show::Queries => sorted(&catalog.queries)
-                .map(|query| self.query_row(query, &stream_name))
-                .collect(),
+            Show::Queries => {
+                let mut rows = Vec::with_capacity(catalog.queries.len());
+                for query in sorted(&catalog.queries) {
+                    rows.push(self.query_row(catalog, query).await);
+                }
+                rows
+            }
             Show::Connectors => sorted(&catalog.connectors)
                 .map(|connector| connector_row(connector, &stream_name))
                 .collect(),
@@ -29,8 +33,10 @@ impl Engine {
         Ok(rows.iter().map(Value::to_string).collect())
     }
 
-    fn query_row(&self, query: &QueryRow, stream_name: &dyn Fn(&StreamId) -> Option<String>) -> Value {
+    async fn query_row(&self, catalog: &Catalog, query: &QueryRow) -> Value {
+        let stream_name = |id: &StreamId| catalog.stream_names.get(id).cloned();
         let status = self.query_status(query);
+        let position = self.query_position(catalog, query).await;
         json!({
             "name": query.name,
             "state": status.state,
@@ -40,6 +46,9 @@ impl Engine {
             "rows": status.rows,
             "errors": status.errors,
             "late": status.late,
+            "lag": position.lag,
+            "watermark": position.watermark.map(|at| calendar::format_timestamp(at.0)),
+            "windows": position.windows,
             "last_error": status.last_error,
             "created": time(query.created_at_ms),
             "sql": query.sql,

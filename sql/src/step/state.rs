@@ -105,6 +105,19 @@ impl State {
 
     /// Takes the operator's first timer that is due.
     pub fn next_timer(&mut self, operator: OperatorId, watermark: TimestampUs) -> Option<(TimestampUs, Key)> {
+        let (at, key) = self.due(operator, watermark)?;
+        self.timers.remove(&(operator, at, key.clone()));
+        let row = self.timer_row(operator, at, &key);
+        self.changed.insert(row, None);
+        Some((at, key))
+    }
+
+    /// The operator has a timer that is due.
+    pub fn is_due(&self, operator: OperatorId, watermark: TimestampUs) -> bool {
+        self.due(operator, watermark).is_some()
+    }
+
+    fn due(&self, operator: OperatorId, watermark: TimestampUs) -> Option<(TimestampUs, Key)> {
         let from = (
             operator,
             TimestampUs::MIN,
@@ -114,18 +127,17 @@ impl State {
             },
         );
         let (found, at, key) = self.timers.range(from..).next()?.clone();
-        if found != operator || at > watermark {
-            return None;
-        }
-        self.timers.remove(&(operator, at, key.clone()));
-        let row = self.timer_row(operator, at, &key);
-        self.changed.insert(row, None);
-        Some((at, key))
+        (found == operator && at <= watermark).then_some((at, key))
     }
 
     /// Something is waiting for the watermark.
     pub fn has_timers(&self) -> bool {
         !self.timers.is_empty()
+    }
+
+    /// How many timers wait.
+    pub fn timers(&self) -> usize {
+        self.timers.len()
     }
 
     /// Ends the step: its changes as puts of QUERY_STATE. In memory they are committed by this.

@@ -57,6 +57,12 @@ fn statement(statement: &Statement) -> Vec<String> {
                 name.text
             )]
         }
+        StatementKind::Trim(trim) => vec![match trim.to.as_ref().map(|to| &to.kind) {
+            Some(StartKind::Beginning) => format!("trim {} to beginning", trim.stream.text),
+            Some(StartKind::Timestamp(text)) => format!("trim {} to timestamp {}", trim.stream.text, text.text),
+            Some(StartKind::Offset(offset)) => format!("trim {} to offset {offset}", trim.stream.text),
+            None => format!("trim {} to end", trim.stream.text),
+        }],
         StatementKind::Explain(inner) => {
             let lines = self::statement(inner).into_iter().map(|line| format!("  {line}"));
             std::iter::once("explain".to_owned()).chain(lines).collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headwater_config::Config;
-use headwater_sql::{Engine, Outcome};
+use headwater_sql::{ConnectorError, Engine, Outcome, codes};
 use headwater_store::{Store, SystemClock};
 use tokio::runtime::Runtime;
 
@@ -21,11 +21,20 @@ impl Node {
         config.sql.threads = 1;
         let store = Store::open(&config.store, Arc::new(SystemClock)).unwrap();
         // Stands for the bridge, which knows webhooks.
-        let check = |kind: &str, _: bool, options: &std::collections::BTreeMap<String, String>| match options.get("URL")
-        {
-            Some(url) if url.starts_with("https://") => Ok(()),
-            Some(_) => Err("URL: it must begin with https://".to_owned()),
-            None => Err(format!("a {kind} needs the option URL")),
+        let check = |kind: &str, _: bool, options: &std::collections::BTreeMap<String, String>| {
+            if kind != "webhook" {
+                let message = format!("connectors to {kind} are not supported yet");
+                return Err(ConnectorError::new(codes::NOT_SUPPORTED, message));
+            }
+            if options.contains_key("URI") {
+                let error = ConnectorError::unknown("URI", "a webhook has no option `URI`");
+                return Err(error.help("did you mean `URL`?"));
+            }
+            match options.get("URL") {
+                Some(url) if url.starts_with("https://") => Ok(()),
+                Some(_) => Err(ConnectorError::value("URL", "it must begin with https://")),
+                None => Err(ConnectorError::new(codes::BAD_OPTION, "a webhook needs the option URL")),
+            }
         };
         let engine = Engine::start(store, &config.sql, Arc::new(check)).unwrap();
         let runtime = Runtime::new().unwrap();
@@ -74,7 +83,7 @@ fn masked(row: &str) -> String {
     if let Some(object) = row.as_object_mut() {
         for (name, value) in object {
             let running = name == "state" && matches!(value.as_str(), Some("waiting" | "running"));
-            if name == "created" {
+            if name == "created" || name == "windows" {
                 *value = "…".into();
             } else if running {
                 *value = "running or waiting".into();

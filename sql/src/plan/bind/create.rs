@@ -74,7 +74,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
     if !row.captures.is_empty() || row.options.topic.is_some() {
         row.placement = Placement::Topic;
     }
-    let (plan, mut warnings) = match &create.query {
+    let (plan, warnings) = match &create.query {
         Some(query) => {
             let (qos, retain) = (row.options.qos, row.options.retain);
             let output = routing::Output {
@@ -90,9 +90,6 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         }
         None => (None, Vec::new()),
     };
-    if row.options.duration_ms.is_some() {
-        warnings.push("DURATION is kept with the stream, but nothing is dropped yet: records stay for ever".to_owned());
-    }
     let StreamRow {
         name,
         placement,
@@ -321,8 +318,8 @@ fn column_expression(
     Ok((expr, text))
 }
 
-/// How records written to a stream by name are keyed, checked and addressed.
-pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
+/// How records written to a stream by name are keyed, addressed and, with `checks`, looked through for NULLs.
+pub fn write_rules(stream: &StreamRow, checks: bool) -> Result<WriteRules, SqlError> {
     let damaged = |what: &str, error: SqlError| {
         SqlError::internal(format!(
             "the {what} of stream `{}` cannot be read: {}",
@@ -337,7 +334,7 @@ pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
     }
     let mut not_null = Vec::new();
     for column in &stream.columns {
-        let Some(id) = (column.key || column.not_null)
+        let Some(id) = (column.key || (checks && column.not_null))
             .then(|| expressions.scope.declared_column(&column.name))
             .flatten()
         else {
@@ -346,7 +343,7 @@ pub fn write_rules(stream: &StreamRow) -> Result<WriteRules, SqlError> {
         if column.key {
             key.push(crate::plan::physical::Expr::Column(id));
         }
-        if column.not_null {
+        if checks && column.not_null {
             not_null.push((id, column.name.clone()));
         }
     }

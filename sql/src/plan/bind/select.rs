@@ -338,6 +338,11 @@ fn start(select: &ast::Select, stream: &StreamRow, persistent: bool) -> Result<S
             Start::Earliest
         });
     };
+    place(start, stream)
+}
+
+/// A place in a stream that a statement names.
+pub fn place(start: &ast::Start, stream: &StreamRow) -> Result<Start, SqlError> {
     match &start.kind {
         StartKind::Beginning => Ok(Start::Earliest),
         StartKind::Timestamp(text) => Ok(Start::Timestamp(
@@ -352,7 +357,7 @@ fn start(select: &ast::Select, stream: &StreamRow, persistent: bool) -> Result<S
             );
             Err(SqlError::new(codes::BAD_START, message)
                 .at(start.span)
-                .help("start a stream of several shards with FROM BEGINNING or FROM TIMESTAMP '…'"))
+                .help("name a place in a stream of several shards with TIMESTAMP '…'"))
         }
     }
 }

@@ -1,0 +1,90 @@
+//! How far a query has come, for SHOW QUERIES: as its tasks here last said, else as it was saved.
+
+use std::collections::BTreeMap;
+
+use headwater_store::{Catalog, GroupId, Offset, QueryRow, ReadError, ShardId, tables};
+
+use super::Engine;
+use crate::plan::physical::Plan;
+use crate::query::task::TaskPosition;
+use crate::query::{Progress, start};
+use crate::types::TimestampUs;
+
+/// Over all tasks of a query.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct QueryPosition {
+    /// Records of its sources that some task has still to read. None: it cannot be worked out now.
+    pub lag: Option<u64>,
+    /// The smallest watermark of its tasks. None: before the first event time.
+    pub watermark: Option<TimestampUs>,
+    /// Groups whose windows are open. None: nothing of it runs here.
+    pub windows: Option<u64>,
+}
+
+impl Engine {
+    /// See [`QueryPosition`].
+    pub(crate) async fn query_position(&self, catalog: &Catalog, query: &QueryRow) -> QueryPosition {
+        let groups = catalog.stream_by_id(query.output).map(|stream| stream.shards.clone());
+        let running = self.inner.statuses.positions(query.id);
+        let mut position = QueryPosition::default();
+        let mut positions: Vec<TaskPosition> = Vec::new();
+        for group in groups.unwrap_or_default() {
+            match running.get(&group) {
+                Some(live) => {
+                    position.windows = Some(position.windows.unwrap_or(0) + live.windows as u64);
+                    positions.push(live.clone());
+                }
+                None => match self.saved_position(catalog, query, group).await {
+                    Some(saved) => positions.push(saved),
+                    None => return position,
+                },
+            }
+        }
+        position.watermark = positions
+            .iter()
+            .map(|task| task.watermark)
+            .min()
+            .filter(|at| *at != TimestampUs::MIN);
+        let mut furthest_behind: BTreeMap<ShardId, Offset> = BTreeMap::new();
+        for (shard, next) in positions.into_iter().flat_map(|task| task.cursors) {
+            let known = furthest_behind.entry(shard).or_insert(next);
+            *known = next.min(*known);
+        }
+        position.lag = self.behind(furthest_behind).await.ok();
+        position
+    }
+
+    async fn behind(&self, cursors: BTreeMap<ShardId, Offset>) -> Result<u64, ReadError> {
+        let mut records = 0;
+        for (shard, next) in cursors {
+            let (first, end) = self.inner.store.bounds(shard).await?;
+            records += end.0.saturating_sub(next.max(first).0);
+        }
+        Ok(records)
+    }
+
+    async fn saved_position(&self, catalog: &Catalog, query: &QueryRow, group: GroupId) -> Option<TaskPosition> {
+        let (table, key) = (
+            self.inner.store.table(group, tables::QUERY_PROGRESS),
+            Progress::key(query.id),
+        );
+        let row = self.inner.store.blocking(move || table.get(&key)).await.ok()?;
+        let progress = match row {
+            Some(row) => Progress::decode(&row).ok()?,
+            // It has saved nothing yet.
+            None => {
+                let inputs = query.inputs.iter().filter_map(|id| catalog.stream_by_id(*id).cloned());
+                let cursors = start(&Plan::decode(&query.plan).ok()?, &inputs.collect::<Vec<_>>()).ok()?;
+                Progress {
+                    cursors,
+                    ..Progress::default()
+                }
+            }
+        };
+        Some(TaskPosition {
+            watermark: progress.watermark(),
+            cursors: progress.cursors,
+            windows: 0,
+        })
+    }
+}
