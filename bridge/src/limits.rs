@@ -24,8 +24,6 @@ pub const HEAD_BYTES_MAX: usize = 64 << 10;
 pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Records of one publish.
 pub const PUBLISH_RECORDS_MAX: usize = 10_000;
-/// Tries of one write whose route changed meanwhile.
-pub const ROUTE_TRIES_MAX: usize = 8;
 /// Seconds a client should wait after a 503 that passes by itself.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
 /// Seconds a client should wait when the disk is full: somebody has to free space first.
@@ -61,6 +59,8 @@ pub const WEBHOOK_RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 pub const WEBHOOK_CURSOR_SAVE: Duration = Duration::from_millis(250);
 /// The longest `TIMEOUT` of a webhook.
 pub const WEBHOOK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Cursors that one Batch deletes when a connector is dropped.
+pub const CURSORS_PER_BATCH: usize = 1_024;
 /// Characters of an error that are kept and shown.
 pub const ERROR_CHARS_MAX: usize = 500;
 

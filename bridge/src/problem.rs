@@ -52,6 +52,7 @@ codes! {
     OVERLOADED = 6014 503 "the server has too much to do, try again";
     NOT_READY = 6015 503 "the server is not ready";
     TOO_MANY_RECORDS = 6016 413 "too many records in one request";
+    PARTLY_COMMITTED = 6017 409 "only a part of the records was committed";
 }
 
 /// A refusal, on its way to the client.
@@ -91,6 +92,17 @@ impl Problem {
     pub(crate) fn help(mut self, help: impl Into<String>) -> Problem {
         self.members.insert("help".into(), Value::String(help.into()));
         self
+    }
+
+    /// Adds a member.
+    pub(crate) fn with(mut self, name: &str, value: Value) -> Problem {
+        self.members.insert(name.to_owned(), value);
+        self
+    }
+
+    /// What is wrong, in one line.
+    pub(crate) fn detail(&self) -> &str {
+        self.members.get("detail").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Leaves members out.

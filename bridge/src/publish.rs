@@ -1,40 +1,53 @@
 //! `POST /streams/{name}:publish`: records into a stream, answered once they are committed.
 //!
-//! A record without `_topic` is appended to the named stream and nobody else sees it. One with `_topic` is a publish:
-//! it goes the way of an MQTT PUBLISH, to every stream that captures the topic and to the subscribers, on condition
-//! that the named stream is among the captures.
+//! A record without `_topic` is appended to the named stream, keyed and addressed by the stream's own options like an
+//! INSERT's row. One with `_topic` is a publish: it goes the way of an MQTT PUBLISH, to every stream that captures the
+//! topic and to the subscribers, on condition that the named stream is among the captures.
+//!
+//! Several groups commit each for itself. Where only a part of an array is in, the answer says which, and it is one that
+//! no client repeats by itself: that would append the part again.
 
 pub(crate) mod message;
 
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytestring::ByteString;
 use futures_util::poll;
 use headwater_broker::{PublishError, Published};
-use headwater_sql::SqlError;
-use headwater_store::{Append, Batch, Committed, Offset, Receipt, Record, ShardId, StreamRow, WriteError, shard_for};
+use headwater_sql::{AppendError, Fate, Patience, Place, SqlError};
+use headwater_store::{Record, StreamRow, WriteError};
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use crate::body;
-use crate::limits::{ADMISSION_TIMEOUT, COMMIT_TIMEOUT, ROUTE_TRIES_MAX};
+use crate::limits::{ADMISSION_TIMEOUT, COMMIT_TIMEOUT};
 use crate::metrics;
 use crate::problem::{Problem, codes, unknown_stream};
 use crate::routes::{Answer, RawRequest, Shared};
+
+/// A request's records are given up rather than held for ever: the client can wait as well.
+const PATIENCE: Patience = Patience {
+    admission: ADMISSION_TIMEOUT,
+    commit: COMMIT_TIMEOUT,
+};
 
 /// Publishes what one body holds.
 pub(crate) async fn publish(shared: &Shared, name: &str, request: RawRequest) -> Answer {
     let body = shared.bodies.read(request.into_body()).await?;
     // A wrong name is told before what may be wrong with the body.
-    stream(shared, name)?;
+    let stream = stream(shared, name)?;
     let records = message::parse(&body.bytes)?;
-    let count = records.len();
-    let places = write(shared, name, records).await?;
-    metrics::published(count);
-    Ok(body::json(StatusCode::OK, &answer(name, &places)))
+    let outcome = write(shared, &stream, records).await?;
+    metrics::published(outcome.committed());
+    let name_of = |place: &Place| {
+        let catalog = shared.store.catalog().borrow().clone();
+        let stream = catalog.stream_by_id(place.shard.stream);
+        stream.map(|stream| stream.name.clone()).unwrap_or_default()
+    };
+    let answer = outcome.answer(name, &name_of)?;
+    Ok(body::json(StatusCode::OK, &answer))
 }
 
 /// The stream, provided that clients may write to it: the rule is that of INSERT.
@@ -49,185 +62,129 @@ fn stream(shared: &Shared, name: &str) -> Result<Arc<StreamRow>, Problem> {
     Ok(stream)
 }
 
-/// Where one record landed, and how far into its append it stands.
-#[derive(Debug, Clone)]
-struct Place {
-    stream: ByteString,
-    shard: ShardId,
-    base: Offset,
-    position: u64,
+/// What became of the records of one request, in its order.
+struct Outcome {
+    fates: Vec<Fate>,
+    /// Why some are not in.
+    problem: Option<Problem>,
 }
 
-/// HStreamDB's answer. A `batchId` is the offset of the first record that was appended together with this one.
-fn answer(name: &str, places: &[Place]) -> Value {
-    let ids: Vec<_> = places
-        .iter()
-        .map(
-            |Place {
-                 stream,
-                 shard,
-                 base,
-                 position,
-             }| {
-                json!({
-                    "shardId": shard.number.to_string(),
-                    "batchId": base.to_string(),
-                    "batchIndex": position,
-                    "recordId": format!("{stream}:{}:{}", shard.number, base.plus(*position)),
-                })
-            },
-        )
-        .collect();
-    json!({ "streamName": name, "recordIds": ids })
+impl Outcome {
+    fn committed(&self) -> usize {
+        self.fates
+            .iter()
+            .filter(|fate| matches!(fate, Fate::Committed(_)))
+            .count()
+    }
+
+    /// HStreamDB's answer, or what is wrong. A `batchId` is the offset of the first record that was appended together
+    /// with this one.
+    fn answer(self, name: &str, stream_of: &dyn Fn(&Place) -> String) -> Result<Value, Problem> {
+        let committed = self.committed();
+        let numbers = |wanted: Fate| -> Vec<usize> {
+            (0..self.fates.len())
+                .filter(|number| self.fates[*number] == wanted)
+                .collect()
+        };
+        let (missing, unknown) = (numbers(Fate::NotWritten), numbers(Fate::Unknown));
+        let ids = self.fates.iter().enumerate().filter_map(|(number, fate)| match fate {
+            Fate::Committed(place) => Some((number, id(place, &stream_of(place)))),
+            _ => None,
+        });
+        let Some(problem) = self.problem else {
+            let ids: Vec<_> = ids.map(|(_, id)| Value::Object(id)).collect();
+            return Ok(json!({ "streamName": name, "recordIds": ids }));
+        };
+        // All or nothing of it can be repeated as it is: the problem's own status says whether that helps.
+        if committed == 0 {
+            return Err(problem);
+        }
+        let ids: Vec<_> = ids
+            .map(|(number, mut id)| {
+                id.insert("index".to_owned(), json!(number));
+                Value::Object(id)
+            })
+            .collect();
+        let (count, why) = (self.fates.len(), problem.detail());
+        let partly = Problem::new(
+            codes::PARTLY_COMMITTED,
+            format!("{committed} of {count} records were committed: {why}"),
+        );
+        Err(partly
+            .help("send those of `notCommitted` again; whether those of `unknown` are in has to be looked up")
+            .with("recordIds", Value::Array(ids))
+            .with("notCommitted", json!(missing))
+            .with("unknown", json!(unknown)))
+    }
 }
 
-/// Commits the records: one Batch for each group that they fall into, and one for each record with a topic.
-async fn write(shared: &Shared, name: &str, records: Vec<Record>) -> Result<Vec<Place>, Problem> {
-    let mut places = vec![None; records.len()];
+fn id(place: &Place, stream: &str) -> Map<String, Value> {
+    let Place { shard, base, position } = place;
+    let members = [
+        ("shardId", json!(shard.number.to_string())),
+        ("batchId", json!(base.to_string())),
+        ("batchIndex", json!(position)),
+        (
+            "recordId",
+            json!(format!("{stream}:{}:{}", shard.number, base.plus(*position))),
+        ),
+    ];
+    members
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// Commits the records: one Batch for each group that they fall into, and one for each record with a topic. An error:
+/// nothing was begun.
+async fn write(shared: &Shared, stream: &StreamRow, mut records: Vec<Record>) -> Result<Outcome, Problem> {
+    let published: Vec<bool> = records.iter().map(|record| record.topic.is_some()).collect();
+    for record in &records {
+        captured(shared, stream, record)?;
+    }
+    shared.engine.address(stream, &mut records)?;
+    let mut outcome = Outcome {
+        fates: vec![Fate::NotWritten; records.len()],
+        problem: None,
+    };
     let (published, appended): (Vec<_>, Vec<_>) = records
         .into_iter()
         .enumerate()
-        .partition(|(_, record)| record.topic.is_some());
-    publish_topics(shared, name, published, &mut places).await?;
-    append(shared, name, appended, &mut places).await?;
-    // Every record is in one of the two parts, and each part gives all of its places or an error.
-    Ok(places.into_iter().flatten().collect())
-}
-
-/// The records of one group, with their numbers in the request.
-struct Share {
-    batch: Batch,
-    numbers: Vec<Vec<usize>>,
-}
-
-async fn append(
-    shared: &Shared,
-    name: &str,
-    records: Vec<(usize, Record)>,
-    places: &mut [Option<Place>],
-) -> Result<(), Problem> {
-    let mut left = records;
-    for _ in 0..ROUTE_TRIES_MAX {
-        if left.is_empty() {
-            return Ok(());
-        }
-        let shares = share_out(shared, name, std::mem::take(&mut left))?;
-        let mut receipts = Vec::with_capacity(shares.len());
-        for share in shares {
-            let again = share.batch.appends.clone();
-            let receipt = submit(shared, share.batch).await?;
-            receipts.push((receipt, again, share.numbers));
-        }
-        for (receipt, appends, numbers) in receipts {
-            match commit(receipt).await {
-                Ok(committed) => {
-                    for ((append, base), numbers) in appends.iter().zip(&committed.offsets).zip(numbers) {
-                        for (position, number) in (0..).zip(numbers) {
-                            let (stream, shard) = (ByteString::from(name), append.shard);
-                            places[number] = Some(Place {
-                                stream,
-                                shard,
-                                base: *base,
-                                position,
-                            });
-                        }
-                    }
-                }
-                // The routing moved on between the catalog's snapshot and the commit. Look again.
-                Err(WriteError::StaleRoute { wanted, .. }) => {
-                    let records = appends.into_iter().flat_map(|append| append.records);
-                    left.extend(numbers.into_iter().flatten().zip(records));
-                    let mut catalog = shared.store.catalog();
-                    timeout(
-                        ADMISSION_TIMEOUT,
-                        catalog.wait_for(|catalog| catalog.route_revision >= wanted),
-                    )
-                    .await
-                    .ok();
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        left.sort_by_key(|(number, _)| *number);
+        .partition(|(number, _)| published[*number]);
+    publish_topics(shared, published, &mut outcome).await;
+    if outcome.problem.is_none() && !appended.is_empty() {
+        append(shared, stream, appended, &mut outcome).await;
     }
-    Err(Problem::new(
-        codes::OVERLOADED,
-        "streams are being made and dropped faster than this could be written",
-    ))
+    Ok(outcome)
 }
 
-/// One Batch for each group, in it one append for each shard, in the order of the request.
-fn share_out(shared: &Shared, name: &str, records: Vec<(usize, Record)>) -> Result<Vec<Share>, Problem> {
-    let revision = shared.store.catalog().borrow().route_revision;
-    let stream = stream(shared, name)?;
-    let mut shares: Vec<Share> = Vec::new();
-    for (number, record) in records {
-        let shard = shard_for(&stream, &record);
-        let at = shares
-            .iter()
-            .position(|share| share.batch.group == shard.group)
-            .unwrap_or_else(|| {
-                shares.push(Share {
-                    batch: Batch::new(shard.group).routed(revision),
-                    numbers: Vec::new(),
-                });
-                shares.len() - 1
-            });
-        let share = &mut shares[at];
-        match share.batch.appends.iter().position(|append| append.shard == shard) {
-            Some(at) => {
-                share.batch.appends[at].records.push(record);
-                share.numbers[at].push(number);
-            }
-            None => {
-                share.batch.appends.push(Append {
-                    shard,
-                    records: vec![record],
-                });
-                share.numbers.push(vec![number]);
-            }
-        }
+async fn append(shared: &Shared, stream: &StreamRow, records: Vec<(usize, Record)>, outcome: &mut Outcome) {
+    let (numbers, records): (Vec<_>, Vec<_>) = records.into_iter().unzip();
+    let appended = shared.engine.append(stream, records, PATIENCE).await;
+    for (number, fate) in numbers.into_iter().zip(appended.fates) {
+        outcome.fates[number] = fate;
     }
-    Ok(shares)
-}
-
-/// Waits for room, but not for ever: a client can wait as well, and knows better for how long.
-async fn submit(shared: &Shared, batch: Batch) -> Result<Receipt, Problem> {
-    match timeout(ADMISSION_TIMEOUT, shared.store.submit(batch)).await {
-        Ok(admitted) => Ok(admitted?),
-        Err(_) => Err(Problem::new(codes::OVERLOADED, "too many writes are waiting")),
-    }
-}
-
-async fn commit(receipt: Receipt) -> Result<Committed, WriteError> {
-    let late = WriteError::Indefinite("the commit takes too long");
-    timeout(COMMIT_TIMEOUT, receipt).await.unwrap_or(Err(late))
+    outcome.problem = appended.error.map(|error| match error {
+        AppendError::Refused(error) => error.into(),
+        AppendError::Write(error) => error.into(),
+        AppendError::Overloaded(detail) => Problem::new(codes::OVERLOADED, detail),
+    });
 }
 
 /// The way of an MQTT PUBLISH. Each is begun, in the order of the request, before any is waited for: so they commit
 /// together and in that order.
-async fn publish_topics(
-    shared: &Shared,
-    name: &str,
-    records: Vec<(usize, Record)>,
-    places: &mut [Option<Place>],
-) -> Result<(), Problem> {
-    let stream = stream(shared, name)?;
-    for (_, record) in &records {
-        captured(shared, &stream, record)?;
-    }
+async fn publish_topics(shared: &Shared, records: Vec<(usize, Record)>, outcome: &mut Outcome) {
     let mut pending = Vec::with_capacity(records.len());
     for (number, record) in records {
         let mut publish = Box::pin(timeout(COMMIT_TIMEOUT, shared.publisher.publish(record)));
         match poll!(&mut publish) {
-            Poll::Ready(outcome) => places[number] = Some(place(shared, outcome)?),
+            Poll::Ready(published) => outcome.published(number, published),
             Poll::Pending => pending.push((number, publish)),
         }
     }
     for (number, publish) in pending {
-        places[number] = Some(place(shared, publish.await)?);
+        outcome.published(number, publish.await);
     }
-    Ok(())
 }
 
 /// The topic's route must lead to the stream that the path names. The default stream captures everything, but takes
@@ -246,24 +203,91 @@ fn captured(shared: &Shared, stream: &StreamRow, record: &Record) -> Result<(), 
     Err(Problem::new(codes::NOT_CAPTURED, detail).help(help))
 }
 
-fn place(shared: &Shared, outcome: Result<Result<Published, PublishError>, Elapsed>) -> Result<Place, Problem> {
-    let late = || WriteError::Indefinite("the commit takes too long").into();
-    match outcome.unwrap_or_else(|_| Err(late())) {
-        // The home copy: where the message is delivered from. It may be in another stream than the one in the path.
-        Ok(Published { shard, offset, .. }) => {
-            let catalog = shared.store.catalog().borrow().clone();
-            let stream = catalog
-                .stream_by_id(shard.stream)
-                .map(|stream| stream.name.clone())
-                .unwrap_or_default();
-            Ok(Place {
-                stream: stream.into(),
-                shard,
-                base: offset,
-                position: 0,
-            })
+impl Outcome {
+    fn published(&mut self, number: usize, published: Result<Result<Published, PublishError>, Elapsed>) {
+        let late = WriteError::Indefinite("the commit takes too long");
+        let error = match published.unwrap_or(Err(PublishError::Write(late))) {
+            // The home copy: where the message is delivered from. It may be in another stream than the one in the path.
+            Ok(Published { shard, offset, .. }) => {
+                self.fates[number] = Fate::Committed(Place {
+                    shard,
+                    base: offset,
+                    position: 0,
+                });
+                return;
+            }
+            Err(error) => error,
+        };
+        if let PublishError::Write(WriteError::Indefinite(_)) = error {
+            self.fates[number] = Fate::Unknown;
         }
-        Err(PublishError::Write(error)) => Err(error.into()),
-        Err(error) => Err(Problem::new(codes::BAD_TOPIC, error.to_string())),
+        self.problem.get_or_insert_with(|| match error {
+            PublishError::Write(error) => error.into(),
+            error => Problem::new(codes::BAD_TOPIC, error.to_string()),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater_store::{GroupId, Offset, ShardId, StreamId};
+
+    fn outcome(fates: &str) -> Outcome {
+        let shard = ShardId {
+            group: GroupId(1),
+            stream: StreamId(1),
+            number: 3,
+        };
+        let fate = |(position, letter)| match letter {
+            'c' => Fate::Committed(Place {
+                shard,
+                base: Offset(40),
+                position,
+            }),
+            'u' => Fate::Unknown,
+            _ => Fate::NotWritten,
+        };
+        Outcome {
+            fates: (0..).zip(fates.chars()).map(fate).collect(),
+            problem: None,
+        }
+    }
+
+    fn refused(fates: &str) -> (u16, Value) {
+        let mut outcome = outcome(fates);
+        outcome.problem = Some(WriteError::Indefinite("leader lost").into());
+        let problem = outcome.answer("s", &|_| "s".to_owned()).unwrap_err();
+        let json = problem.to_json();
+        (problem.into_response().status().as_u16(), json)
+    }
+
+    #[test]
+    fn what_is_in_is_told_exactly_and_not_so_that_it_is_repeated() {
+        let (status, problem) = refused("cnuc");
+        assert_eq!(status, 409, "EMQX repeats 429 and 503, others repeat 5xx");
+        assert_eq!(problem["code"], "HW6017");
+        assert_eq!(
+            (&problem["notCommitted"], &problem["unknown"]),
+            (&json!([1]), &json!([2]))
+        );
+        let id =
+            |index, id| json!({"shardId": "3", "batchId": "40", "batchIndex": index, "recordId": id, "index": index});
+        assert_eq!(problem["recordIds"], json!([id(0, "s:3:40"), id(3, "s:3:43")]));
+        assert_eq!(
+            problem["detail"],
+            "2 of 4 records were committed: the outcome is not known: leader lost"
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_in_it_can_be_repeated() {
+        for fates in ["nn", "un", "u"] {
+            let (status, problem) = refused(fates);
+            assert_eq!((status, &problem["code"]), (503, &json!("HW4003")), "{fates}");
+        }
+        let all = outcome("cc").answer("s", &|_| "s".to_owned()).unwrap();
+        assert_eq!(all["recordIds"][1]["recordId"], "s:3:41");
+        assert_eq!(all["recordIds"][1].get("index"), None);
     }
 }

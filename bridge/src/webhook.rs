@@ -6,6 +6,7 @@
 mod address;
 mod cursor;
 mod delivery;
+mod forget;
 mod message;
 mod options;
 mod retry;
@@ -15,11 +16,12 @@ mod status;
 mod target;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use headwater_config::WebhookConfig;
-use headwater_store::{Batch, Catalog, ConnectorRow, Store, StreamRow, tables};
+use headwater_sql::ConnectorError;
+use headwater_store::{Catalog, ConnectorRow, Store, StreamRow};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -41,7 +43,13 @@ pub(crate) async fn supervise(store: Store, config: WebhookConfig, statuses: Sta
         statuses,
         stopping,
     };
-    let mut connectors = HashMap::new();
+    tokio::spawn(
+        supervisor
+            .stopping
+            .clone()
+            .run_until_cancelled_owned(forget::sweep(supervisor.store.clone())),
+    );
+    let mut connectors = Connectors::default();
     loop {
         let snapshot = catalog.borrow_and_update().clone();
         supervisor.reconcile(&snapshot, &mut connectors);
@@ -50,7 +58,7 @@ pub(crate) async fn supervise(store: Store, config: WebhookConfig, statuses: Sta
             () = supervisor.stopping.cancelled() => break,
         }
     }
-    for connector in connectors.into_values() {
+    for connector in connectors.running.into_values() {
         connector.stop.cancel();
         connector.task.await.ok();
     }
@@ -64,6 +72,14 @@ struct Supervisor {
     stopping: CancellationToken,
 }
 
+/// The connectors of the last catalog.
+#[derive(Default)]
+struct Connectors {
+    /// All of them, to see which are gone.
+    known: HashSet<u64>,
+    running: HashMap<u64, Running>,
+}
+
 /// A connector that runs, or did: its task is kept so that the next one begins after it.
 struct Running {
     row: Arc<ConnectorRow>,
@@ -72,22 +88,25 @@ struct Running {
 }
 
 impl Supervisor {
-    fn reconcile(&self, catalog: &Catalog, connectors: &mut HashMap<u64, Running>) {
+    fn reconcile(&self, catalog: &Catalog, connectors: &mut Connectors) {
         let wanted: HashMap<u64, _> = catalog
             .connectors
             .values()
             .filter(|row| row.sink && row.kind == "webhook")
             .map(|row| (row.id, row))
             .collect();
-        let dropped: Vec<u64> = connectors
-            .keys()
-            .copied()
-            .filter(|id| !wanted.contains_key(id))
-            .collect();
-        for gone in dropped.iter().filter_map(|id| connectors.remove(id)) {
-            gone.stop.cancel();
-            self.statuses.forget(gone.row.id);
-            tokio::spawn(forget(self.store.clone(), gone));
+        let known = std::mem::replace(&mut connectors.known, wanted.keys().copied().collect());
+        let connectors = &mut connectors.running;
+        for id in known.into_iter().filter(|id| !wanted.contains_key(id)) {
+            self.statuses.forget(id);
+            let (store, ran) = (self.store.clone(), connectors.remove(&id));
+            tokio::spawn(async move {
+                if let Some(running) = ran {
+                    running.stop.cancel();
+                    running.task.await.ok();
+                }
+                forget::forget(&store, id).await;
+            });
         }
         for (id, row) in wanted {
             let Some(stream) = catalog.stream_by_id(row.stream) else {
@@ -121,7 +140,7 @@ impl Supervisor {
                 // It was checked when it was made, by this or by an older version.
                 Err(error) => {
                     tracing::error!(connector = name, %error, "webhook cannot run");
-                    status.error(&error, store.now());
+                    status.error(&error.to_string(), store.now());
                 }
             }
         }));
@@ -133,7 +152,7 @@ impl Supervisor {
         row: &Arc<ConnectorRow>,
         stream: &Arc<StreamRow>,
         stop: &CancellationToken,
-    ) -> Result<Vec<Delivery>, String> {
+    ) -> Result<Vec<Delivery>, ConnectorError> {
         let options = WebhookOptions::parse(&row.options)?;
         let delivery = |shard| Delivery {
             store: self.store.clone(),
@@ -165,18 +184,6 @@ async fn run(store: &Store, name: &str, deliveries: Vec<Delivery>) {
         );
         if let Err(error) = store.set_connector_running(name, false).await {
             tracing::error!(connector = name, %error, "cannot mark the webhook as stopped");
-        }
-    }
-}
-
-/// Removes the cursors of a connector that was dropped.
-async fn forget(store: Store, gone: Running) {
-    gone.task.await.ok();
-    let stream = store.catalog().borrow().stream_by_id(gone.row.stream).cloned();
-    for shard in stream.iter().flat_map(|stream| stream.shard_ids()) {
-        let batch = Batch::new(shard.group).delete(tables::CONNECTOR_CURSOR, cursor::key(gone.row.id, shard));
-        if let Err(error) = store.write(batch).await {
-            tracing::debug!(connector = gone.row.name, %error, "a cursor of a dropped connector stays behind");
         }
     }
 }

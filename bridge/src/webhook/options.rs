@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use headwater_config::{Millis, WebhookConfig};
-use headwater_sql::did_you_mean;
+use headwater_sql::{ConnectorError, codes, did_you_mean};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 use serde_json::{Map, Value};
@@ -33,20 +33,20 @@ const OWN_HEADERS: [&str; 6] = [
 /// once; a name is looked up whenever there is something to send.
 pub fn check_connector(
     config: &WebhookConfig,
-) -> impl Fn(&str, bool, &BTreeMap<String, String>) -> Result<(), String> + Send + Sync + use<> {
+) -> impl Fn(&str, bool, &BTreeMap<String, String>) -> Result<(), ConnectorError> + Send + Sync + use<> {
     let allowed = Allowed::new(&config.allow_private);
     move |kind, sink, options| {
         if !KINDS.contains(&kind) {
-            return Err(format!(
-                "connectors to {kind} are not supported yet, {} are",
-                KINDS.join(", ")
-            ));
+            let message = format!("connectors to {kind} are not supported yet");
+            let help = format!("there are connectors to {}", KINDS.join(", "));
+            return Err(ConnectorError::new(codes::NOT_SUPPORTED, message).help(help));
         }
         if !sink {
-            return Err("a webhook is a sink: write CREATE SINK CONNECTOR".to_owned());
+            let error = ConnectorError::new(codes::NOT_SUPPORTED, "a webhook is no source");
+            return Err(error.help("write CREATE SINK CONNECTOR"));
         }
         let host = WebhookOptions::parse(options)?.host;
-        allowed.check_written(&host).map_err(|error| format!("URL: {error}"))
+        allowed.check_written(&host).map_err(|error| error.of_option("URL"))
     }
 }
 
@@ -71,14 +71,17 @@ pub(crate) struct WebhookOptions {
 
 impl WebhookOptions {
     /// Reads the options of the catalog.
-    pub(crate) fn parse(options: &BTreeMap<String, String>) -> Result<WebhookOptions, String> {
+    pub(crate) fn parse(options: &BTreeMap<String, String>) -> Result<WebhookOptions, ConnectorError> {
         if let Some(unknown) = options.keys().find(|name| !NAMES.contains(&name.as_str())) {
             let help = did_you_mean(unknown, NAMES);
             let help = help.unwrap_or_else(|| format!("it has {}", NAMES.join(", ")));
-            return Err(format!("a webhook has no option `{unknown}`; {help}"));
+            return Err(ConnectorError::unknown(unknown, format!("a webhook has no option `{unknown}`")).help(help));
         }
         let option = |name: &str| options.get(name).map(String::as_str);
-        let url = option("URL").ok_or("a webhook needs the option URL, as in URL = 'https://example.com/hook'")?;
+        let url = option("URL").ok_or_else(|| {
+            let error = ConnectorError::new(codes::BAD_OPTION, "a webhook needs the option URL");
+            error.help("write URL = 'https://example.com/hook'")
+        })?;
         let (uri, host) = parse_url(url)?;
         Ok(WebhookOptions {
             uri,
@@ -103,83 +106,92 @@ impl WebhookOptions {
     }
 }
 
-fn parse_url(text: &str) -> Result<(Uri, Host), String> {
+fn parse_url(text: &str) -> Result<(Uri, Host), ConnectorError> {
+    let wrong = |message: String| ConnectorError::value("URL", message);
     let uri: Uri = text
         .parse()
-        .map_err(|error| format!("URL: `{text}` is not a URL: {error}"))?;
+        .map_err(|error| wrong(format!("`{text}` is not a URL: {error}")))?;
     match uri.scheme_str() {
         Some("http" | "https") => {}
         Some(other) => {
-            return Err(format!(
-                "URL: `{other}` is not a scheme for webhooks, use https or http"
-            ));
+            return Err(wrong(format!("`{other}` is not a scheme for webhooks")).help("use https or http"));
         }
-        None => return Err(format!("URL: `{text}` has no scheme; write 'https://{text}'")),
+        None => return Err(wrong(format!("`{text}` has no scheme")).help(format!("write 'https://{text}'"))),
     }
-    let authority = uri.authority().ok_or_else(|| format!("URL: `{text}` names no host"))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| wrong(format!("`{text}` names no host")))?;
     if authority.as_str().contains('@') {
         let help = r#"send it as a header: HEADERS = '{"authorization": "Bearer …"}'"#;
-        return Err(format!("URL: a user name or password cannot stand in it; {help}"));
+        return Err(wrong("a user name or password cannot stand in it".to_owned()).help(help));
     }
     // A port of more than 16 bits is left out by the parser rather than refused.
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
     if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
-        return Err(format!("URL: `{text}` has no valid port"));
+        return Err(wrong(format!("`{text}` has no valid port")));
     }
-    let host = Host::parse(authority.host()).ok_or_else(|| format!("URL: `{}` is not a host", authority.host()))?;
+    let host = Host::parse(authority.host()).ok_or_else(|| wrong(format!("`{}` is not a host", authority.host())))?;
     Ok((uri, host))
 }
 
-fn parse_method(text: &str) -> Result<Method, String> {
+fn parse_method(text: &str) -> Result<Method, ConnectorError> {
     match text.to_ascii_uppercase().as_str() {
         "POST" => Ok(Method::POST),
         "PUT" => Ok(Method::PUT),
         "PATCH" => Ok(Method::PATCH),
-        _ => Err(format!("METHOD: `{text}` is not one of POST, PUT and PATCH")),
+        _ => Err(
+            ConnectorError::value("METHOD", format!("`{text}` is not a method for webhooks"))
+                .help("use POST, PUT or PATCH"),
+        ),
     }
 }
 
-fn parse_headers(text: &str) -> Result<HeaderMap, String> {
+fn parse_headers(text: &str) -> Result<HeaderMap, ConnectorError> {
+    let wrong = |message: String| ConnectorError::value("HEADERS", message);
     let object: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-        format!(r#"HEADERS: not a JSON object: {error}; write HEADERS = '{{"authorization": "Bearer …"}}'"#)
+        wrong(format!("not a JSON object: {error}")).help(r#"write HEADERS = '{"authorization": "Bearer …"}'"#)
     })?;
     let mut headers = HeaderMap::new();
     for (name, value) in &object {
-        let parsed = HeaderName::try_from(name).map_err(|_| format!("HEADERS: `{name}` is not a header's name"))?;
+        let parsed = HeaderName::try_from(name).map_err(|_| wrong(format!("`{name}` is not a header's name")))?;
         if OWN_HEADERS.contains(&parsed.as_str()) {
-            return Err(format!("HEADERS: `{name}` is set by headwater itself"));
+            return Err(wrong(format!("`{name}` is set by headwater itself")));
         }
         // The value may be a secret: errors leave it out.
         let value = value.as_str().and_then(|value| HeaderValue::from_str(value).ok());
-        let value =
-            value.ok_or_else(|| format!("HEADERS: the value of `{name}` must be a string without line ends"))?;
+        let value = value.ok_or_else(|| wrong(format!("the value of `{name}` must be a string without line ends")))?;
         headers.insert(parsed, value);
     }
     Ok(headers)
 }
 
-fn parse_batch(text: &str) -> Result<usize, String> {
+fn parse_batch(text: &str) -> Result<usize, ConnectorError> {
     let rows = text.parse().ok().filter(|rows| (1..=WEBHOOK_BATCH_MAX).contains(rows));
-    rows.ok_or_else(|| format!("BATCH: `{text}` is not a number from 1 to {WEBHOOK_BATCH_MAX}"))
+    rows.ok_or_else(|| {
+        ConnectorError::value(
+            "BATCH",
+            format!("`{text}` is not a number from 1 to {WEBHOOK_BATCH_MAX}"),
+        )
+    })
 }
 
 /// `whsec_` and base64, as the Standard Webhooks specification writes secrets.
-fn parse_secret(text: &str) -> Result<Vec<u8>, String> {
+fn parse_secret(text: &str) -> Result<Vec<u8>, ConnectorError> {
     let key = text
         .strip_prefix("whsec_")
         .and_then(|encoded| STANDARD.decode(encoded).ok());
-    key.filter(|key| (24..=64).contains(&key.len()))
-        .ok_or_else(|| "SECRET: write 'whsec_…': `whsec_`, then 24 to 64 bytes in base64".to_owned())
+    key.filter(|key| (24..=64).contains(&key.len())).ok_or_else(|| {
+        ConnectorError::value("SECRET", "this is not a secret of Standard Webhooks")
+            .help("write `whsec_`, then 24 to 64 bytes in base64")
+    })
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let duration = text
-        .parse::<Millis>()
-        .map_err(|message| format!("TIMEOUT: {message}"))?
-        .duration();
+fn parse_timeout(text: &str) -> Result<Duration, ConnectorError> {
+    let wrong = |message: &str| ConnectorError::value("TIMEOUT", message);
+    let duration = text.parse::<Millis>().map_err(|message| wrong(&message))?.duration();
     if duration.is_zero() || duration > WEBHOOK_TIMEOUT_MAX {
         let most = WEBHOOK_TIMEOUT_MAX.as_secs();
-        return Err(format!("TIMEOUT: must be longer than nothing and at most {most} s"));
+        return Err(wrong(&format!("it must be longer than nothing and at most {most} s")));
     }
     Ok(duration)
 }
@@ -195,11 +207,11 @@ mod tests {
             .collect()
     }
 
-    fn refusal(pairs: &[(&str, &str)]) -> String {
+    fn refusal(pairs: &[(&str, &str)]) -> ConnectorError {
         check("webhook", true, pairs).unwrap_err()
     }
 
-    fn check(kind: &str, sink: bool, pairs: &[(&str, &str)]) -> Result<(), String> {
+    fn check(kind: &str, sink: bool, pairs: &[(&str, &str)]) -> Result<(), ConnectorError> {
         let config = headwater_config::Config::embedded().unwrap().bridge.webhook;
         check_connector(&config)(kind, sink, &options(pairs))
     }
@@ -240,7 +252,7 @@ mod tests {
             (vec![("URL", "http://user:pw@a.example/")], "user name or password"),
             (vec![("URL", "http://a.example:99999/")], "no valid port"),
             (vec![("URL", "/hook")], "has no scheme"),
-            (vec![url, ("METHOD", "GET")], "POST, PUT and PATCH"),
+            (vec![url, ("METHOD", "GET")], "POST, PUT or PATCH"),
             (vec![url, ("HEADERS", "a: b")], "not a JSON object"),
             (vec![url, ("HEADERS", r#"{"host": "b"}"#)], "set by headwater"),
             (vec![url, ("HEADERS", r#"{"x": "a\nb"}"#)], "without line ends"),
@@ -252,11 +264,37 @@ mod tests {
             (vec![("URL", "http://[::1]/")], "bridge.webhook.allow_private"),
             (vec![("URL", "http://localhost/")], "bridge.webhook.allow_private"),
         ] {
-            let refusal = refusal(&pairs);
+            let refusal = refusal(&pairs).to_string();
             assert!(refusal.contains(wanted), "{pairs:?} gave {refusal}");
             assert!(!refusal.contains("hunter2"), "a secret does not go into messages");
         }
-        assert!(check("mysql", true, &[url]).unwrap_err().contains("webhook"));
-        assert!(check("webhook", false, &[url]).unwrap_err().contains("SINK"));
+    }
+
+    #[test]
+    fn each_sort_of_mistake_has_its_code_its_option_and_its_help() {
+        let url = ("URL", "http://a.example/");
+        let of = |refused: ConnectorError| (refused.code, refused.option, refused.help.is_some());
+        let option = |name: &str| Some(name.to_owned());
+        assert_eq!(of(refusal(&[])), (codes::BAD_OPTION, None, true));
+        assert_eq!(
+            of(refusal(&[url, ("BACTH", "2")])),
+            (codes::UNKNOWN_OPTION, option("BACTH"), true)
+        );
+        assert_eq!(
+            of(refusal(&[url, ("BATCH", "x")])),
+            (codes::BAD_OPTION, option("BATCH"), false)
+        );
+        assert_eq!(
+            of(refusal(&[("URL", "http://localhost/")])),
+            (codes::BAD_OPTION, option("URL"), true)
+        );
+        assert_eq!(
+            of(check("mysql", true, &[url]).unwrap_err()),
+            (codes::NOT_SUPPORTED, None, true)
+        );
+        assert_eq!(
+            of(check("webhook", false, &[url]).unwrap_err()),
+            (codes::NOT_SUPPORTED, None, true)
+        );
     }
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use headwater_sql::ConnectorError;
 use http_body_util::Full;
 use hyper::Uri;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -62,9 +63,7 @@ impl fmt::Display for Host {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// Not a failure of the far side: nothing is sent until the configuration or the name changes.
-    #[error(
-        "{host} is {address}, which is not a public address; to allow it add \"{host}\" to bridge.webhook.allow_private"
-    )]
+    #[error("{host} is {address}, which is not a public address; {}", how_to_allow(host))]
     Refused { host: String, address: IpAddr },
     #[error("cannot resolve {host}: {source}")]
     Resolve { host: String, source: io::Error },
@@ -78,6 +77,23 @@ pub(crate) enum ConnectError {
     Tls { host: String, source: io::Error },
     #[error("no HTTP with {host}: {source}")]
     Http { host: String, source: hyper::Error },
+}
+
+fn how_to_allow(host: &str) -> String {
+    format!("to allow it add \"{host}\" to bridge.webhook.allow_private")
+}
+
+impl ConnectError {
+    /// As a refusal of the option that names the target.
+    pub(crate) fn of_option(&self, option: &str) -> ConnectorError {
+        match self {
+            ConnectError::Refused { host, address } => {
+                let message = format!("{host} is {address}, which is not a public address");
+                ConnectorError::value(option, message).help(how_to_allow(host))
+            }
+            other => ConnectorError::value(option, other.to_string()),
+        }
+    }
 }
 
 /// The exceptions to the rule.

@@ -1,5 +1,6 @@
 //! A whole node but for its command line, and a client for it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use headwater_bridge::{Bridge, BridgeError, MetricsHandle, check_connector};
 use headwater_broker::Broker;
 use headwater_config::{BridgeConfig, Config};
 use headwater_sql::Engine;
-use headwater_store::{Store, SystemClock};
+use headwater_store::{Batch, Store, SystemClock, tables};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response};
@@ -117,6 +118,26 @@ impl Node {
 
     pub fn address(&self) -> SocketAddr {
         self.bridge.local_addr()
+    }
+
+    /// The ids of the connectors that have cursors.
+    pub fn connectors_with_cursors(&self) -> BTreeSet<u64> {
+        let in_group = |group| {
+            let cursors = self.store.table(group, tables::CONNECTOR_CURSOR);
+            cursors.scan(&[], &[], 10_000).expect("cursors")
+        };
+        let rows = self.store.data_groups().flat_map(in_group);
+        let id = |key: &[u8]| u64::from_be_bytes(key[..8].try_into().expect("an id"));
+        rows.map(|(key, _)| id(&key)).collect()
+    }
+
+    /// What a crash between the drop of a connector and the deletion of its cursors leaves behind.
+    pub async fn leave_cursors(&self, connector: u64) {
+        for group in self.store.data_groups() {
+            let key = [&connector.to_be_bytes()[..], &[0; 10]].concat();
+            let batch = Batch::new(group).put(tables::CONNECTOR_CURSOR, key, vec![1; 9]);
+            self.store.write(batch).await.expect("a commit");
+        }
     }
 
     /// A second listener over the same layers.

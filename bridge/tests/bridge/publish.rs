@@ -182,6 +182,91 @@ async fn a_topic_is_published_where_the_stream_captures_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_a_part_is_committed_the_answer_says_which_and_is_not_one_that_emqx_repeats() {
+    let node = Node::start(&[]).await;
+    let record = |topic: &str| json!({"payload": {"t": topic}, "_topic": topic});
+    let body = json!([record("a"), record("$SYS/x"), record("b"), {"payload": {"t": "last"}}]);
+    let answer = node.post("/streams/mqtt:publish", &body.to_string()).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (409, "HW6017"),
+        "{}",
+        answer.text
+    );
+    let problem = answer.json();
+    assert_eq!(
+        (&problem["notCommitted"], &problem["unknown"]),
+        (&json!([1, 3]), &json!([]))
+    );
+    let told: Vec<_> = problem["recordIds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| (&id["index"], text(&id["recordId"])))
+        .collect();
+    assert_eq!((told[0].0, told[1].0, told.len()), (&json!(0), &json!(2), 2));
+    let stored = node.records("mqtt").await;
+    assert_eq!(stored.len(), 2);
+    for (index, id) in told {
+        let record = stored
+            .iter()
+            .find(|record| record["id"] == *id)
+            .expect("what is told is there");
+        assert_eq!(record["topic"], body[index.as_u64().unwrap() as usize]["_topic"]);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_and_topic_of_the_streams_options_are_those_of_an_insert() {
+    let node = Node::start(&[]).await;
+    node.sql(
+        "CREATE STREAM k (device STRING KEY, temp FLOAT NOT NULL) WITH (TOPIC = 'k/{device}', QOS = 1, SHARDS = 4);",
+    )
+    .await;
+    node.sql("INSERT INTO k VALUES ('a', 1);").await;
+    let answer = node
+        .post("/streams/k:publish", r#"{"payload": {"device": "a", "temp": 2}}"#)
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let own_key = r#"[{"payload": {"device": "a"}, "key": "own"}, {"payload": {"device": "a/b", "temp": 3}}]"#;
+    assert_eq!(node.post("/streams/k:publish", own_key).await.status, 200);
+    let mut found: Vec<_> = node
+        .records("k")
+        .await
+        .iter()
+        .map(|record| {
+            (
+                record["value"]["temp"].to_string(),
+                text(&record["key"]),
+                text(&record["topic"]),
+                record["shard"].clone(),
+            )
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let by_insert = found[0].3.clone();
+    assert_eq!(found[1], ("2".to_owned(), "a".to_owned(), "k/a".to_owned(), by_insert));
+    assert_eq!((found[2].1.as_str(), found[2].2.as_str()), ("a/b", "k/a%2Fb"));
+    assert_eq!(
+        (found[3].1.as_str(), found[3].2.as_str()),
+        ("own", "k/a"),
+        "what a record brings goes first"
+    );
+    let broken = r#"[{"payload": {"device": "a"}}, {"payload": "no JSON", "flag": 1}]"#;
+    let answer = node.post("/streams/k:publish", broken).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (422, "HW2004"),
+        "{}",
+        answer.text
+    );
+    assert!(text(&answer.json()["detail"]).contains("record 1"), "{}", answer.text);
+    assert_eq!(node.records("k").await.len(), 4, "nothing of it was written");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_pipelined_publishes_are_answered_in_order() {
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM s;").await;

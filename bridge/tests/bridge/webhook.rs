@@ -250,6 +250,43 @@ async fn the_cursor_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_cursor_outlives_its_connector() {
+    let node = Node::start(&QUICK).await;
+    let mut target = Target::start().await;
+    create(&node, &target, "").await;
+    node.sql(&format!(
+        "CREATE STREAM other; CREATE SINK CONNECTOR stays TO WEBHOOK WITH (STREAM = 'other', URL = '{}');",
+        target.url()
+    ))
+    .await;
+    publish(&node, 0..1).await;
+    node.post("/streams/other:publish", r#"{"payload": {"n": 0}}"#).await;
+    target.next().await;
+    target.next().await;
+    let both = wait_for("both cursors", async || {
+        Some(node.connectors_with_cursors()).filter(|found| found.len() == 2)
+    })
+    .await;
+    // The stream goes with the connector: its shards cannot be asked for any more.
+    node.sql("PAUSE CONNECTOR w;").await;
+    let node = node.restart(&QUICK).await;
+    node.sql("DROP STREAM hot FORCE;").await;
+    let left = wait_for("the end of one", async || {
+        Some(node.connectors_with_cursors()).filter(|found| found.len() == 1)
+    })
+    .await;
+    assert!(left.is_subset(&both));
+    node.leave_cursors(1_000_000).await;
+    assert_eq!(node.connectors_with_cursors().len(), 2);
+    let node = node.restart(&QUICK).await;
+    wait_for("the sweep", async || {
+        Some(()).filter(|()| node.connectors_with_cursors() == left)
+    })
+    .await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_an_array() {
     let node = Node::start(&QUICK).await;
     let mut target = Target::start().await;
@@ -337,15 +374,34 @@ async fn a_far_side_that_is_down_is_waited_for() {
 async fn a_connector_with_wrong_options_is_not_made() {
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM hot;").await;
-    for (options, wanted) in [
-        ("STREAM = 'hot'", "URL"),
-        ("STREAM = 'hot', URI = 'https://example.com/'", "did you mean `URL`?"),
-        ("STREAM = 'hot', URL = 'ftp://example.com/'", "not a scheme"),
+    for (options, code, help) in [
+        ("STREAM = 'hot'", "HW2009", "write URL = 'https://example.com/hook'"),
+        (
+            "STREAM = 'hot', URI = 'https://example.com/'",
+            "HW2008",
+            "did you mean `URL`?",
+        ),
+        (
+            "STREAM = 'hot', URL = 'ftp://example.com/'",
+            "HW2009",
+            "use https or http",
+        ),
+        (
+            "STREAM = 'hot', URL = 'http://localhost/'",
+            "HW2009",
+            "add \"localhost\" to bridge.webhook.allow_private",
+        ),
     ] {
         let statement = format!("CREATE SINK CONNECTOR w TO WEBHOOK WITH ({options});");
         let refused = node.ask("POST", "/v1/sql", &[], &statement).await;
         assert_eq!(refused.status, 422, "{}", refused.text);
-        assert!(refused.text.contains(wanted), "{wanted} is not in {}", refused.text);
+        assert_eq!(refused.code(), code, "{}", refused.text);
+        let said = refused.json()["help"].to_string();
+        assert!(
+            said.contains(&help.replace('"', "\\\"")),
+            "{help} is not in {}",
+            refused.text
+        );
     }
     assert_eq!(node.get("/connectors").await.json(), json!({"connectors": []}));
     node.stop().await;
