@@ -4,4 +4,5 @@ mod acknowledged;
 mod damage;
 mod full_disk;
 mod over_http;
+mod sessions;
 mod under_load;

@@ -23,7 +23,8 @@ pub struct Broker {
     local_addr: SocketAddr,
     /// The listener and all connections.
     connections: TaskTracker,
-    dispatchers: Vec<tokio::task::JoinHandle<()>>,
+    /// The dispatchers, and whoever looks after sessions.
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Broker {
@@ -36,9 +37,15 @@ impl Broker {
         let shared = Arc::new(Shared::new(store.clone(), config));
         let dispatchers = store.data_groups().map(|group| {
             let follower = store.follow_group(group);
-            Dispatcher::new(&store, follower, shared.subscriptions.clone(), shared.metrics.clone())
+            let dispatched = shared.dispatched(group).clone();
+            // Looked at after the follower was made: what lies between is read from the log by whoever wants it.
+            dispatched.start_after(store.applied(group));
+            let (subscriptions, metrics) = (shared.subscriptions.clone(), shared.metrics.clone());
+            Dispatcher::new(&store, follower, dispatched, subscriptions, metrics)
         });
-        let dispatchers = dispatchers.map(|dispatcher| tokio::spawn(dispatcher.run())).collect();
+        let mut tasks: Vec<_> = dispatchers.map(|dispatcher| tokio::spawn(dispatcher.run())).collect();
+        shared.sessions.recover().await.map_err(BrokerError::Sessions)?;
+        tasks.push(tokio::spawn(shared.sessions.clone().run()));
         let connections = TaskTracker::new();
         connections.spawn(listener::run(
             listener,
@@ -51,7 +58,7 @@ impl Broker {
             shared,
             local_addr,
             connections,
-            dispatchers,
+            tasks,
         })
     }
 
@@ -84,8 +91,8 @@ impl Broker {
                 "stopped without waiting for all connections"
             );
         }
-        for dispatcher in &self.dispatchers {
-            dispatcher.abort();
+        for task in &self.tasks {
+            task.abort();
         }
     }
 }

@@ -8,6 +8,8 @@
 
 mod finish;
 mod handshake;
+mod pages;
+mod progress;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,27 +19,30 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use headwater_store::{ReadError, Store};
+use headwater_store::TopicFilter;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clients::Client;
+use crate::cursor::Cursor;
 use crate::error::End;
 use crate::limits::{
     DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH, WRITE_BYTES_KEPT,
 };
 use crate::listener::Shared;
 use crate::outbox::Delivery;
-use crate::packet::{Decoder, PacketId, Reason};
-use crate::pipeline::{Outcome, Pipeline};
+use crate::packet::{Decoder, Packet, Reason};
+use crate::pipeline::{Answer, Outcome, Pipeline};
 use crate::publish::Origin;
 use crate::retained::Scan;
-use crate::session::{Action, Delivered, Session};
+use crate::session::{Action, Delivered, Output, Session, Subscribed, Subscription};
+use crate::sessions::Held;
 use crate::subscriptions::Subscriber;
 
-pub use handshake::run;
+use pages::Pages;
+use progress::Progress;
 
-type Page = (Scan, Result<Vec<Delivery>, ReadError>);
+pub use handshake::run;
 
 /// A client that has been let in.
 struct Connection {
@@ -50,17 +55,19 @@ struct Connection {
     input: BytesMut,
     /// Free space for the next read.
     read_bytes: usize,
-    output: BytesMut,
-    /// Taken from the outbox or read as retained, not yet made into packets.
+    output: Output,
+    /// Taken from the outbox or read, not yet made into packets.
     deliveries: VecDeque<Delivery>,
-    /// Retained messages still to be read, one subscription after the other.
-    scans: VecDeque<Scan>,
-    page: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    /// What is still to be read for the client.
+    pages: Pages,
+    progress: Progress,
+    /// Some if the session has rows.
+    held: Option<Held>,
     keep_alive: Option<Pin<Box<Sleep>>>,
     last_packet: Instant,
     /// Reused from turn to turn.
     actions: Vec<Action>,
-    outcomes: Vec<(Option<PacketId>, Outcome)>,
+    outcomes: Vec<(Option<Answer>, Outcome)>,
 }
 
 /// Whether a step did something, or why the connection ends.
@@ -80,7 +87,10 @@ impl Connection {
             username: client.username.clone(),
         };
         let now = Instant::now();
+        let cursor = |group| Cursor::new(group, shared.store.applied(group).next());
         Connection {
+            progress: Progress::new(shared.store.data_groups().map(cursor).collect()),
+            held: None,
             pipeline: Pipeline::new(shared.publisher.clone(), origin, shared.subscriptions.clone()),
             keep_alive: session.keep_alive().map(|limit| Box::pin(sleep_until(now + limit))),
             shared,
@@ -90,10 +100,9 @@ impl Connection {
             session,
             input,
             read_bytes: READ_BYTES_MIN,
-            output: BytesMut::new(),
+            output: Output::default(),
             deliveries: VecDeque::new(),
-            scans: VecDeque::new(),
-            page: None,
+            pages: Pages::default(),
             last_packet: now,
             actions: Vec::new(),
             outcomes: Vec::new(),
@@ -115,8 +124,9 @@ impl Connection {
     fn poll_steps(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         loop {
             let mut moved = self.poll_pipeline(context)?;
-            moved |= self.poll_retained(context);
+            moved |= self.poll_pages(context);
             moved |= self.poll_outbox(context)?;
+            moved |= self.poll_progress(context)?;
             moved |= self.poll_write(context)?;
             moved |= self.poll_read(context)?;
             if !moved {
@@ -125,21 +135,21 @@ impl Connection {
         }
     }
 
-    /// Outcomes of published messages become PUBACKs.
+    /// Outcomes of published messages become PUBACKs, PUBRECs and PUBCOMPs.
     fn poll_pipeline(&mut self, context: &mut Context<'_>) -> Step {
         let moved = self.pipeline.poll(context, &mut self.outcomes);
         let (mut acknowledged, mut refused) = (0, 0);
-        for (ack, outcome) in self.outcomes.drain(..) {
-            match (&outcome, ack) {
-                (Ok(()), Some(_)) => acknowledged += 1,
-                (Ok(()), None) => {}
+        for (answer, outcome) in self.outcomes.drain(..) {
+            match (&outcome, answer) {
+                (Ok(()), Some(Answer::Ack(_) | Answer::Rec(_))) => acknowledged += 1,
+                (Ok(()), _) => {}
                 (Err(error), _) => {
                     refused += 1;
                     tracing::debug!(client_id = %self.client.client_id, %error, "message not published");
                 }
             }
-            if let Some(packet_id) = ack {
-                self.session.acknowledge(packet_id, &outcome, &mut self.output)?;
+            if let Some(answer) = answer {
+                self.session.acknowledge(answer, &outcome, &mut self.output.ready)?;
             }
         }
         if acknowledged > 0 {
@@ -151,39 +161,9 @@ impl Connection {
         Ok(moved)
     }
 
-    /// Reads the next page of retained messages when the last one has been sent.
-    fn poll_retained(&mut self, context: &mut Context<'_>) -> bool {
-        if let Some(page) = &mut self.page {
-            let Poll::Ready((scan, deliveries)) = page.as_mut().poll(context) else {
-                return false;
-            };
-            self.page = None;
-            match deliveries {
-                Ok(deliveries) => self.deliveries.extend(deliveries),
-                Err(error) => {
-                    tracing::error!(client_id = %self.client.client_id, %error, "retained messages cannot be read");
-                    return true;
-                }
-            }
-            if !scan.is_done() {
-                self.scans.push_front(scan);
-            }
-            return true;
-        }
-        if !self.deliveries.is_empty() {
-            return false;
-        }
-        let Some(scan) = self.scans.pop_front() else {
-            return false;
-        };
-        self.page = Some(Box::pin(read_page(self.shared.store.clone(), scan)));
-        true
-    }
-
     /// Deliveries become PUBLISH packets, as far as the client's window and the write buffer go.
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> Step {
-        // While a page of retained messages is read, newer live ones wait: the older may not come last.
-        let room = match self.output.len() < WRITE_BYTES_HIGH && self.page.is_none() {
+        let room = match self.output.len() < WRITE_BYTES_HIGH && !self.pages.hold_back() {
             true => DELIVERIES_PER_TURN_MAX.saturating_sub(self.deliveries.len()),
             false => 0,
         };
@@ -192,7 +172,11 @@ impl Connection {
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        Ok(self.send_deliveries() | taken)
+        let moved = self.send_deliveries() | taken;
+        if !moved && self.deliveries.is_empty() {
+            return Ok(self.read_fallen());
+        }
+        Ok(moved)
     }
 
     fn send_deliveries(&mut self) -> bool {
@@ -209,6 +193,10 @@ impl Connection {
                 Delivered::Expired => expired += 1,
                 Delivered::Oversize => oversize += 1,
             }
+            match &delivery.message.at {
+                Some(at) => self.progress.take(at),
+                None => self.progress.moved(),
+            }
             self.deliveries.pop_front();
         }
         let metrics = &self.shared.metrics;
@@ -224,14 +212,23 @@ impl Connection {
         sent + expired + oversize > 0
     }
 
+    /// Saves what has to be, or is due.
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Step {
+        let (shared, client) = (&self.shared, &self.client);
+        let idle = self.deliveries.is_empty() && self.pages.is_idle();
+        let advance = |cursors: &mut [Cursor]| idle && advance(cursors, shared, client);
+        let Output { ready, saved } = &mut self.output;
+        self.progress.poll(context, &self.session, saved, ready, advance)
+    }
+
     /// One write for everything that came together.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Step {
         let mut moved = false;
-        while !self.output.is_empty() {
-            match self.stream.try_write(&self.output) {
+        while !self.output.ready.is_empty() {
+            match self.stream.try_write(&self.output.ready) {
                 Ok(0) => return Err(End::Lost),
                 Ok(written) => {
-                    self.output.advance(written);
+                    self.output.ready.advance(written);
                     self.shared.metrics.sent_bytes.increment(written as u64);
                     moved = true;
                 }
@@ -245,8 +242,8 @@ impl Connection {
                 Err(_) => return Err(End::Lost),
             }
         }
-        if self.output.capacity() > WRITE_BYTES_KEPT {
-            self.output = BytesMut::new();
+        if self.output.ready.capacity() > WRITE_BYTES_KEPT {
+            self.output.ready = BytesMut::new();
         }
         Ok(moved)
     }
@@ -254,7 +251,10 @@ impl Connection {
     /// False while something else has to move first: the log, the socket's other direction, an older client's window.
     /// Never for retained messages: what they wait for, free packet ids, comes with the packets that are read.
     fn may_read(&self) -> bool {
-        !self.pipeline.is_busy() && self.output.len() < WRITE_BYTES_HIGH && self.session.may_receive()
+        !self.pipeline.is_busy()
+            && self.output.len() < WRITE_BYTES_HIGH
+            && self.session.may_receive()
+            && self.progress.has_room()
     }
 
     /// Takes the packets that are there, then reads once more.
@@ -304,6 +304,9 @@ impl Connection {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
                     taken += 1;
+                    if matches!(packet, Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_)) {
+                        self.progress.moved();
+                    }
                     if let Err(end) = self.session.receive(packet, &mut self.actions) {
                         break Some(end);
                     }
@@ -331,50 +334,73 @@ impl Connection {
     /// Carries out what the session asks for; returns how many messages were among it.
     fn act(&mut self) -> u64 {
         let mut messages = 0;
-        for action in self.actions.drain(..) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
             match action {
-                Action::Publish { message, ack } => {
+                Action::Publish { message, answer } => {
                     messages += 1;
-                    self.shared.metrics.tally(self.pipeline.push(message, ack));
+                    self.shared.metrics.tally(self.pipeline.push(message, answer));
                 }
-                Action::Refuse { ack, error } => {
+                Action::Refuse { answer, error } => {
                     messages += 1;
-                    self.pipeline.refuse(ack, error);
+                    self.pipeline.refuse(answer, error);
                 }
-                Action::Subscribe(subscription) => {
-                    let subscriber = Subscriber {
-                        client: self.client.clone(),
-                        qos: subscription.options.qos,
-                        no_local: subscription.options.no_local,
-                        retain_as_published: subscription.options.retain_as_published,
-                        id: subscription.id,
-                        since: self.shared.applied(),
-                    };
-                    self.shared.subscriptions.subscribe(&subscription.filter, subscriber);
-                    self.client
-                        .subscriptions
-                        .store(self.session.subscriptions().len(), Ordering::Relaxed);
-                }
-                Action::Unsubscribe(filter) => {
-                    self.shared.subscriptions.unsubscribe(&filter, self.client.connection);
-                    self.client
-                        .subscriptions
-                        .store(self.session.subscriptions().len(), Ordering::Relaxed);
-                }
-                Action::Send(packet) => self.session.send(&packet, &mut self.output),
+                Action::Release(packet_id) => self.pipeline.release(packet_id),
+                Action::Subscribe(subscription) => self.subscribe(subscription),
+                Action::Unsubscribe(filter) => self.unsubscribe(&filter),
+                Action::Send(packet) => self.session.send(&packet, &mut self.output.ready),
+                Action::SendSaved(packet) => self.send_saved(&packet),
                 Action::SendRetained(subscription) => {
-                    if self.scans.len() >= RETAINED_SCANS_MAX {
+                    if self.pages.scans() >= RETAINED_SCANS_MAX {
                         let detail = "too many subscriptions wait for their retained messages";
                         self.client.outbox.end(End::server(Reason::QUOTA_EXCEEDED, detail));
                         continue;
                     }
                     let client_id = self.client.client_id.clone();
-                    self.scans
-                        .push_back(Scan::new(&self.shared.store, subscription, client_id));
+                    self.pages.scan(Scan::new(&self.shared.store, subscription, client_id));
                 }
             }
         }
+        self.actions = actions;
         messages
+    }
+
+    fn send_saved(&mut self, packet: &Packet) {
+        match self.session.is_durable() {
+            true => self.session.send(packet, &mut self.output.saved),
+            false => self.session.send(packet, &mut self.output.ready),
+        }
+    }
+
+    fn subscribe(&mut self, subscription: Subscription) {
+        let since = self.session.since(&subscription.filter, || self.shared.applied());
+        let subscribed = Subscribed { subscription, since };
+        self.receive_from(&subscribed);
+        self.progress.subscribed(&subscribed);
+    }
+
+    /// From now on the client gets what this subscription matches.
+    fn receive_from(&self, subscribed: &Subscribed) {
+        let (filter, subscriber) = (&subscribed.subscription.filter, subscriber(&self.client, subscribed));
+        if let Some(own) = self.pages.own() {
+            own.subscribe(filter, subscriber.clone());
+        }
+        self.shared.subscriptions.subscribe(filter, subscriber);
+        self.count_subscriptions();
+    }
+
+    fn unsubscribe(&mut self, filter: &TopicFilter) {
+        if let Some(own) = self.pages.own() {
+            own.unsubscribe(filter, self.client.connection);
+        }
+        self.shared.subscriptions.unsubscribe(filter, self.client.connection);
+        self.progress.unsubscribed(filter.as_str());
+        self.count_subscriptions();
+    }
+
+    fn count_subscriptions(&self) {
+        let count = self.session.subscriptions().len();
+        self.client.subscriptions.store(count, Ordering::Relaxed);
     }
 
     /// Ends a client that was silent for one and a half times its keep alive. While it is not read from, its silence
@@ -401,12 +427,32 @@ impl Connection {
     }
 }
 
-async fn read_page(store: Store, mut scan: Scan) -> Page {
-    let reader = store.clone();
-    store
-        .blocking(move || {
-            let page = scan.next_page(&reader);
-            (scan, page)
-        })
-        .await
+fn subscriber(client: &Arc<Client>, subscribed: &Subscribed) -> Subscriber {
+    let Subscribed { subscription, since } = subscribed;
+    Subscriber {
+        client: client.clone(),
+        qos: subscription.options.qos,
+        no_local: subscription.options.no_local,
+        retain_as_published: subscription.options.retain_as_published,
+        id: subscription.id,
+        since: since.clone(),
+    }
+}
+
+/// Moves cursors over what the dispatchers have done, if all of it that was for this client has left its outbox.
+fn advance(cursors: &mut [Cursor], shared: &Shared, client: &Client) -> bool {
+    // Looked at before the outbox: what is done by now is in it, or was.
+    let done: Vec<_> = cursors
+        .iter()
+        .map(|cursor| shared.dispatched(cursor.group).done().next())
+        .collect();
+    if !client.outbox.is_drained() {
+        return false;
+    }
+    let mut moved = false;
+    for (cursor, next) in cursors.iter_mut().zip(done) {
+        moved |= next > cursor.next;
+        cursor.skip_to(next);
+    }
+    moved
 }

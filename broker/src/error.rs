@@ -16,6 +16,9 @@ pub enum BrokerError {
         address: SocketAddr,
         source: std::io::Error,
     },
+    /// The store does not give them.
+    #[error("cannot read the sessions of clients that are away: {0}")]
+    Sessions(#[source] crate::sessions::SessionError),
 }
 
 /// Why a message was not published, or is not known to be.
@@ -45,10 +48,9 @@ impl PublishError {
             PublishError::Write(WriteError::DiskFull { .. } | WriteError::TooLarge { .. }) => {
                 Some(Reason::QUOTA_EXCEEDED)
             }
-            PublishError::Write(
-                WriteError::Conflict | WriteError::StaleRoute { .. } | WriteError::NotLeader { .. },
-            ) => Some(Reason::IMPLEMENTATION_SPECIFIC_ERROR),
             PublishError::Write(WriteError::Indefinite(_) | WriteError::Stopped) => None,
+            // For whatever reason: nothing was applied.
+            PublishError::Write(_) => Some(Reason::IMPLEMENTATION_SPECIFIC_ERROR),
         }
     }
 }

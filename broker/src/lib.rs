@@ -13,8 +13,9 @@
 //! 6. The receiver's connection makes packets of what is in its outbox, as far as its window goes, and writes them
 //!    together with everything else that is ready.
 //!
-//! `retained` messages are rows written in the message's own Batch. A `will` is published like any message when its
-//! client is lost.
+//! `retained` messages are rows written in the message's own Batch. `sessions` keeps what outlives a connection: rows of a
+//! session and its will. A session that was away, or whose outbox was full, reads the log (`catch_up`) from its `cursor`s
+//! until it can be served live again; what was in flight is sent again first (`resend`).
 //!
 //! # Limits
 //!
@@ -26,13 +27,16 @@
 //! # It is not
 //!
 //! - a store: nothing is kept here; what survives a restart is in the log and its tables.
-//! - a home for durable sessions, QoS 2, shared subscriptions, `$stream/` replay, users or TLS, yet: each of them is
-//!   refused by the code that the protocol has for it (`docs/mqtt.md`).
+//! - a queue for those who are away: their messages are in the log, and they have a place in it.
+//! - a home for shared subscriptions, `$stream/` replay, users or TLS, yet: each of them is refused by the code that the
+//!   protocol has for it (`docs/mqtt.md`).
 //! - related to SQL: queries read the log, and their results are delivered like any other record with a topic.
 
 mod broker;
+mod catch_up;
 mod clients;
 mod connection;
+mod cursor;
 mod dispatch;
 mod error;
 pub mod limits;
@@ -42,10 +46,11 @@ mod outbox;
 pub mod packet;
 mod pipeline;
 mod publish;
+mod resend;
 mod retained;
 mod session;
+mod sessions;
 mod subscriptions;
-mod will;
 
 pub use broker::Broker;
 pub use clients::ClientInfo;

@@ -23,6 +23,29 @@ pub const RETAINED_PAGE_ROWS: usize = 32;
 pub const RETAINED_SCANS_MAX: usize = 4096;
 /// Topic aliases that the broker assigns towards one client, however many the client offers.
 pub const OUTBOUND_ALIASES_MAX: u16 = 32;
+/// A client id. It is part of every key of the session's rows.
+pub const CLIENT_ID_BYTES_MAX: usize = 4096;
+/// The topic filters of one client, all together: they are rows that come and go in one Batch.
+pub const FILTERS_BYTES_MAX: usize = 1 << 20;
+/// How often a change that lost a race is tried again.
+pub const RACES_MAX: u32 = 16;
+/// Rows of sessions read at once.
+pub const SESSION_PAGE_ROWS: usize = 256;
+/// When a will that could not be published is tried again, in seconds.
+pub const WILL_RETRY_S: u32 = 10;
+/// Sessions whose expiry or will is looked after at once.
+pub const SESSION_VISITS_MAX: usize = 32;
+/// How often the progress of a session that moved is saved, in milliseconds. All that are due are saved together.
+pub const PROGRESS_SAVE_MS: u64 = 1_000;
+/// How often the progress of a session without messages of its own is saved, so that a resume does not read again what
+/// was for others, in milliseconds.
+pub const PROGRESS_IDLE_MS: u64 = 30_000;
+/// What a session reads from the log at once: whole entries, at least one.
+pub const CATCH_UP_PAGE_BYTES: usize = 256 << 10;
+/// Topics that a session which reads from the log remembers its grant for.
+pub const CATCH_UP_TOPICS_MAX: usize = 4096;
+/// Unacknowledged messages of an earlier connection that are read at once, to be sent again.
+pub const RESEND_PAGE_MESSAGES: usize = 8;
 /// How often a message is routed again because the routing moved under it, before it is refused.
 pub const ROUTE_ATTEMPTS_MAX: u32 = 100;
 /// The pause before such an attempt, in milliseconds.
@@ -44,4 +67,9 @@ pub const REASON_STRING_BYTES_MAX: usize = 200;
 
 const _: () = assert!(READ_BYTES_MIN <= READ_BYTES_MAX);
 const _: () = assert!(FLUSH_WAIT_MS < DRAIN_WAIT_MS && DRAIN_WAIT_MS < STOP_WAIT_MS);
+const _: () = assert!(PROGRESS_SAVE_MS <= PROGRESS_IDLE_MS);
+const _: () = assert!(
+    CLIENT_ID_BYTES_MAX + 2 + headwater_store::limits::TOPIC_BYTES_MAX <= headwater_store::limits::TABLE_KEY_BYTES_MAX
+);
+const _: () = assert!(FILTERS_BYTES_MAX >= headwater_store::limits::TOPIC_BYTES_MAX);
 const _: () = assert!(MATCHED_TOPICS_PER_CONNECTION_MAX <= MATCHED_TOPICS_MAX);

@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use headwater_config::BrokerConfig;
-use headwater_store::{LogIndex, Store};
+use headwater_store::{GroupId, LogIndex, Store};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clients::Clients;
 use crate::connection;
+use crate::dispatch::Dispatched;
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::session::SessionLimits;
+use crate::sessions::Sessions;
 use crate::subscriptions::Subscriptions;
 
 /// What all connections share.
@@ -29,11 +32,16 @@ pub struct Shared {
     pub publisher: Publisher,
     pub subscriptions: Arc<Subscriptions>,
     pub clients: Clients,
+    pub sessions: Sessions,
     pub metrics: Arc<Metrics>,
     pub session_limits: SessionLimits,
     pub packet_max: usize,
     pub outbox_bytes: usize,
     pub connect_timeout: Duration,
+    /// By group, the catalog's included.
+    pub dispatched: Vec<Arc<Dispatched>>,
+    /// What recurs in all connections falls together, counted from here.
+    pub started: Instant,
     /// Cancelled when the broker stops.
     pub stopping: CancellationToken,
     connections: AtomicU64,
@@ -44,8 +52,12 @@ pub struct Shared {
 impl Shared {
     /// For a broker of `store` with `config`.
     pub fn new(store: Store, config: &BrokerConfig) -> Shared {
+        let publisher = Publisher::new(store.clone());
         Shared {
-            publisher: Publisher::new(store.clone()),
+            sessions: Sessions::new(publisher.clone()),
+            publisher,
+            dispatched: (0..=store.data_groups().count()).map(|_| Arc::default()).collect(),
+            started: Instant::now(),
             store,
             subscriptions: Arc::default(),
             clients: Clients::default(),
@@ -58,6 +70,16 @@ impl Shared {
             connections: AtomicU64::new(0),
             salt: std::hash::RandomState::new(),
         }
+    }
+
+    /// Groups, the catalog's included.
+    pub fn groups(&self) -> usize {
+        self.dispatched.len()
+    }
+
+    /// How far a group's dispatcher is.
+    pub fn dispatched(&self, group: GroupId) -> &Arc<Dispatched> {
+        &self.dispatched[usize::from(group.0)]
     }
 
     /// How far each group is applied, by its number.

@@ -52,7 +52,7 @@ impl Metrics {
         for (counter, count) in [
             (&self.queued_messages, tally.queued),
             (&self.dropped_messages, tally.dropped),
-            (&self.slow_clients, tally.overflowed),
+            (&self.slow_clients, tally.fell_behind),
         ] {
             if count > 0 {
                 counter.increment(count);
@@ -79,7 +79,7 @@ fn describe() {
     describe_counter!("headwater_mqtt_received_messages_total", "PUBLISH packets received");
     describe_counter!(
         "headwater_mqtt_acknowledged_messages_total",
-        "QoS 1 messages committed and acknowledged"
+        "QoS 1 and 2 messages committed and acknowledged"
     );
     describe_counter!(
         "headwater_mqtt_refused_messages_total",
@@ -107,6 +107,6 @@ fn describe() {
     );
     describe_counter!(
         "headwater_mqtt_slow_clients_total",
-        "clients cut off at a full outbox of QoS 1 messages"
+        "times that a client's outbox was full of QoS 1 or 2 messages, so that it was read from the log"
     );
 }

@@ -1,19 +1,26 @@
 //! What waits for one client: bounded by bytes, filled by dispatchers, emptied by the client's connection.
 //!
+//! A message that does not fit closes its group: the rest of the group's messages is read from the log, where they all
+//! are, and the group is opened again when the client has caught up (`catch_up`). A resumed session begins closed. The
+//! cut is exact, because the dispatcher says which entry it is at before it looks for receivers, and both the push and
+//! the opening happen under the outbox's lock.
+//!
 //! The outbox is also the way to tell a connection to end: whoever does so and whoever delivers wake the same task.
 //! The lock is held for a push or a take, never across an await.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use headwater_store::{Header, Qos, Record, TimestampMs, TopicName};
+use headwater_store::{GroupId, Header, LogIndex, Qos, Record, TimestampMs, TopicName};
 
+use crate::cursor::At;
 use crate::error::End;
 use crate::limits::DELIVERY_OVERHEAD_BYTES;
-use crate::packet::Reason;
+use crate::packet::PacketId;
 use crate::publish::to_property;
 
 /// A message on its way out, shared by all who receive it.
@@ -29,6 +36,8 @@ pub struct Outgoing {
     pub retain: bool,
     /// Append time: message expiry counts from it.
     pub timestamp: TimestampMs,
+    /// Where it is in the log; None for one that is delivered before it is committed, and for a retained one.
+    pub at: Option<At>,
     headers: Vec<Header>,
     properties: OnceLock<Bytes>,
     size_bytes: usize,
@@ -36,7 +45,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// None for a record without a topic.
-    pub fn new(record: Record) -> Option<Outgoing> {
+    pub fn new(record: Record, at: Option<At>) -> Option<Outgoing> {
         // It may wait long: it should not hold the record batch, or the read buffer, that it was cut from.
         let record = record.detached();
         Some(Outgoing {
@@ -46,6 +55,7 @@ impl Outgoing {
             qos: record.qos,
             retain: record.retain,
             timestamp: record.timestamp,
+            at,
             headers: record.headers,
             properties: OnceLock::new(),
         })
@@ -96,6 +106,8 @@ pub struct Delivery {
     pub message: Arc<Outgoing>,
     /// The lower of the publisher's and the subscription's.
     pub qos: Qos,
+    /// It was sent by an earlier connection of the session under this packet id, and not acknowledged.
+    pub resend: Option<PacketId>,
     /// RETAIN as this client sees it.
     pub retain: bool,
     /// The identifiers of the subscriptions that it matches.
@@ -109,8 +121,10 @@ pub enum Pushed {
     Queued,
     /// A QoS 0 message found the outbox full.
     Dropped,
-    /// A QoS 1 message found the outbox full: a clean session has no other place to wait, so the client is cut off.
-    Overflowed,
+    /// A QoS 1 or 2 message found the outbox full: the client gets it, and what follows it in its group, from the log.
+    FellBehind,
+    /// The client reads this group from the log, this message too. QoS 0 is not read from there.
+    Behind,
     /// The connection is ending anyway.
     Ended,
 }
@@ -128,36 +142,79 @@ struct State {
     bytes: usize,
     end: Option<End>,
     waker: Option<Waker>,
+    /// By group: entries before it are not for this outbox.
+    open_from: Box<[LogIndex]>,
+    /// Groups that closed because the outbox was full, and the entry that did not fit.
+    fallen: Vec<(GroupId, LogIndex)>,
 }
 
+const CLOSED: LogIndex = LogIndex(u64::MAX);
+
 impl Outbox {
-    /// An outbox for about `bytes_max` bytes; one message fits whatever its size.
-    pub fn new(bytes_max: usize) -> Outbox {
+    /// An outbox for about `bytes_max` bytes; one message fits whatever its size. All `groups`, numbered from 0, are open.
+    pub fn new(bytes_max: usize, groups: usize) -> Outbox {
+        let state = State {
+            open_from: vec![LogIndex(0); groups].into(),
+            ..State::default()
+        };
         Outbox {
             bytes_max,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }
     }
 
-    /// Adds a delivery. A full outbox drops QoS 0 and ends the connection on QoS 1.
+    /// Closes all groups: a resumed session reads what it has missed from the log first.
+    pub fn close(&self) {
+        self.lock().open_from.fill(CLOSED);
+    }
+
+    /// Adds a delivery. A full outbox drops QoS 0; QoS 1 and 2 close their group.
     pub fn push(&self, delivery: Delivery) -> Pushed {
         let mut state = self.lock();
         if state.end.is_some() {
             return Pushed::Ended;
         }
+        let at = delivery.message.at;
+        if at.is_some_and(|at| at.index < state.open_from[group_slot(at.shard.group)]) {
+            return Pushed::Behind;
+        }
         let bytes = delivery.message.size_bytes();
         if !state.queue.is_empty() && state.bytes + bytes > self.bytes_max {
-            if delivery.qos == Qos::AtMostOnce {
+            let Some(at) = at.filter(|_| delivery.qos > Qos::AtMostOnce) else {
                 return Pushed::Dropped;
-            }
-            let detail = "the client does not keep up with its QoS 1 messages";
-            state.finish(End::server(Reason::QUOTA_EXCEEDED, detail));
-            return Pushed::Overflowed;
+            };
+            state.open_from[group_slot(at.shard.group)] = CLOSED;
+            state.fallen.push((at.shard.group, at.index));
+            return Pushed::FellBehind;
         }
         state.bytes += bytes;
         state.queue.push_back(delivery);
         state.wake();
         Pushed::Queued
+    }
+
+    /// Groups that closed since the last call, each with the entry to go on with; none while messages from before wait.
+    pub fn take_fallen(&self) -> Vec<(GroupId, LogIndex)> {
+        let mut state = self.lock();
+        match state.queue.is_empty() {
+            true => std::mem::take(&mut state.fallen),
+            false => Vec::new(),
+        }
+    }
+
+    /// Opens a group for entries that its dispatcher has not `begun` yet, but not for any before `next`, which are read
+    /// already. Gives the first entry that it is open for.
+    pub fn open(&self, group: GroupId, begun: &AtomicU64, next: LogIndex) -> LogIndex {
+        let mut state = self.lock();
+        let from = LogIndex(begun.load(Ordering::SeqCst)).next().max(next);
+        state.open_from[group_slot(group)] = from;
+        from
+    }
+
+    /// Whether nothing waits and no group has fallen behind.
+    pub fn is_drained(&self) -> bool {
+        let state = self.lock();
+        state.queue.is_empty() && state.fallen.is_empty()
     }
 
     /// Tells the connection to end. The first reason stands.
@@ -232,19 +289,40 @@ impl State {
     }
 }
 
+fn group_slot(group: GroupId) -> usize {
+    usize::from(group.0)
+}
+
 #[cfg(test)]
 mod tests {
+    use headwater_store::{Offset, ShardId, StreamId};
+
     use super::*;
 
     fn delivery(qos: Qos, payload: usize) -> Delivery {
+        committed(qos, payload, 1, 1)
+    }
+
+    fn committed(qos: Qos, payload: usize, group: u16, index: u64) -> Delivery {
         let record = Record {
             topic: TopicName::new("a").ok(),
             ..Record::new(vec![0; payload])
         };
-        let message = Outgoing::new(record).map(Arc::new).unwrap();
+        let shard = ShardId {
+            group: GroupId(group),
+            stream: StreamId(1),
+            number: 0,
+        };
+        let at = At {
+            index: LogIndex(index),
+            shard,
+            offset: Offset(index),
+        };
+        let message = Outgoing::new(record, Some(at)).map(Arc::new).unwrap();
         Delivery {
             message,
             qos,
+            resend: None,
             retain: false,
             subscription_ids: None,
         }
@@ -257,8 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_outbox_drops_qos_0_and_ends_on_qos_1() {
-        let outbox = Outbox::new(1000);
+    fn a_full_outbox_drops_qos_0_and_sends_qos_1_to_the_log() {
+        let outbox = Outbox::new(1200, 3);
         assert_eq!(
             outbox.push(delivery(Qos::AtMostOnce, 5000)),
             Pushed::Queued,
@@ -267,24 +345,46 @@ mod tests {
         assert_eq!(outbox.push(delivery(Qos::AtMostOnce, 1)), Pushed::Dropped);
         assert_eq!(take(&outbox, 9), Poll::Ready(Ok(1)));
         assert_eq!(outbox.bytes(), 0);
-        for _ in 0..2 {
-            assert_eq!(outbox.push(delivery(Qos::AtLeastOnce, 300)), Pushed::Queued);
+        for index in [1, 2] {
+            assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 300, 1, index)), Pushed::Queued);
         }
-        assert_eq!(outbox.push(delivery(Qos::AtLeastOnce, 300)), Pushed::Overflowed);
-        assert_eq!(outbox.push(delivery(Qos::AtLeastOnce, 300)), Pushed::Ended);
-        assert!(matches!(
-            take(&outbox, 9),
-            Poll::Ready(Err(End::Server {
-                reason: Reason::QUOTA_EXCEEDED,
-                ..
-            }))
-        ));
-        assert_eq!(outbox.bytes(), 0, "what nobody will get is not kept");
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 300, 1, 3)), Pushed::FellBehind);
+        assert_eq!(
+            outbox.push(committed(Qos::ExactlyOnce, 1, 1, 4)),
+            Pushed::Behind,
+            "order"
+        );
+        assert_eq!(
+            outbox.push(committed(Qos::ExactlyOnce, 1, 2, 9)),
+            Pushed::Queued,
+            "of a group alone"
+        );
+        assert_eq!(outbox.take_fallen(), [], "what came before is taken first");
+        assert_eq!(take(&outbox, 9), Poll::Ready(Ok(3)));
+        assert!(!outbox.is_drained());
+        assert_eq!(outbox.take_fallen(), [(GroupId(1), LogIndex(3))]);
+        assert!(outbox.is_drained());
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 300, 1, 5)), Pushed::Behind);
+    }
+
+    #[test]
+    fn a_group_opens_behind_what_its_dispatcher_has_begun_and_the_client_has_read() {
+        let outbox = Outbox::new(1000, 3);
+        outbox.close();
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 1, 1, 7)), Pushed::Behind);
+        let begun = AtomicU64::new(7);
+        assert_eq!(outbox.open(GroupId(1), &begun, LogIndex(3)), LogIndex(8));
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 1, 1, 7)), Pushed::Behind);
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 1, 1, 8)), Pushed::Queued);
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 1, 2, 8)), Pushed::Behind);
+        // The client may have read further than the dispatcher has come.
+        assert_eq!(outbox.open(GroupId(2), &begun, LogIndex(10)), LogIndex(10));
+        assert_eq!(outbox.push(committed(Qos::AtLeastOnce, 1, 2, 9)), Pushed::Behind);
     }
 
     #[test]
     fn deliveries_come_in_order_and_in_portions() {
-        let outbox = Outbox::new(1 << 20);
+        let outbox = Outbox::new(1 << 20, 2);
         assert_eq!(take(&outbox, 9), Poll::Pending);
         for size in 0..5 {
             outbox.push(delivery(Qos::AtMostOnce, size));

@@ -7,6 +7,9 @@
 //! When the routing changes while chunks are on the way, the store refuses those routed by the old one. They are then
 //! routed again and written one by one, before anything newer: a chunk of a newer routing is only submitted when
 //! all older ones are settled, so a refused message is never overtaken by a later one of the same topic.
+//!
+//! In a session that outlives its connection, the packet id of a QoS 2 message is remembered in the message's own Batch
+//! (`sessions`). Such a Batch is conditional; what else is in it shares its fate.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,21 +17,35 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use headwater_store::{Batch, Receipt, Record, RouteRevision, WriteError};
+use headwater_store::{Batch, GroupId, Receipt, Record, RouteRevision, WriteError};
 
 use crate::error::PublishError;
 use crate::limits::MATCHED_TOPICS_PER_CONNECTION_MAX;
 use crate::packet::PacketId;
 use crate::publish::{Message, Origin, Publisher, add_to_batch};
+use crate::sessions::{Held, Receiver};
 use crate::subscriptions::{Matcher, Subscriptions, Tally};
 
 /// What became of one message.
 pub type Outcome = Result<(), PublishError>;
 
+/// What an outcome is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// PUBACK, for QoS 1.
+    Ack(PacketId),
+    /// PUBREC, for a QoS 2 message.
+    Rec(PacketId),
+    /// PUBCOMP, for its release.
+    Comp(PacketId),
+}
+
 /// The messages of one client between its socket and the log.
 pub struct Pipeline {
     publisher: Publisher,
     origin: Origin,
+    /// Some in a session that outlives its connection.
+    receiver: Option<Receiver>,
     matcher: Matcher,
     building: Chunk,
     /// Built and not submitted; all but the last end at a change of the routing.
@@ -37,7 +54,10 @@ pub struct Pipeline {
     work: Option<Pin<Box<dyn Future<Output = VecDeque<Chunk>> + Send>>>,
     /// In order. The first one's outcome is the next to report.
     submitted: VecDeque<Chunk>,
+    /// Of the last chunk that was submitted.
     revision: RouteRevision,
+    /// Of the last message that was added.
+    newest: RouteRevision,
 }
 
 #[derive(Default)]
@@ -46,17 +66,21 @@ struct Chunk {
     entries: Vec<Entry>,
     batches: Vec<Batch>,
     flights: Vec<Flight>,
+    /// Some of its messages' packet ids are remembered.
+    receives: bool,
 }
 
 /// One message of a chunk.
 struct Entry {
-    ack: Option<PacketId>,
+    answer: Option<Answer>,
     cargo: Cargo,
 }
 
 enum Cargo {
     /// On its way, by number of flight. The message is kept because it may have to be routed again.
     Flying { flight: usize, message: Message },
+    /// The release of a QoS 2 message.
+    Releasing { flight: usize, batch: Batch },
     /// Refused, or written outside the chunk's Batches.
     Settled(Outcome),
 }
@@ -73,17 +97,24 @@ impl Pipeline {
         Pipeline {
             publisher,
             origin,
+            receiver: None,
             matcher: Matcher::new(subscriptions, MATCHED_TOPICS_PER_CONNECTION_MAX),
             building: Chunk::default(),
             waiting: VecDeque::new(),
             work: None,
             submitted: VecDeque::new(),
             revision: RouteRevision::default(),
+            newest: RouteRevision::default(),
         }
     }
 
+    /// From now on packet ids of QoS 2 messages are remembered.
+    pub fn remember_with(&mut self, receiver: Receiver) {
+        self.receiver = Some(receiver);
+    }
+
     /// Adds a message. QoS 0 goes to the subscribers of this node at once, besides being stored.
-    pub fn push(&mut self, message: Message, ack: Option<PacketId>) -> Tally {
+    pub fn push(&mut self, message: Message, answer: Option<Answer>) -> Tally {
         let mut tally = Tally::default();
         let store = self.publisher.store();
         let now = store.now();
@@ -101,25 +132,59 @@ impl Pipeline {
         if route.revision != self.building.revision && !self.building.batches.is_empty() {
             self.seal();
         }
+        self.newest = route.revision;
         let chunk = &mut self.building;
         chunk.revision = route.revision;
-        let position = chunk.batches.iter().position(|batch| batch.group == route.group);
-        let flight = position.unwrap_or_else(|| {
-            chunk.batches.push(Batch::new(route.group).routed(route.revision));
-            chunk.batches.len() - 1
-        });
+        let flight = chunk.flight(route.group);
+        // Also where only a release was in it so far.
+        chunk.batches[flight].revision = Some(route.revision);
         add_to_batch(&mut chunk.batches[flight], &route, record, now);
+        if let (Some(Answer::Rec(id)), Some(receiver)) = (answer, &mut self.receiver) {
+            receiver.remember(&mut chunk.batches[flight], id);
+            chunk.receives = true;
+        }
         chunk.entries.push(Entry {
-            ack,
+            answer,
             cargo: Cargo::Flying { flight, message },
         });
         tally
     }
 
-    /// Adds a message that is refused; its acknowledgement waits for its turn.
-    pub fn refuse(&mut self, ack: Option<PacketId>, error: PublishError) {
+    /// Adds the release of a QoS 2 message; its PUBCOMP comes when it is forgotten in the log too.
+    pub fn release(&mut self, id: PacketId) {
+        let answer = Some(Answer::Comp(id));
+        let place = self.receiver.as_ref().and_then(|receiver| receiver.place(id));
+        let (Some(group), Some(receiver)) = (place, &mut self.receiver) else {
+            self.building.entries.push(Entry {
+                answer,
+                cargo: Cargo::Settled(Ok(())),
+            });
+            return;
+        };
+        if self.building.batches.is_empty() {
+            // It needs no routing, and should not look like a change of it.
+            self.building.revision = self.newest;
+        }
+        let flight = self.building.flight(group);
+        let mut batch = Batch::new(group);
+        receiver.release(&mut batch, id);
+        let shared = &mut self.building.batches[flight];
+        // The claim is the first condition of both.
+        if shared.conditions.is_empty() {
+            shared.conditions.clone_from(&batch.conditions);
+        }
+        shared.puts.extend(batch.puts.iter().cloned());
+        self.building.receives = true;
         self.building.entries.push(Entry {
-            ack,
+            answer,
+            cargo: Cargo::Releasing { flight, batch },
+        });
+    }
+
+    /// Adds a message that is refused; its answer waits for its turn.
+    pub fn refuse(&mut self, answer: Option<Answer>, error: PublishError) {
+        self.building.entries.push(Entry {
+            answer,
             cargo: Cargo::Settled(Err(error)),
         });
     }
@@ -143,7 +208,7 @@ impl Pipeline {
 
     /// Moves everything on, and adds what became of messages to `outcomes`, in order. Returns whether anything moved;
     /// if not, the context's task is woken when something can.
-    pub fn poll(&mut self, context: &mut Context<'_>, outcomes: &mut Vec<(Option<PacketId>, Outcome)>) -> bool {
+    pub fn poll(&mut self, context: &mut Context<'_>, outcomes: &mut Vec<(Option<Answer>, Outcome)>) -> bool {
         let mut moved = false;
         loop {
             if let Some(work) = &mut self.work {
@@ -182,7 +247,16 @@ impl Pipeline {
         }
         self.revision = chunk.revision;
         let store = self.publisher.store().clone();
+        let ready = self.receiver.as_ref().filter(|_| chunk.receives).map(Receiver::ready);
         self.work = Some(Box::pin(async move {
+            if let Some(ready) = ready
+                && let Err(error) = ready.await
+            {
+                let failed = std::mem::take(&mut chunk.batches);
+                chunk
+                    .flights
+                    .extend(failed.iter().map(|_| Flight::Landed(Err(error.clone()))));
+            }
             for batch in std::mem::take(&mut chunk.batches) {
                 chunk.flights.push(match store.submit(batch).await {
                     Ok(receipt) => Flight::Pending(receipt),
@@ -195,7 +269,7 @@ impl Pipeline {
     }
 
     /// Reports the first submitted chunk, if all its Batches have landed.
-    fn poll_first(&mut self, context: &mut Context<'_>, outcomes: &mut Vec<(Option<PacketId>, Outcome)>) -> bool {
+    fn poll_first(&mut self, context: &mut Context<'_>, outcomes: &mut Vec<(Option<Answer>, Outcome)>) -> bool {
         let Some(chunk) = self.submitted.front_mut() else {
             return false;
         };
@@ -204,7 +278,13 @@ impl Pipeline {
         }
         if chunk.flights.iter().any(Flight::is_stale) {
             let chunks = std::mem::take(&mut self.submitted);
-            self.work = Some(Box::pin(settle(self.publisher.clone(), self.origin.clone(), chunks)));
+            let held = self.receiver.as_ref().map(Receiver::held);
+            self.work = Some(Box::pin(settle(
+                self.publisher.clone(),
+                self.origin.clone(),
+                held,
+                chunks,
+            )));
             // The work has to be polled before it can wake anyone.
             context.waker().wake_by_ref();
             return true;
@@ -221,6 +301,15 @@ impl Pipeline {
 }
 
 impl Chunk {
+    /// The number of the Batch of `group`.
+    fn flight(&mut self, group: GroupId) -> usize {
+        let position = self.batches.iter().position(|batch| batch.group == group);
+        position.unwrap_or_else(|| {
+            self.batches.push(Batch::new(group));
+            self.batches.len() - 1
+        })
+    }
+
     fn poll_flights(&mut self, context: &mut Context<'_>) -> Poll<()> {
         for flight in &mut self.flights {
             if let Flight::Pending(receipt) = flight {
@@ -233,16 +322,16 @@ impl Chunk {
         Poll::Ready(())
     }
 
-    fn report(self, outcomes: &mut Vec<(Option<PacketId>, Outcome)>) {
+    fn report(self, outcomes: &mut Vec<(Option<Answer>, Outcome)>) {
         for entry in self.entries {
             let outcome = match entry.cargo {
                 Cargo::Settled(outcome) => outcome,
-                Cargo::Flying { flight, .. } => match &self.flights[flight] {
+                Cargo::Flying { flight, .. } | Cargo::Releasing { flight, .. } => match &self.flights[flight] {
                     Flight::Landed(outcome) => outcome.clone().map_err(PublishError::from),
                     Flight::Pending(_) => unreachable!("a chunk is reported when all its flights have landed"),
                 },
             };
-            outcomes.push((entry.ack, outcome));
+            outcomes.push((entry.answer, outcome));
         }
     }
 }
@@ -254,18 +343,39 @@ impl Flight {
 }
 
 /// Waits for everything that is under way, then writes what was refused for its routing again, in order.
-async fn settle(publisher: Publisher, origin: Origin, mut chunks: VecDeque<Chunk>) -> VecDeque<Chunk> {
+async fn settle(
+    publisher: Publisher,
+    origin: Origin,
+    held: Option<Held>,
+    mut chunks: VecDeque<Chunk>,
+) -> VecDeque<Chunk> {
     for chunk in &mut chunks {
         std::future::poll_fn(|context| chunk.poll_flights(context)).await;
     }
     for chunk in &mut chunks {
         for entry in &mut chunk.entries {
-            if let Cargo::Flying { flight, message } = &entry.cargo
-                && chunk.flights[*flight].is_stale()
-            {
-                let record = message.record(&origin, publisher.delivered_live(message));
-                entry.cargo = Cargo::Settled(publisher.publish(record).await.map(drop));
-            }
+            let outcome = match &entry.cargo {
+                Cargo::Flying { flight, message } if chunk.flights[*flight].is_stale() => {
+                    let record = message.record(&origin, publisher.delivered_live(message));
+                    let remembered = match (entry.answer, &held) {
+                        (Some(Answer::Rec(id)), Some(held)) => Some((held, id)),
+                        _ => None,
+                    };
+                    let complete = |batch| match remembered {
+                        Some((held, id)) => Receiver::remembered(batch, held, id),
+                        None => batch,
+                    };
+                    publisher.publish_with(record, complete).await.map(drop)
+                }
+                Cargo::Releasing { flight, batch } if chunk.flights[*flight].is_stale() => publisher
+                    .store()
+                    .write(batch.clone())
+                    .await
+                    .map(drop)
+                    .map_err(PublishError::from),
+                _ => continue,
+            };
+            entry.cargo = Cargo::Settled(outcome);
         }
         // What was stale is settled, message by message.
         chunk
@@ -287,6 +397,10 @@ mod tests {
     use super::*;
     use crate::packet::Properties;
     use headwater_store::Qos;
+
+    fn ack(id: u16) -> Option<Answer> {
+        PacketId::new(id).map(Answer::Ack)
+    }
 
     fn message(topic: &str, payload: &'static str) -> Message {
         Message {
@@ -313,7 +427,7 @@ mod tests {
         Pipeline::new(Publisher::new(store.clone()), origin, Arc::default())
     }
 
-    async fn run_dry(pipeline: &mut Pipeline) -> Vec<(Option<PacketId>, bool)> {
+    async fn run_dry(pipeline: &mut Pipeline) -> Vec<(Option<Answer>, bool)> {
         let mut outcomes = Vec::new();
         std::future::poll_fn(|context| {
             while pipeline.poll(context, &mut outcomes) {}
@@ -361,16 +475,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path()).await;
         let mut pipeline = pipeline(&store);
-        pipeline.push(message("a/b", "1"), PacketId::new(1));
-        pipeline.push(message("a/b", "2"), PacketId::new(2));
+        pipeline.push(message("a/b", "1"), ack(1));
+        pipeline.push(message("a/b", "2"), ack(2));
         pipeline.seal();
         // Routed and not submitted: by the time they are, the group's fence is ahead of them.
         capture(&store, "newer", "a/#").await;
-        pipeline.push(message("a/b", "3"), PacketId::new(3));
-        pipeline.push(message("x/y", "-"), PacketId::new(4));
+        pipeline.push(message("a/b", "3"), ack(3));
+        pipeline.push(message("x/y", "-"), ack(4));
         pipeline.seal();
         let outcomes = run_dry(&mut pipeline).await;
-        assert_eq!(outcomes, [1, 2, 3, 4].map(|id| (PacketId::new(id), true)));
+        assert_eq!(outcomes, [1, 2, 3, 4].map(|id| (ack(id), true)));
         assert_eq!(stored(&store, "newer", "a/b").await, "123");
         store.stop().await;
     }
@@ -380,21 +494,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path()).await;
         let mut pipeline = pipeline(&store);
-        pipeline.refuse(PacketId::new(1), PublishError::NoTopic);
+        pipeline.refuse(ack(1), PublishError::NoTopic);
         pipeline.seal();
-        pipeline.push(message("a/b", "1"), PacketId::new(2));
-        pipeline.refuse(PacketId::new(3), PublishError::NoTopic);
-        pipeline.push(message("c", "2"), PacketId::new(4));
+        pipeline.push(message("a/b", "1"), ack(2));
+        pipeline.refuse(ack(3), PublishError::NoTopic);
+        pipeline.push(message("c", "2"), ack(4));
         pipeline.seal();
         let outcomes = run_dry(&mut pipeline).await;
-        let expected = [(1, false), (2, true), (3, false), (4, true)].map(|(id, good)| (PacketId::new(id), good));
+        let expected = [(1, false), (2, true), (3, false), (4, true)].map(|(id, good)| (ack(id), good));
         assert_eq!(outcomes, expected);
         store.stop().await;
-        pipeline.push(message("a/b", "3"), PacketId::new(5));
+        pipeline.push(message("a/b", "3"), ack(5));
         pipeline.seal();
         assert_eq!(
             run_dry(&mut pipeline).await,
-            [(PacketId::new(5), false)],
+            [(ack(5), false)],
             "nothing is good after the stop"
         );
     }

@@ -172,6 +172,15 @@ impl Publisher {
     /// Publishes `record` to its topic: routes it, keeps or clears the retained message if it asks for that, and waits
     /// until it is committed. Subscribers then receive it from the dispatcher, whatever its QoS.
     pub async fn publish(&self, record: Record) -> Result<Published, PublishError> {
+        self.publish_with(record, |batch| batch).await
+    }
+
+    /// The same, with what else the message's Batch is to hold: conditions and rows, but no appends.
+    pub(crate) async fn publish_with(
+        &self,
+        record: Record,
+        complete: impl Fn(Batch) -> Batch,
+    ) -> Result<Published, PublishError> {
         let topic = record.topic.clone().ok_or(PublishError::NoTopic)?;
         if let Some(name) = reserved_topic(&topic) {
             return Err(PublishError::Reserved(name));
@@ -182,7 +191,7 @@ impl Publisher {
             add_to_batch(&mut batch, &route, record.clone(), self.store.now());
             // The home copy is appended last.
             let home = batch.appends.len() - 1;
-            match self.store.write(batch).await {
+            match self.store.write(complete(batch)).await {
                 Ok(committed) => {
                     return Ok(Published {
                         shard: route.home,

@@ -90,7 +90,7 @@ fn split(row: &[u8]) -> IResult<&[u8], Row<'_>, Error<&[u8]>> {
 }
 
 /// Reads a row back; None for one that this version did not write.
-fn from_row(topic: TopicName, row: &Bytes) -> Option<Record> {
+pub fn from_row(topic: TopicName, row: &Bytes) -> Option<Record> {
     let (_, fields) = split(row).ok()?;
     if fields.version != ROW_VERSION {
         return None;
@@ -190,12 +190,13 @@ impl Scan {
             tracing::warn!(filter = %self.subscription.filter, "a retained row that this version cannot read");
             return None;
         };
-        let message = Arc::new(Outgoing::new(record)?);
+        let message = Arc::new(Outgoing::new(record, None)?);
         if self.subscription.options.no_local && message.client_id() == Some(&self.client_id) {
             return None;
         }
         Some(Delivery {
             qos: message.qos.min(self.subscription.options.qos),
+            resend: None,
             retain: true,
             subscription_ids: self.subscription.id.map(|id| Arc::from([id])),
             message,

@@ -1,46 +1,59 @@
 //! The protocol's state for one client: packets in, actions out. No socket, no clock of its own, no store.
 //!
 //! The connection feeds it packets and carries out the [`Action`]s in order; it gives it deliveries and the outcomes
-//! of what the client published, and gets bytes for the socket. Sessions are clean: nothing outlives the connection.
+//! of what the client published, and gets bytes for the socket. Bytes come in two kinds: those that may be sent at once,
+//! and, in a session that outlives its connection, those that may be sent when what they stand for is saved: a QoS 2
+//! message with its packet id, a PUBREL.
 
 mod alias;
 mod connect;
 mod inflight;
+mod outbound;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
-use headwater_store::{Qos, TimestampMs, TopicFilter, TopicName};
+use headwater_store::{LogIndex, Qos, TopicFilter, TopicName, WriteError};
 
 use crate::error::{End, PublishError};
-use crate::limits::REASON_STRING_BYTES_MAX;
-use crate::outbox::Delivery;
+use crate::limits::{FILTERS_BYTES_MAX, REASON_STRING_BYTES_MAX};
 use crate::packet::{
-    Ack, Disconnect, Packet, PacketId, Properties, Property, Publish, PublishParts, Reason, RetainHandling, SubAck,
-    Subscribe, SubscriptionOptions, Unsubscribe, Version, encode,
+    Ack, Disconnect, Packet, PacketId, Properties, Property, Publish, Reason, RetainHandling, SubAck, Subscribe,
+    SubscriptionOptions, Unsubscribe, Version, encode,
 };
+use crate::pipeline::Answer;
 use crate::publish::{Message, RESERVED_TOPICS, reserved_topic};
 
 use alias::{InboundAliases, OutboundAliases};
 use inflight::Inflight;
 
-pub use connect::{Accepted, SessionLimits, accept};
+pub use connect::{SessionLimits, accept};
+pub use inflight::{Flight, Source};
+pub use outbound::{Delivered, Output};
 
 /// What the connection is to do, in order.
 #[derive(Debug)]
 pub enum Action {
-    /// Commit a message, then report it to [`Session::acknowledge`] if it has a packet id.
-    Publish { message: Message, ack: Option<PacketId> },
+    /// Commit a message, then report it to [`Session::acknowledge`] if it wants an answer.
+    Publish { message: Message, answer: Option<Answer> },
     /// A message that is refused. Its outcome waits for its turn: acknowledgements keep the order of the messages.
-    Refuse { ack: Option<PacketId>, error: PublishError },
+    Refuse {
+        answer: Option<Answer>,
+        error: PublishError,
+    },
+    /// Forget that this QoS 2 message was received, then report it to [`Session::acknowledge`].
+    Release(PacketId),
     /// Add or replace a subscription.
     Subscribe(Subscription),
     /// Take one away.
     Unsubscribe(TopicFilter),
     /// Send this.
     Send(Packet),
+    /// Send this when what came before it is saved.
+    SendSaved(Packet),
     /// Then send the retained messages that this subscription matches.
     SendRetained(Subscription),
 }
@@ -56,43 +69,63 @@ pub struct Subscription {
     pub id: Option<u32>,
 }
 
-/// What became of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivered {
-    /// Its packet is in the buffer.
-    Sent,
-    /// The client has as many unacknowledged messages as it may have: try again after a PUBACK.
-    WindowFull,
-    /// It had expired.
-    Expired,
-    /// The client said that it does not take packets of that size [MQTT-3.1.2-24].
-    Oversize,
-}
-
 /// One client's protocol state, from its CONNECT to its end.
 #[derive(Debug)]
 pub struct Session {
     version: Version,
     client_id: ByteString,
-    username: Option<ByteString>,
     keep_alive: Option<Duration>,
-    will: Option<Message>,
-    /// The client asked for a session that outlives the connection; it was told that it gets none.
-    asked_expiry: bool,
+    /// How long the session outlives the connection, in seconds; `u32::MAX` is for ever.
+    expiry_s: u32,
+    expiry_max_s: u32,
+    /// It does, so its state is saved.
+    durable: bool,
     /// The client wants reason strings.
     problem_information: bool,
     receive_max: u16,
-    /// Its QoS 1 messages that are not acknowledged yet.
+    /// Its messages that are not acknowledged to the end: PUBACK or PUBCOMP.
     unacknowledged: usize,
+    /// Its messages that wait for the log.
+    in_log: usize,
+    /// Its QoS 2 messages, until their PUBCOMP.
+    received: HashMap<PacketId, Received>,
     inbound_aliases: InboundAliases,
     outbound_aliases: OutboundAliases,
     inflight: Inflight,
     /// The client's Maximum Packet Size.
     packet_max: usize,
     subscriptions_max: usize,
-    subscriptions: HashMap<ByteString, TopicFilter>,
+    subscriptions: HashMap<ByteString, Subscribed>,
+    filters_bytes: usize,
     /// Reused for the properties that one delivery does not share with others.
     scratch: BytesMut,
+}
+
+/// A subscription, and how far each group was applied when it was made.
+#[derive(Debug, Clone)]
+pub struct Subscribed {
+    /// As granted.
+    pub subscription: Subscription,
+    /// By group; what is older is not for it.
+    pub since: Arc<[LogIndex]>,
+}
+
+/// A QoS 2 message of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Received {
+    stage: Stage,
+    /// It counts towards the Receive Maximum: it came over this connection.
+    counts: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// On its way into the log.
+    Storing,
+    /// Stored; PUBREC was sent.
+    Stored,
+    /// PUBREL came.
+    Releasing,
 }
 
 impl Session {
@@ -101,31 +134,57 @@ impl Session {
         &self.client_id
     }
 
-    /// If it gave one.
-    pub fn username(&self) -> Option<&ByteString> {
-        self.username.as_ref()
-    }
-
     /// After how long without a packet the client counts as lost: one and a half times its keep alive
     /// [MQTT-3.1.2-22]. None when it is off.
     pub fn keep_alive(&self) -> Option<Duration> {
         self.keep_alive
     }
 
-    /// The will, if this `end` publishes it.
-    pub fn will(&mut self, end: &End) -> Option<Message> {
-        self.will.take().filter(|_| end.publishes_will())
+    /// How long the session outlives the connection, in seconds, as of now.
+    pub fn expiry_s(&self) -> u32 {
+        self.expiry_s
     }
 
-    /// The filters it is subscribed to.
-    pub fn subscriptions(&self) -> impl ExactSizeIterator<Item = &TopicFilter> {
+    /// What it is subscribed to.
+    pub fn subscriptions(&self) -> impl ExactSizeIterator<Item = &Subscribed> {
         self.subscriptions.values()
     }
 
-    /// False while a client before 5.0, which knows no Receive Maximum, has as many messages on the way as a newer
-    /// one might: it is slowed by not reading on.
+    /// From now on its state is saved: see [`Action::SendSaved`].
+    pub fn set_durable(&mut self) {
+        self.durable = true;
+    }
+
+    /// Takes back what an earlier connection left: subscriptions, and QoS 2 messages that it stored.
+    pub fn restore(&mut self, subscriptions: Vec<Subscribed>, received: impl Iterator<Item = PacketId>) {
+        for subscribed in subscriptions {
+            let text = ByteString::from(subscribed.subscription.filter.as_str());
+            self.filters_bytes += text.len();
+            self.subscriptions.insert(text, subscribed);
+        }
+        let stored = Received {
+            stage: Stage::Stored,
+            counts: false,
+        };
+        self.received = received.map(|id| (id, stored)).collect();
+    }
+
+    /// How far each group was applied when the subscription to `filter` was made: `now`, if it is new.
+    pub fn since(&mut self, filter: &TopicFilter, now: impl FnOnce() -> Arc<[LogIndex]>) -> Arc<[LogIndex]> {
+        match self.subscriptions.get_mut(filter.as_str()) {
+            Some(subscribed) if subscribed.since.is_empty() => {
+                subscribed.since = now();
+                subscribed.since.clone()
+            }
+            Some(subscribed) => subscribed.since.clone(),
+            None => now(),
+        }
+    }
+
+    /// False while a client before 5.0, which knows no Receive Maximum, has as many messages on the way into the log as a
+    /// newer one might: it is slowed by not reading on.
     pub fn may_receive(&self) -> bool {
-        self.version == Version::V5 || self.unacknowledged < usize::from(self.receive_max)
+        self.version == Version::V5 || self.in_log < usize::from(self.receive_max)
     }
 
     /// Takes one packet. An error ends the connection.
@@ -134,9 +193,18 @@ impl Session {
             Packet::Publish(publish) => self.publish(publish, actions),
             Packet::PubAck(ack) => {
                 // Out of order is fine, and one that is not expected does no harm: it may be late.
-                self.inflight.release(ack.packet_id);
+                self.inflight.acknowledge(ack.packet_id);
                 Ok(())
             }
+            Packet::PubRec(ack) => {
+                self.pubrec(&ack, actions);
+                Ok(())
+            }
+            Packet::PubComp(ack) => {
+                self.inflight.complete(ack.packet_id);
+                Ok(())
+            }
+            Packet::PubRel(ack) => self.pubrel(ack.packet_id, actions),
             Packet::Subscribe(subscribe) => self.subscribe(subscribe, actions),
             Packet::Unsubscribe(unsubscribe) => {
                 self.unsubscribe(unsubscribe, actions);
@@ -147,39 +215,46 @@ impl Session {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
-            Packet::PubRel(ack) => {
-                actions.push(Action::Send(Packet::PubComp(not_found(ack.packet_id))));
-                Ok(())
-            }
-            Packet::PubRec(ack) if self.version == Version::V5 => {
-                actions.push(Action::Send(Packet::PubRel(not_found(ack.packet_id))));
-                Ok(())
-            }
-            Packet::PubComp(_) => Ok(()),
             Packet::Auth(_) => Err(protocol_error("AUTH without an authentication method in CONNECT")),
             Packet::Connect(_) => Err(protocol_error("a second CONNECT")),
-            Packet::PubRec(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => Err(
-                protocol_error("a packet that only a server sends, or that answers nothing"),
-            ),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(protocol_error("a packet that only a server sends"))
+            }
         }
     }
 
     fn publish(&mut self, publish: Publish, actions: &mut Vec<Action>) -> Result<(), End> {
-        if publish.qos == Qos::ExactlyOnce {
-            return Err(End::server(Reason::QOS_NOT_SUPPORTED, "QoS 2 is not supported yet"));
-        }
-        if publish.packet_id.is_some() {
+        let answer = match (publish.qos, publish.packet_id) {
+            (_, None) => None,
+            (Qos::ExactlyOnce, Some(id)) => match self.received.get(&id).map(|received| received.stage) {
+                // Sent again because PUBREC did not arrive: the message is ours already.
+                Some(Stage::Stored) => {
+                    actions.push(Action::Send(Packet::PubRec(success(id))));
+                    return Ok(());
+                }
+                // Its PUBREC is still to come.
+                Some(Stage::Storing) => return Ok(()),
+                Some(Stage::Releasing) => return Err(protocol_error("a packet id that is still in use")),
+                None => Some(Answer::Rec(id)),
+            },
+            (_, Some(id)) => Some(Answer::Ack(id)),
+        };
+        if answer.is_some() {
             if self.version == Version::V5 && self.unacknowledged >= usize::from(self.receive_max) {
                 let detail = format!("more than {} unacknowledged messages", self.receive_max);
                 return Err(End::server(Reason::RECEIVE_MAXIMUM_EXCEEDED, detail));
             }
             self.unacknowledged += 1;
+            self.in_log += 1;
         }
-        let ack = publish.packet_id;
+        if let Some(Answer::Rec(id)) = answer {
+            let (stage, counts) = (Stage::Storing, true);
+            self.received.insert(id, Received { stage, counts });
+        }
         let topic = match self.topic_of(&publish)? {
             Ok(topic) => topic,
             Err(error) => {
-                actions.push(Action::Refuse { ack, error });
+                actions.push(Action::Refuse { answer, error });
                 return Ok(());
             }
         };
@@ -191,7 +266,24 @@ impl Session {
             retain,
             properties: publish.properties,
         };
-        actions.push(Action::Publish { message, ack });
+        actions.push(Action::Publish { message, answer });
+        Ok(())
+    }
+
+    fn pubrel(&mut self, id: PacketId, actions: &mut Vec<Action>) -> Result<(), End> {
+        match self.received.get_mut(&id) {
+            Some(received) => match received.stage {
+                Stage::Storing => return Err(protocol_error("a PUBREL before its PUBREC")),
+                Stage::Stored => {
+                    received.stage = Stage::Releasing;
+                    self.in_log += 1;
+                    actions.push(Action::Release(id));
+                }
+                // Its PUBCOMP is still to come.
+                Stage::Releasing => {}
+            },
+            None => actions.push(Action::Send(Packet::PubComp(not_found(id)))),
+        }
         Ok(())
     }
 
@@ -223,39 +315,64 @@ impl Session {
         })
     }
 
-    /// The outcome of a QoS 1 message, in the order of the messages. Writes its PUBACK to `out`. A client before 5.0
-    /// can only be told of a success, so a message that was not committed ends its connection unacknowledged.
+    /// The outcome of a message or its release, in the order of the packets. Writes the answer to `out`. A client before
+    /// 5.0 can only be told of a success, so a message that was not committed ends its connection unacknowledged.
     pub fn acknowledge(
         &mut self,
-        packet_id: PacketId,
+        answer: Answer,
         outcome: &Result<(), PublishError>,
         out: &mut BytesMut,
     ) -> Result<(), End> {
-        self.unacknowledged = self.unacknowledged.saturating_sub(1);
+        self.in_log = self.in_log.saturating_sub(1);
         let reason = match outcome {
             Ok(()) => Reason::SUCCESS,
+            Err(PublishError::Write(WriteError::Conflict)) => return Err(End::taken_over()),
             Err(error) => match error.reason() {
-                Some(reason) if self.version == Version::V5 => reason,
+                // Only a message can be refused; its release has to be done.
+                Some(reason) if self.version == Version::V5 && !matches!(answer, Answer::Comp(_)) => reason,
                 Some(reason) => return Err(End::server(reason, error.to_string())),
                 None => return Err(End::server(Reason::IMPLEMENTATION_SPECIFIC_ERROR, error.to_string())),
             },
         };
+        self.note_answer(answer, reason == Reason::SUCCESS);
+        let (first_byte, packet_id) = match answer {
+            Answer::Ack(id) => (0x40, id),
+            Answer::Rec(id) => (0x50, id),
+            Answer::Comp(id) => (0x70, id),
+        };
         if reason == Reason::SUCCESS {
             let [high, low] = packet_id.get().to_be_bytes();
-            out.put_slice(&[0x40, 2, high, low]);
+            out.put_slice(&[first_byte, 2, high, low]);
             return Ok(());
         }
         let detail = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let properties = self.reason_string(&detail);
-        self.send(
-            &Packet::PubAck(Ack {
-                packet_id,
-                reason,
-                properties,
-            }),
-            out,
-        );
+        let ack = Ack {
+            packet_id,
+            reason,
+            properties,
+        };
+        let packet = match answer {
+            Answer::Ack(_) => Packet::PubAck(ack),
+            Answer::Rec(_) | Answer::Comp(_) => Packet::PubRec(ack),
+        };
+        self.send(&packet, out);
         Ok(())
+    }
+
+    /// Moves a QoS 2 message on, and gives back its part of the Receive Maximum at its end.
+    fn note_answer(&mut self, answer: Answer, good: bool) {
+        let done = match answer {
+            Answer::Ack(_) => true,
+            Answer::Rec(id) if good => {
+                if let Some(received) = self.received.get_mut(&id) {
+                    received.stage = Stage::Stored;
+                }
+                false
+            }
+            Answer::Rec(id) | Answer::Comp(id) => self.received.remove(&id).is_some_and(|received| received.counts),
+        };
+        self.unacknowledged = self.unacknowledged.saturating_sub(usize::from(done));
     }
 
     fn subscribe(&mut self, subscribe: Subscribe, actions: &mut Vec<Action>) -> Result<(), End> {
@@ -289,7 +406,7 @@ impl Session {
             }
         }
         let (packet_id, properties) = (subscribe.packet_id, Properties::default());
-        actions.push(Action::Send(Packet::SubAck(SubAck {
+        actions.push(Action::SendSaved(Packet::SubAck(SubAck {
             packet_id,
             properties,
             reasons: reasons.freeze(),
@@ -302,7 +419,7 @@ impl Session {
     fn grant(
         &mut self,
         text: &ByteString,
-        mut options: SubscriptionOptions,
+        options: SubscriptionOptions,
         id: Option<u32>,
     ) -> Result<(Subscription, bool), Reason> {
         if text.starts_with("$share/") {
@@ -318,13 +435,22 @@ impl Session {
         // A copy of the text, which is a slice of a whole read buffer.
         let text = ByteString::from(&**text);
         let filter = TopicFilter::new(text.clone()).map_err(|_| Reason::TOPIC_FILTER_INVALID)?;
-        let existed = self.subscriptions.contains_key(&text);
-        if !existed && self.subscriptions.len() >= self.subscriptions_max {
+        let existed = self.subscriptions.get(&text);
+        let too_long = self.filters_bytes + text.len() > FILTERS_BYTES_MAX;
+        if existed.is_none() && (self.subscriptions.len() >= self.subscriptions_max || too_long) {
             return Err(Reason::QUOTA_EXCEEDED);
         }
-        self.subscriptions.insert(text, filter.clone());
-        options.qos = options.qos.min(Qos::AtLeastOnce);
-        Ok((Subscription { filter, options, id }, existed))
+        // The same again goes on where it was [MQTT-3.8.4-3].
+        let since = existed.map_or_else(Arc::default, |subscribed| subscribed.since.clone());
+        let existed = existed.is_some();
+        self.filters_bytes += if existed { 0 } else { text.len() };
+        let subscription = Subscription { filter, options, id };
+        let subscribed = Subscribed {
+            subscription: subscription.clone(),
+            since,
+        };
+        self.subscriptions.insert(text, subscribed);
+        Ok((subscription, existed))
     }
 
     /// One code per filter, also for filters that were not subscribed to.
@@ -332,90 +458,36 @@ impl Session {
         let mut reasons = BytesMut::new();
         for text in unsubscribe.filters.iter() {
             match self.subscriptions.remove(&text) {
-                Some(filter) => {
-                    actions.push(Action::Unsubscribe(filter));
+                Some(subscribed) => {
+                    self.filters_bytes -= text.len();
+                    actions.push(Action::Unsubscribe(subscribed.subscription.filter));
                     reasons.put_u8(Reason::SUCCESS.0);
                 }
                 None => reasons.put_u8(Reason::NO_SUBSCRIPTION_EXISTED.0),
             }
         }
         let (packet_id, properties) = (unsubscribe.packet_id, Properties::default());
-        actions.push(Action::Send(Packet::UnsubAck(SubAck {
+        actions.push(Action::SendSaved(Packet::UnsubAck(SubAck {
             packet_id,
             properties,
             reasons: reasons.freeze(),
         })));
     }
 
-    fn disconnect(&self, disconnect: &Disconnect) -> End {
-        let raises_expiry = disconnect
-            .properties
-            .iter()
-            .any(|property| matches!(property, Property::SessionExpiryInterval(seconds) if seconds > 0));
-        if raises_expiry && !self.asked_expiry {
-            return protocol_error("a session expiry interval in DISCONNECT after none in CONNECT");
+    fn disconnect(&mut self, disconnect: &Disconnect) -> End {
+        let expiry_s = disconnect.properties.find(|property| match property {
+            Property::SessionExpiryInterval(seconds) => Some(seconds),
+            _ => None,
+        });
+        if let Some(expiry_s) = expiry_s {
+            if expiry_s > 0 && self.expiry_s == 0 {
+                return protocol_error("a session expiry interval in DISCONNECT after none in CONNECT");
+            }
+            self.expiry_s = expiry_s.min(self.expiry_max_s);
         }
         End::Client {
             with_will: disconnect.reason != Reason::SUCCESS,
         }
-    }
-
-    /// Writes one delivery to `out`, unless there is a reason not to.
-    pub fn deliver(&mut self, delivery: &Delivery, now: TimestampMs, out: &mut BytesMut) -> Delivered {
-        let message = &*delivery.message;
-        let expires_in_s = message.expires_in_s(now);
-        if expires_in_s == Some(0) {
-            return Delivered::Expired;
-        }
-        let packet_id = match delivery.qos {
-            Qos::AtMostOnce => None,
-            _ => match self.inflight.take() {
-                Some(id) => Some(id),
-                None => return Delivered::WindowFull,
-            },
-        };
-        self.scratch.clear();
-        let mut topic = message.topic.as_str();
-        if self.version == Version::V5 {
-            expires_in_s
-                .map(Property::MessageExpiryInterval)
-                .iter()
-                .for_each(|p| p.put(&mut self.scratch));
-            for id in delivery.subscription_ids.iter().flat_map(|ids| ids.iter()) {
-                Property::SubscriptionIdentifier(*id).put(&mut self.scratch);
-            }
-            if let Some((alias, known)) = self.outbound_aliases.alias(&message.topic) {
-                Property::TopicAlias(alias).put(&mut self.scratch);
-                topic = if known { "" } else { topic };
-            }
-        }
-        let parts = PublishParts {
-            version: self.version,
-            dup: false,
-            qos: if packet_id.is_some() {
-                Qos::AtLeastOnce
-            } else {
-                Qos::AtMostOnce
-            },
-            retain: delivery.retain,
-            topic,
-            packet_id,
-            properties: [
-                if self.version == Version::V5 {
-                    message.properties()
-                } else {
-                    &[]
-                },
-                &self.scratch,
-            ],
-            payload: &message.payload,
-        };
-        if parts.size() > self.packet_max || parts.put(out).is_err() {
-            packet_id.inspect(|id| self.inflight.release(*id));
-            self.outbound_aliases.forget(&message.topic, topic);
-            return Delivered::Oversize;
-        }
-        Delivered::Sent
     }
 
     /// Writes a packet that the client is to get, if it takes packets of that size.
@@ -459,6 +531,14 @@ fn reason_string(detail: &str, wanted: bool) -> Properties {
 
 fn protocol_error(detail: &'static str) -> End {
     End::server(Reason::PROTOCOL_ERROR, detail)
+}
+
+fn success(packet_id: PacketId) -> Ack {
+    Ack {
+        packet_id,
+        reason: Reason::SUCCESS,
+        properties: Properties::default(),
+    }
 }
 
 fn not_found(packet_id: PacketId) -> Ack {

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytestring::ByteString;
-use headwater_store::{GroupId, Level, LogIndex, Qos, Record, TopicFilter, TopicName};
+use headwater_store::{Level, LogIndex, Qos, Record, TopicFilter, TopicName};
 
 use crate::clients::Client;
+use crate::cursor::At;
 use crate::outbox::{Delivery, Outgoing, Pushed};
 
 /// One subscription of one client.
@@ -51,7 +52,10 @@ pub struct Target {
     since: Arc<[LogIndex]>,
 }
 
-/// All subscriptions of this node.
+/// All subscriptions of this node, or those of one client that reads from the log.
+///
+/// Changes and looks are sequentially consistent with the dispatchers' word of how far they are (`dispatch`): a session
+/// that sees a dispatcher at an entry knows that its subscriptions are seen from the next entry on.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     root: RwLock<Node>,
@@ -78,25 +82,25 @@ impl Subscriptions {
         match slot.get(&subscriber.client.connection) {
             Some(replaced) => subscriber.since = replaced.since.clone(),
             None => {
-                self.count.fetch_add(1, Ordering::Relaxed);
+                self.count.fetch_add(1, Ordering::SeqCst);
             }
         }
         slot.insert(subscriber.client.connection, subscriber);
-        self.revision.fetch_add(1, Ordering::Release);
+        self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Takes a subscription away.
     pub fn unsubscribe(&self, filter: &TopicFilter, connection: u64) {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         if root.remove(filter.levels(), connection) {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            self.revision.fetch_add(1, Ordering::Release);
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            self.revision.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.count.load(Ordering::SeqCst)
     }
 
     /// Everyone who receives `topic`.
@@ -218,15 +222,15 @@ pub struct Tally {
     pub queued: u64,
     /// QoS 0 deliveries that found a full outbox.
     pub dropped: u64,
-    /// Clients cut off because a QoS 1 delivery found a full outbox.
-    pub overflowed: u64,
+    /// Clients that read from the log now, because a delivery found a full outbox.
+    pub fell_behind: u64,
 }
 
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Tally) {
         self.queued += other.queued;
         self.dropped += other.dropped;
-        self.overflowed += other.overflowed;
+        self.fell_behind += other.fell_behind;
     }
 }
 
@@ -257,7 +261,7 @@ impl Matcher {
 
     /// Everyone who receives `topic`.
     pub fn targets(&mut self, topic: &TopicName) -> Arc<[Target]> {
-        let revision = self.subscriptions.revision.load(Ordering::Acquire);
+        let revision = self.subscriptions.revision.load(Ordering::SeqCst);
         if revision != self.revision {
             self.topics.clear();
             self.revision = revision;
@@ -276,48 +280,58 @@ impl Matcher {
         targets
     }
 
-    /// Puts `record` into the outboxes of all who receive it. `at` is the entry that committed it; None for a message
-    /// that is delivered live.
-    pub fn deliver(&mut self, record: Record, at: Option<(GroupId, LogIndex)>) -> Tally {
+    /// Puts `record` into the outboxes of all who receive it. `at` is where it is committed; None for a message that is
+    /// delivered live.
+    pub fn deliver(&mut self, record: Record, at: Option<At>) -> Tally {
         let mut tally = Tally::default();
-        let Some(topic) = &record.topic else { return tally };
+        self.each(record, at, |client, delivery| {
+            let committed_qos_0 = at.is_some() && delivery.qos == Qos::AtMostOnce;
+            match client.outbox.push(delivery) {
+                Pushed::Queued => tally.queued += 1,
+                Pushed::Dropped => tally.dropped += 1,
+                Pushed::FellBehind => tally.fell_behind += 1,
+                Pushed::Behind => tally.dropped += u64::from(committed_qos_0),
+                Pushed::Ended => {}
+            }
+        });
+        tally
+    }
+
+    /// Gives what becomes of `record` for each who receives it.
+    pub fn each(&mut self, record: Record, at: Option<At>, mut give: impl FnMut(&Client, Delivery)) {
+        let Some(topic) = &record.topic else { return };
         let targets = self.targets(topic);
         if targets.is_empty() {
-            return tally;
+            return;
         }
-        let Some(message) = Outgoing::new(record).map(Arc::new) else {
-            return tally;
+        let Some(message) = Outgoing::new(record, at).map(Arc::new) else {
+            return;
         };
-        for target in targets.iter() {
-            if at.is_some_and(|(group, index)| target.is_older(group, index)) {
-                continue;
-            }
+        for target in targets
+            .iter()
+            .filter(|target| !at.is_some_and(|at| target.is_older(&at)))
+        {
             let Some(grant) = target.grant_for(message.client_id()) else {
                 continue;
             };
-            let pushed = target.client.outbox.push(Delivery {
+            let delivery = Delivery {
                 message: message.clone(),
                 qos: message.qos.min(grant.qos),
+                resend: None,
                 retain: message.retain && grant.retain_as_published,
                 subscription_ids: grant.ids.clone(),
-            });
-            match pushed {
-                Pushed::Queued => tally.queued += 1,
-                Pushed::Dropped => tally.dropped += 1,
-                Pushed::Overflowed => tally.overflowed += 1,
-                Pushed::Ended => {}
-            }
+            };
+            give(&target.client, delivery);
         }
-        tally
     }
 }
 
 impl Target {
     /// Whether an entry was applied before the client subscribed.
-    fn is_older(&self, group: GroupId, index: LogIndex) -> bool {
+    fn is_older(&self, at: &At) -> bool {
         self.since
-            .get(usize::from(group.0))
-            .is_some_and(|since| index <= *since)
+            .get(usize::from(at.shard.group.0))
+            .is_some_and(|since| at.index <= *since)
     }
 
     /// What this client gets of a message that `publisher` sent.
@@ -334,7 +348,7 @@ impl Target {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use headwater_store::{Header, TimestampMs};
+    use headwater_store::{GroupId, Header, Offset, ShardId, StreamId, TimestampMs};
     use proptest::prelude::*;
     use tokio_util::sync::CancellationToken;
 
@@ -350,7 +364,7 @@ mod tests {
             peer: ([127, 0, 0, 1], 1).into(),
             version: Version::V5,
             connected_at: TimestampMs(0),
-            outbox: Outbox::new(1 << 20),
+            outbox: Outbox::new(1 << 20, 2),
             subscriptions: AtomicUsize::new(0),
             gone: CancellationToken::new(),
         })
@@ -474,13 +488,25 @@ mod tests {
             since: [LogIndex(0), LogIndex(index)].into(),
             ..subscriber(&me)
         };
+        let at = |index| {
+            let shard = ShardId {
+                group: GroupId(1),
+                stream: StreamId(1),
+                number: 0,
+            };
+            Some(At {
+                index: LogIndex(index),
+                shard,
+                offset: Offset(0),
+            })
+        };
         subscriptions.subscribe(&filter("a/b"), since(5));
-        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(5)))).queued, 0);
-        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(6)))).queued, 1);
+        assert_eq!(matcher.deliver(record("p"), at(5)).queued, 0);
+        assert_eq!(matcher.deliver(record("p"), at(6)).queued, 1);
         // The same again makes no gap, and another one keeps the earlier start.
         subscriptions.subscribe(&filter("a/b"), since(9));
-        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(6)))).queued, 1);
+        assert_eq!(matcher.deliver(record("p"), at(6)).queued, 1);
         subscriptions.subscribe(&filter("a/+"), since(12));
-        assert_eq!(matcher.deliver(record("p"), Some((GroupId(1), LogIndex(6)))).queued, 1);
+        assert_eq!(matcher.deliver(record("p"), at(6)).queued, 1);
     }
 }

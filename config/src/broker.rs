@@ -21,6 +21,7 @@ pub struct BrokerConfig {
     pub subscriptions_max: usize,
     pub topic_alias_max: u16,
     pub keep_alive_max: Millis,
+    pub session_expiry_max: Millis,
 }
 
 impl BrokerConfig {

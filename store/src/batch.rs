@@ -31,6 +31,22 @@ pub mod tables {
     pub const QUERY_STATE: TableId = TableId(19);
     /// Data groups: connector and shard -> cursor.
     pub const CONNECTOR_CURSOR: TableId = TableId(20);
+    /// Data groups: client id -> who serves its MQTT session. The first of the session's rows, in the client id's group.
+    pub const SESSION_OWNER: TableId = TableId(32);
+    /// Data groups: client id -> the session's expiry and its end.
+    pub const SESSION: TableId = TableId(33);
+    /// Data groups: `client id length u16 | client id | topic filter` -> one subscription of a session.
+    pub const SESSION_SUBSCRIPTION: TableId = TableId(34);
+    /// Data groups: client id -> a session's cursors and what is in flight.
+    pub const SESSION_PROGRESS: TableId = TableId(35);
+    /// Data groups: client id -> the will of a connection.
+    pub const SESSION_WILL: TableId = TableId(36);
+    /// Data groups: client id -> the owner whose QoS 2 messages the group takes.
+    pub const RECEIVED_BY: TableId = TableId(37);
+    /// Data groups: `client id length u16 | client id | packet id u16` of a QoS 2 message that is stored in this group.
+    pub const RECEIVED: TableId = TableId(38);
+    /// Data groups: `client id length u16 | client id | epoch u64` of a will that is published in this group.
+    pub const WILL_SENT: TableId = TableId(39);
 }
 
 /// Records for one shard, in order.

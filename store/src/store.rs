@@ -24,7 +24,7 @@ use crate::engine::rocks::RocksEngine;
 use crate::engine::{Engine, Family};
 use crate::error::{EngineError, OpenError, ReadError, WriteError};
 use crate::folder::Folder;
-use crate::follow::{Follower, GroupFollower, Position};
+use crate::follow::{AppliedEntry, Follower, GroupFollower, Position};
 use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
 use crate::keys::table_row;
 use crate::limits::{BATCH_BYTES_MAX, TABLE_KEY_BYTES_MAX};
@@ -37,7 +37,7 @@ use crate::reader;
 use crate::replica::Replica;
 use crate::slices::Slices;
 use crate::stored::StoredBatch;
-use crate::tail::Tail;
+use crate::tail::{Tail, TailRead};
 use crate::topic::TopicName;
 
 /// The only node there is until clusters come.
@@ -440,6 +440,41 @@ impl Store {
     /// Follows all entries of a group that are applied after now.
     pub fn follow_group(&self, group: GroupId) -> GroupFollower {
         GroupFollower::new(self.inner.shared.clone(), group)
+    }
+
+    /// As [`Store::read`], on the caller's thread. Blocks.
+    pub fn read_now(&self, shard: ShardId, from: Offset, max_bytes: usize) -> Result<Vec<StoredBatch>, ReadError> {
+        reader::read(&*self.inner.shared.engine, shard, from, max_bytes)
+    }
+
+    /// Entries of a group from `from` on that are applied: about `max_bytes`, at least one where there is one, and the
+    /// index to go on from. From memory while they are there, else from disk, where entries that append nothing are
+    /// passed over. Blocks.
+    pub fn read_entries(
+        &self,
+        group: GroupId,
+        from: LogIndex,
+        max_bytes: usize,
+    ) -> Result<(Vec<Arc<AppliedEntry>>, LogIndex), ReadError> {
+        let shared = &self.inner.shared;
+        let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
+        while bytes < max_bytes {
+            match shared.tail(group).get(next) {
+                TailRead::Entry(entry) => {
+                    bytes += entry.size_bytes();
+                    next = next.next();
+                    entries.push(entry);
+                }
+                TailRead::NotYet => break,
+                TailRead::Evicted { first } => {
+                    let (read, to) = reader::read_entries(&*shared.engine, group, next, first, max_bytes - bytes)?;
+                    bytes += read.iter().map(AppliedEntry::size_bytes).sum::<usize>();
+                    entries.extend(read.into_iter().map(Arc::new));
+                    next = to;
+                }
+            }
+        }
+        Ok((entries, next))
     }
 
     /// A table of a group: synchronous reads of committed rows.

@@ -1,6 +1,7 @@
 //! MQTT clients that nobody here wrote, as processes: mosquitto, paho for Python, MQTT.js.
 
-use std::process::{Command, Output, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
 
 use super::cli::finish;
@@ -75,25 +76,105 @@ fn mosquitto(server: &Server, program: &[&str]) -> Command {
     command
 }
 
+/// Publishes each line as a message with QoS 1, on one connection.
+pub fn mosquitto_publish_lines(server: &Server, topic: &str, lines: &[String]) {
+    let mut command = mosquitto(server, &["mosquitto_pub"]);
+    command.args(["-q", "1", "-t", topic, "-l"]).stdin(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .expect("mosquitto_pub can be started (./x test installs it)");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    stdin
+        .write_all((lines.join("\n") + "\n").as_bytes())
+        .expect("mosquitto_pub reads its input");
+    drop(stdin);
+    assert_success(&finish(child, "mosquitto_pub"));
+}
+
+/// Runs `mosquitto_sub` in the session that the server keeps for `client_id`, until `more` ends it; the payloads.
+pub fn mosquitto_sub_session(
+    server: &Server,
+    version: &str,
+    client_id: &str,
+    topic: &str,
+    more: &[&str],
+) -> Vec<String> {
+    let mut command = mosquitto(server, &["mosquitto_sub"]);
+    command
+        .args(["-V", version, "-c", "-i", client_id, "-q", "1", "-t", topic])
+        .args(more);
+    if version == "mqttv5" {
+        command.args(["-x", "3600"]);
+    }
+    let child = command
+        .spawn()
+        .expect("mosquitto_sub can be started (./x test installs it)");
+    let output = finish(child, "mosquitto_sub");
+    assert_success(&output);
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A script that runs until a line comes on its standard input.
+pub struct Running(Child);
+
+/// Starts `tests/clients/<script>` and returns when it says that it is running.
+pub fn running_script(server: &Server, script: &str, args: &[&str]) -> Running {
+    let mut child = script_command(server, script, args)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{script}: {error} (./x test installs what it needs)"));
+    // Byte by byte: what follows the line stays in the pipe.
+    let stdout = child.stdout.as_mut().expect("stdout is piped");
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while line.last() != Some(&b'\n') && stdout.read(&mut byte).is_ok_and(|read| read == 1) {
+        line.push(byte[0]);
+    }
+    if line != b"running\n" {
+        assert_success(&finish(child, script));
+        panic!("{script} does not say that it is running");
+    }
+    Running(child)
+}
+
+impl Running {
+    /// Tells it to come to its end; what it says then.
+    pub fn finish(mut self) -> String {
+        let mut stdin = self.0.stdin.take().expect("stdin is piped");
+        // One that has ended already is shown with its reason below.
+        let _ = stdin.write_all(b"stop\n");
+        drop(stdin);
+        let output = finish(self.0, "the script");
+        assert_success(&output);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
 /// Runs `tests/clients/<script>` with the server's address and `args`; it fails by its exit status.
 pub fn script(server: &Server, script: &str, args: &[&str]) -> String {
+    let child = script_command(server, script, args)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{script}: {error} (./x test installs what it needs)"));
+    let output = finish(child, script);
+    assert_success(&output);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn script_command(server: &Server, script: &str, args: &[&str]) -> Command {
     let path = format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR"));
     let interpreter = match script.rsplit('.').next() {
         Some("py") => std::env::var("HEADWATER_TEST_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".into()),
         _ => "node".into(),
     };
-    let child = Command::new(&interpreter)
+    let mut command = Command::new(&interpreter);
+    command
         .arg(&path)
         .args([server.mqtt().ip().to_string(), server.mqtt().port().to_string()])
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{interpreter}: {error} (./x test installs it)"));
-    let output = finish(child, script);
-    assert_success(&output);
-    String::from_utf8_lossy(&output.stdout).into_owned()
+        .stderr(Stdio::piped());
+    command
 }
 
 fn assert_success(output: &Output) {

@@ -12,13 +12,14 @@ use super::Connection;
 use crate::error::End;
 use crate::limits::{DRAIN_WAIT_MS, FLUSH_WAIT_MS, LINGER_BYTES_MAX};
 use crate::packet::Reason;
-use crate::publish::Origin;
-use crate::will;
+use crate::sessions::{Ending, SessionError};
 
 impl Connection {
-    /// Leaves nothing behind: no subscription, no message that was read and not submitted, no will unsaid.
+    /// Leaves nothing behind: no subscription in memory, no message that was read and not submitted, no will unsaid, no
+    /// session unsaved.
     pub(super) async fn finish(&mut self, end: &End) {
-        for filter in self.session.subscriptions() {
+        for subscribed in self.session.subscriptions() {
+            let filter = &subscribed.subscription.filter;
             self.shared.subscriptions.unsubscribe(filter, self.client.connection);
         }
         let drain_wait = Duration::from_millis(DRAIN_WAIT_MS);
@@ -32,22 +33,37 @@ impl Connection {
         ) {
             let _ = timeout(drain_wait, self.acknowledge_rest()).await;
         }
-        self.session.goodbye(end, &mut self.output);
+        self.session.goodbye(end, &mut self.output.ready);
         let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), async {
-            self.stream.write_all(&self.output).await?;
+            self.stream.write_all(&self.output.ready).await?;
             self.stream.shutdown().await
         })
         .await;
         let _ = timeout(drain_wait, self.acknowledge_rest()).await;
-        if let Some(message) = self.session.will(end) {
-            let origin = Origin {
-                client_id: self.client.client_id.clone(),
-                username: self.client.username.clone(),
-            };
-            let _ = timeout(drain_wait, will::publish(&self.shared.publisher, &message, &origin)).await;
-        }
+        let _ = timeout(drain_wait, self.leave_session(end)).await;
         // Last: a client that comes back meanwhile waits for this one's will, so its own messages come after it.
         self.shared.clients.unregister(&self.client);
+    }
+
+    /// Saves the session for the client's return, or ends it; publishes the will if this end does.
+    async fn leave_session(&mut self, end: &End) {
+        let Some(held) = self.held.take() else { return };
+        let puts = self.progress.settle().await;
+        let ending = Ending {
+            expiry_s: self.session.expiry_s(),
+            progress: self.progress.row(&self.session),
+            subscriptions: puts,
+            with_will: end.publishes_will(),
+        };
+        match self.shared.sessions.close(held, ending).await {
+            Ok(()) => {}
+            Err(SessionError::Lost) => {
+                tracing::debug!(client_id = %self.client.client_id, "the session has another connection");
+            }
+            Err(error) => {
+                tracing::warn!(client_id = %self.client.client_id, %error, "a session's end cannot be saved");
+            }
+        }
     }
 
     /// Reads on for a moment, so that what was sent last is not lost: closing a socket with unread bytes resets it, and

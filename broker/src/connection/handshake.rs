@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use headwater_store::{TopicName, WriteError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use super::finish::linger;
 use crate::clients::Client;
+use crate::cursor::Cursor;
 use crate::error::End;
 use crate::limits::{FLUSH_WAIT_MS, READ_BYTES_MIN, TAKEOVER_WAIT_MS};
 use crate::listener::Shared;
 use crate::outbox::Outbox;
-use crate::packet::{Connect, DecodeError, Decoder, Packet, Reason, Version};
-use crate::session::{Accepted, accept, refusal};
+use crate::packet::{Connect, DecodeError, Decoder, Packet, PacketId, Reason, Version};
+use crate::session::{Flight, Source, Subscribed, accept, refusal};
+use crate::sessions::{Opened, PendingRow, Receiver, SessionError, SourceRow};
 
 /// A client's whole stay.
 pub async fn run(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr) {
@@ -83,6 +86,18 @@ async fn send_last(stream: &mut TcpStream, bytes: &[u8]) {
     linger(stream).await;
 }
 
+async fn cannot_open(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, version: Version, error: &SessionError) {
+    let (reason, detail) = match error {
+        SessionError::Lost => (Reason::SERVER_BUSY, "another connection uses this client id"),
+        SessionError::Write(WriteError::DiskFull { .. }) => (Reason::QUOTA_EXCEEDED, "the disk is nearly full"),
+        SessionError::Write(WriteError::Stopped) => (Reason::SERVER_SHUTTING_DOWN, "the server is stopping"),
+        _ => (Reason::UNSPECIFIED_ERROR, "the session cannot be opened"),
+    };
+    tracing::warn!(%peer, %error, "a session cannot be opened");
+    shared.metrics.ended(&End::server(reason, detail));
+    send_last(&mut stream, &refusal(version, reason, detail)).await;
+}
+
 async fn admit(
     shared: Arc<Shared>,
     mut stream: TcpStream,
@@ -92,7 +107,7 @@ async fn admit(
     input: BytesMut,
 ) {
     let version = connect.version;
-    let Accepted { session, connack } = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
+    let accepted = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
             tracing::debug!(%peer, %reason, detail, "CONNECT refused");
@@ -103,12 +118,12 @@ async fn admit(
     drop(connect);
     let client = Arc::new(Client {
         connection: shared.next_connection(),
-        client_id: session.client_id().clone(),
-        username: session.username().cloned(),
+        client_id: accepted.session.client_id().clone(),
+        username: accepted.wish.username.clone(),
         peer,
         version,
         connected_at: shared.store.now(),
-        outbox: Outbox::new(shared.outbox_bytes),
+        outbox: Outbox::new(shared.outbox_bytes, shared.groups()),
         subscriptions: AtomicUsize::new(0),
         gone: CancellationToken::new(),
     });
@@ -121,12 +136,26 @@ async fn admit(
     if shared.stopping.is_cancelled() {
         client.outbox.end(End::shutdown());
     }
+    let opened = match shared
+        .sessions
+        .open(&client.client_id, client.connection, &accepted.wish)
+        .await
+    {
+        Ok(opened) => opened,
+        Err(error) => {
+            shared.clients.unregister(&client);
+            client.gone.cancel();
+            return cannot_open(&shared, stream, peer, version, &error).await;
+        }
+    };
     shared.metrics.connections.increment(1.0);
     tracing::debug!(%peer, client_id = %client.client_id, version = version.as_str(), "connected");
-    let mut connection = Connection::new(shared.clone(), client.clone(), stream, decoder, session, input);
-    connection.session.send(&connack, &mut connection.output);
+    let connack = accepted.connack(opened.restored.is_some());
+    let mut connection = Connection::new(shared.clone(), client.clone(), stream, decoder, accepted.session, input);
+    connection.session.send(&connack, &mut connection.output.ready);
+    connection.take_up(opened);
     // A client whose Maximum Packet Size has no room for the answer cannot be served.
-    let end = match connection.output.is_empty() {
+    let end = match connection.output.ready.is_empty() {
         true => End::server(
             Reason::PACKET_TOO_LARGE,
             "the client takes no packet as large as its CONNACK",
@@ -141,4 +170,64 @@ async fn admit(
     if matches!(end, End::Server { .. }) {
         connection.linger().await;
     }
+}
+
+impl Connection {
+    /// Goes on with the session that was opened.
+    fn take_up(&mut self, opened: Opened) {
+        let Some(held) = opened.held else { return };
+        self.held = Some(held.clone());
+        let restored = opened.restored;
+        if held.is_durable() {
+            self.session.set_durable();
+            let received = restored.as_ref().map_or(&[][..], |restored| &restored.received);
+            self.pipeline
+                .remember_with(Receiver::new(self.shared.store.clone(), held.clone(), received));
+            self.progress
+                .save_to(held, self.shared.store.clone(), self.shared.started);
+        }
+        let Some(restored) = restored else { return };
+        let subscribed = |(subscription, since): (_, Vec<_>)| Subscribed {
+            subscription,
+            since: since.into(),
+        };
+        let subscriptions: Vec<_> = restored.subscriptions.into_iter().map(subscribed).collect();
+        let received = restored.received.iter().map(|(id, _)| *id);
+        self.session.restore(subscriptions.clone(), received);
+        let flights = restored.progress.pending.into_iter().filter_map(flight).collect();
+        let open = self.session.restore_flights(flights, &mut self.output.ready);
+        self.pages.resend(open);
+        for cursor in self.progress.cursors() {
+            if let Some(saved) = restored
+                .progress
+                .cursors
+                .iter()
+                .find(|saved| saved.group == cursor.group)
+            {
+                cursor.clone_from(saved);
+            }
+        }
+        // Nothing is delivered live before what was missed is read.
+        self.client.outbox.close();
+        for subscribed in &subscriptions {
+            self.receive_from(subscribed);
+        }
+        let cursors: Vec<Cursor> = self.progress.cursors().to_vec();
+        self.read_log(cursors);
+    }
+}
+
+fn flight(row: PendingRow) -> Option<(PacketId, Flight)> {
+    let source = match row.source {
+        SourceRow::Log(at) => Source::Log(at),
+        SourceRow::Retained(topic) => Source::Retained(TopicName::new(topic).ok()?),
+    };
+    let flight = Flight {
+        source,
+        qos: row.qos,
+        retain: row.retain,
+        ids: (!row.ids.is_empty()).then(|| row.ids.into()),
+        released: row.released,
+    };
+    Some((PacketId::new(row.packet_id)?, flight))
 }

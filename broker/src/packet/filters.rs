@@ -54,7 +54,13 @@ impl SubscriptionOptions {
         })
     }
 
-    fn to_byte(self) -> u8 {
+    /// Reads what [`SubscriptionOptions::to_byte`] gave, from a row.
+    pub fn from_stored(byte: u8) -> Option<SubscriptionOptions> {
+        SubscriptionOptions::from_byte(byte, Version::V5)
+    }
+
+    /// The byte of the wire.
+    pub fn to_byte(self) -> u8 {
         self.qos.bits()
             | u8::from(self.no_local) << 2
             | u8::from(self.retain_as_published) << 3

@@ -5,14 +5,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use headwater_config::BrokerConfig;
-use headwater_store::{Qos, TopicName};
+use headwater_store::TopicName;
 
 use super::alias::{InboundAliases, OutboundAliases};
 use super::inflight::Inflight;
 use super::{Session, reason_string};
-use crate::limits::OUTBOUND_ALIASES_MAX;
+use crate::limits::{CLIENT_ID_BYTES_MAX, OUTBOUND_ALIASES_MAX};
 use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Reason, Version, Will, encode};
 use crate::publish::{Message, reserved_topic};
+use crate::sessions::Wish;
 
 /// What one client may do: the configuration, in the units of the protocol.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct SessionLimits {
     pub subscriptions_max: usize,
     /// 0: no bound.
     pub keep_alive_max_s: u16,
+    /// `u32::MAX`: for ever.
+    pub session_expiry_max_s: u32,
 }
 
 impl From<&BrokerConfig> for SessionLimits {
@@ -36,6 +39,10 @@ impl From<&BrokerConfig> for SessionLimits {
             topic_alias_max: config.topic_alias_max,
             subscriptions_max: config.subscriptions_max,
             keep_alive_max_s: u16::try_from(config.keep_alive_max.0.div_ceil(1000)).unwrap_or(u16::MAX),
+            session_expiry_max_s: match config.session_expiry_max.0 {
+                0 => u32::MAX,
+                max => u32::try_from(max.div_ceil(1000)).unwrap_or(u32::MAX),
+            },
         }
     }
 }
@@ -45,8 +52,20 @@ impl From<&BrokerConfig> for SessionLimits {
 pub struct Accepted {
     /// Ready for packets.
     pub session: Session,
-    /// To be sent first.
-    pub connack: Packet,
+    /// What the client wants of the session that it may have.
+    pub wish: Wish,
+    granted: Properties,
+}
+
+impl Accepted {
+    /// The CONNACK, to be sent first.
+    pub fn connack(&self, session_present: bool) -> Packet {
+        Packet::ConnAck(ConnAck {
+            session_present,
+            reason: Reason::SUCCESS,
+            properties: self.granted.clone(),
+        })
+    }
 }
 
 /// What a client asks for in the properties of its CONNECT; the defaults are those of section 3.1.2.11.
@@ -102,13 +121,17 @@ pub fn accept(
     if assigned && (connect.version == Version::V3_1 || (connect.version == Version::V3_1_1 && !connect.clean_start)) {
         return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, "a client id is needed"));
     }
-    if connect.version != Version::V5 && !connect.clean_start {
-        return Err((
-            Reason::SERVER_UNAVAILABLE,
-            "sessions that outlive the connection are not supported yet",
-        ));
+    if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+        return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, "the client id is too long"));
     }
     let will = connect.will.as_ref().map(will_message).transpose()?;
+    // Before 5.0 a session is for good or not at all.
+    let asked_expiry_s = match connect.version {
+        Version::V5 => wishes.expiry_s,
+        _ if connect.clean_start => 0,
+        _ => u32::MAX,
+    };
+    let expiry_s = asked_expiry_s.min(limits.session_expiry_max_s);
     // A copy, as of everything that stays: the packet is a slice of a read buffer.
     let client_id = if assigned {
         assign()
@@ -118,39 +141,45 @@ pub fn accept(
     let (keep_alive_s, server_keep_alive) = keep_alive(connect, limits);
     let session = Session {
         version: connect.version,
-        username: connect.username.as_ref().map(|name| ByteString::from(&**name)),
         keep_alive: (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500)),
-        will,
-        asked_expiry: wishes.expiry_s > 0,
+        expiry_s,
+        expiry_max_s: limits.session_expiry_max_s,
+        durable: false,
         problem_information: wishes.problem_information,
         receive_max: limits.receive_max,
         unacknowledged: 0,
+        in_log: 0,
+        received: Default::default(),
         inbound_aliases: InboundAliases::new(limits.topic_alias_max),
         outbound_aliases: OutboundAliases::new(wishes.alias_max.min(OUTBOUND_ALIASES_MAX)),
         inflight: Inflight::new(wishes.receive_max.min(limits.inflight_max)),
         packet_max: usize::try_from(wishes.packet_max).unwrap_or(usize::MAX),
         subscriptions_max: limits.subscriptions_max,
         subscriptions: Default::default(),
+        filters_bytes: 0,
         scratch: BytesMut::new(),
         client_id: client_id.clone(),
     };
     let granted = [
-        (wishes.expiry_s > 0).then_some(Property::SessionExpiryInterval(0)),
+        (expiry_s != asked_expiry_s).then_some(Property::SessionExpiryInterval(expiry_s)),
         Some(Property::ReceiveMaximum(limits.receive_max)),
-        Some(Property::MaximumQos(1)),
         Some(Property::MaximumPacketSize(limits.packet_max)),
         assigned.then_some(Property::AssignedClientIdentifier(client_id)),
         Some(Property::TopicAliasMaximum(limits.topic_alias_max)),
         Some(Property::SharedSubscriptionAvailable(false)),
         server_keep_alive.map(Property::ServerKeepAlive),
     ];
-    let properties = granted.into_iter().flatten().collect();
-    let connack = Packet::ConnAck(ConnAck {
-        session_present: false,
-        reason: Reason::SUCCESS,
-        properties,
-    });
-    Ok(Accepted { session, connack })
+    let wish = Wish {
+        clean_start: connect.clean_start,
+        expiry_s,
+        will,
+        username: connect.username.as_ref().map(|name| ByteString::from(&**name)),
+    };
+    Ok(Accepted {
+        session,
+        wish,
+        granted: granted.into_iter().flatten().collect(),
+    })
 }
 
 /// The keep alive in force, and the Server Keep Alive to announce. A client before 5.0 cannot be told another value,
@@ -163,22 +192,25 @@ fn keep_alive(connect: &Connect, limits: &SessionLimits) -> (u16, Option<u16>) {
     (asked, None)
 }
 
-fn will_message(will: &Will) -> Result<Message, (Reason, &'static str)> {
-    if will.qos == Qos::ExactlyOnce {
-        return Err((Reason::QOS_NOT_SUPPORTED, "QoS 2 is not supported yet"));
-    }
+/// The will's message, and its delay in seconds.
+fn will_message(will: &Will) -> Result<(Message, u32), (Reason, &'static str)> {
     let invalid = (Reason::TOPIC_NAME_INVALID, "the will's topic is not valid");
     let topic = TopicName::new(&*will.topic).map_err(|_| invalid)?;
     if reserved_topic(&topic).is_some() {
         return Err((Reason::NOT_AUTHORIZED, "the will's topic belongs to headwater"));
     }
-    Ok(Message {
+    let delay_s = will.properties.find(|property| match property {
+        Property::WillDelayInterval(seconds) => Some(seconds),
+        _ => None,
+    });
+    let message = Message {
         topic,
         payload: Bytes::copy_from_slice(&will.payload),
         qos: will.qos,
         retain: will.retain,
         properties: will.properties.iter().collect(),
-    })
+    };
+    Ok((message, delay_s.unwrap_or(0)))
 }
 
 /// The bytes of a CONNACK that refuses.

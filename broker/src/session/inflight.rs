@@ -1,19 +1,60 @@
-//! Packet ids of QoS 1 deliveries that wait for their PUBACK.
+//! Deliveries that wait for their acknowledgements, by packet id: QoS 1 for a PUBACK, QoS 2 for PUBREC and PUBCOMP.
+//!
+//! Packet ids outlive the connection with their session, the window does not: what is sent again counts again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use headwater_store::{Qos, TopicName};
+
+use crate::cursor::At;
 use crate::packet::PacketId;
 
-/// Hands out packet ids 1 to `window`. A freed id goes to the back of the queue, so that a client which acknowledges
-/// twice hits another message as late as possible.
+/// One delivery that is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flight {
+    /// Where its message can be read again.
+    pub source: Source,
+    /// 1 or 2.
+    pub qos: Qos,
+    /// RETAIN as it was sent.
+    pub retain: bool,
+    /// Subscription identifiers as they were sent.
+    pub ids: Option<Arc<[u32]>>,
+    /// PUBREC has come: the message is the client's, and only PUBREL and PUBCOMP are left.
+    pub released: bool,
+}
+
+/// Where a message in flight is read again after a reconnect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A record.
+    Log(At),
+    /// The retained message of a topic.
+    Retained(TopicName),
+}
+
+/// What is in flight towards one client.
 #[derive(Debug)]
 pub struct Inflight {
     window: u16,
+    /// Sent by this connection and not acknowledged: at most the window.
+    outstanding: u16,
     /// Ids up to here have been handed out before.
     issued: u16,
     free: VecDeque<PacketId>,
     /// By id - 1.
-    used: Vec<bool>,
+    slots: Vec<Option<Slot>>,
+    /// The order of the next first delivery.
+    next_order: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    flight: Flight,
+    order: u64,
+    /// It counts towards the window.
+    counts: bool,
 }
 
 impl Inflight {
@@ -21,35 +62,120 @@ impl Inflight {
     pub fn new(window: u16) -> Inflight {
         Inflight {
             window,
+            outstanding: 0,
             issued: 0,
             free: VecDeque::new(),
-            used: Vec::new(),
+            slots: Vec::new(),
+            next_order: 0,
         }
     }
 
-    /// A free packet id.
-    pub fn take(&mut self) -> Option<PacketId> {
+    /// Takes back what an earlier connection left, in the order of the first deliveries. None of it counts towards the
+    /// window until it is sent again.
+    pub fn restore(&mut self, flights: Vec<(PacketId, Flight)>) {
+        self.issued = flights.iter().map(|(id, _)| id.get()).max().unwrap_or(0);
+        self.slots.resize_with(usize::from(self.issued), || None);
+        for (id, flight) in flights {
+            self.put(id, flight, false);
+        }
+        let free = (1..=self.issued).filter_map(PacketId::new);
+        self.free = free.filter(|id| self.slots[slot(*id)].is_none()).collect();
+    }
+
+    /// True when another message may be sent.
+    pub fn has_room(&self) -> bool {
+        self.outstanding < self.window
+    }
+
+    /// Gives `flight` a packet id. A freed id goes to the back of the queue, so that a client which acknowledges twice
+    /// hits another message as late as possible. None when the window is full.
+    pub fn take(&mut self, flight: Flight) -> Option<PacketId> {
+        if !self.has_room() {
+            return None;
+        }
         let id = match self.free.pop_front() {
             Some(id) => id,
             None => {
-                let id = PacketId::new(self.issued.checked_add(1).filter(|id| *id <= self.window)?)?;
-                self.issued = id.get();
-                self.used.push(false);
-                id
+                self.issued = self.issued.checked_add(1)?;
+                self.slots.push(None);
+                PacketId::new(self.issued)?
             }
         };
-        self.used[usize::from(id.get()) - 1] = true;
+        self.put(id, flight, true);
+        self.outstanding += 1;
         Some(id)
     }
 
-    /// Takes a packet id back; one that is not out is ignored.
-    pub fn release(&mut self, id: PacketId) {
-        if let Some(used) = self.used.get_mut(usize::from(id.get()) - 1)
-            && std::mem::take(used)
-        {
-            self.free.push_back(id);
+    fn put(&mut self, id: PacketId, flight: Flight, counts: bool) {
+        let order = self.next_order;
+        self.next_order += 1;
+        self.slots[slot(id)] = Some(Slot { flight, order, counts });
+    }
+
+    /// A message of an earlier connection is sent again: it counts from now on. False when the window is full.
+    pub fn resend(&mut self, id: PacketId) -> bool {
+        let room = self.has_room();
+        match self.slots.get_mut(slot(id)).and_then(Option::as_mut) {
+            Some(slot) if room && !slot.counts => {
+                slot.counts = true;
+                self.outstanding += 1;
+                true
+            }
+            _ => false,
         }
     }
+
+    /// PUBACK. One that answers no QoS 1 message is ignored.
+    pub fn acknowledge(&mut self, id: PacketId) -> bool {
+        self.get(id).is_some_and(|flight| flight.qos == Qos::AtLeastOnce) && self.forget(id)
+    }
+
+    /// PUBREC. False when it answers nothing.
+    pub fn release(&mut self, id: PacketId) -> bool {
+        match self.slots.get_mut(slot(id)).and_then(Option::as_mut) {
+            Some(slot) if slot.flight.qos == Qos::ExactlyOnce => {
+                slot.flight.released = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// PUBCOMP. One that answers no PUBREL is ignored.
+    pub fn complete(&mut self, id: PacketId) -> bool {
+        self.get(id).is_some_and(|flight| flight.released) && self.forget(id)
+    }
+
+    /// Takes a packet id back, whatever it stood for.
+    pub fn forget(&mut self, id: PacketId) -> bool {
+        let Some(slot) = self.slots.get_mut(slot(id)).and_then(Option::take) else {
+            return false;
+        };
+        self.outstanding -= u16::from(slot.counts);
+        self.free.push_back(id);
+        true
+    }
+
+    /// What a packet id stands for.
+    pub fn get(&self, id: PacketId) -> Option<&Flight> {
+        Some(&self.slots.get(slot(id))?.as_ref()?.flight)
+    }
+
+    /// Everything, in the order of the first deliveries.
+    pub fn flights(&self) -> Vec<(PacketId, &Flight)> {
+        let mut slots: Vec<_> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(at, slot)| Some((PacketId::new(at as u16 + 1)?, slot.as_ref()?)))
+            .collect();
+        slots.sort_unstable_by_key(|(_, slot)| slot.order);
+        slots.into_iter().map(|(id, slot)| (id, &slot.flight)).collect()
+    }
+}
+
+fn slot(id: PacketId) -> usize {
+    usize::from(id.get()) - 1
 }
 
 #[cfg(test)]
@@ -60,15 +186,65 @@ mod tests {
         PacketId::new(number).unwrap()
     }
 
+    fn flight(qos: Qos) -> Flight {
+        Flight {
+            source: Source::Retained(TopicName::new("a").unwrap()),
+            qos,
+            retain: false,
+            ids: None,
+            released: false,
+        }
+    }
+
     #[test]
-    fn ids_are_unique_until_released_and_released_once() {
+    fn ids_are_unique_until_acknowledged_and_acknowledged_once() {
         let mut inflight = Inflight::new(3);
-        assert_eq!([1, 2, 3].map(id), [(); 3].map(|()| inflight.take().unwrap()));
-        assert_eq!(inflight.take(), None);
-        inflight.release(id(2));
-        inflight.release(id(2));
-        inflight.release(id(9));
-        assert_eq!(inflight.take(), Some(id(2)));
-        assert_eq!(inflight.take(), None, "a second PUBACK frees nothing");
+        let one = || flight(Qos::AtLeastOnce);
+        assert_eq!([1, 2, 3].map(id), [(); 3].map(|()| inflight.take(one()).unwrap()));
+        assert_eq!(inflight.take(one()), None);
+        assert!(inflight.acknowledge(id(2)));
+        assert!(!inflight.acknowledge(id(2)));
+        assert!(!inflight.acknowledge(id(9)));
+        assert!(!inflight.release(id(1)), "PUBREC for QoS 1");
+        assert_eq!(inflight.take(one()), Some(id(2)));
+        assert_eq!(inflight.take(one()), None, "a second PUBACK frees nothing");
+    }
+
+    #[test]
+    fn a_qos_2_id_is_free_after_both_answers_only() {
+        let mut inflight = Inflight::new(1);
+        assert_eq!(inflight.take(flight(Qos::ExactlyOnce)), Some(id(1)));
+        assert!(!inflight.acknowledge(id(1)), "PUBACK for QoS 2");
+        assert!(!inflight.complete(id(1)), "PUBCOMP before PUBREC");
+        assert!(
+            inflight.release(id(1)) && inflight.release(id(1)),
+            "PUBREC may come twice"
+        );
+        assert_eq!(inflight.take(flight(Qos::AtLeastOnce)), None);
+        assert!(inflight.complete(id(1)));
+        assert_eq!(inflight.take(flight(Qos::AtLeastOnce)), Some(id(1)));
+    }
+
+    #[test]
+    fn what_was_restored_keeps_its_ids_and_order_and_counts_when_it_is_sent_again() {
+        let mut inflight = Inflight::new(2);
+        let released = Flight {
+            released: true,
+            ..flight(Qos::ExactlyOnce)
+        };
+        inflight.restore(vec![(id(4), flight(Qos::AtLeastOnce)), (id(2), released)]);
+        let ids: Vec<_> = inflight.flights().into_iter().map(|(id, _)| id.get()).collect();
+        assert_eq!(ids, [4, 2]);
+        assert!(inflight.resend(id(4)) && !inflight.resend(id(4)));
+        assert_eq!(inflight.take(flight(Qos::AtLeastOnce)), Some(id(1)));
+        assert_eq!(inflight.take(flight(Qos::AtLeastOnce)), None, "the window is full");
+        assert!(inflight.complete(id(2)));
+        assert_eq!(
+            inflight.take(flight(Qos::AtLeastOnce)),
+            None,
+            "what did not count makes no room"
+        );
+        assert!(inflight.acknowledge(id(4)));
+        assert_eq!(inflight.take(flight(Qos::AtLeastOnce)), Some(id(3)));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use headwater_store::{Header, Record, WriteError};
+use headwater_store::{Header, Record, TimestampMs, WriteError};
 
 use super::*;
-use crate::outbox::Outgoing;
+use crate::outbox::{Delivery, Outgoing};
 use crate::packet::{Connect, Decoder, Publish};
 
 const LIMITS: SessionLimits = SessionLimits {
@@ -15,6 +15,7 @@ const LIMITS: SessionLimits = SessionLimits {
     topic_alias_max: 4,
     subscriptions_max: 2,
     keep_alive_max_s: 60,
+    session_expiry_max_s: 3600,
 };
 
 fn connect(version: Version) -> Connect {
@@ -63,23 +64,27 @@ fn only_a_commit_is_acknowledged_before_5() {
     let full = || Err(PublishError::Write(WriteError::DiskFull { free: 0, mark: 1 }));
     let mut out = BytesMut::new();
     let mut old = session(Version::V3_1_1);
-    old.acknowledge(id(1), &Ok(()), &mut out).unwrap();
+    old.acknowledge(Answer::Ack(id(1)), &Ok(()), &mut out).unwrap();
     assert_eq!(&out.split()[..], [0x40, 2, 0, 1]);
-    old.acknowledge(id(2), &full(), &mut out).unwrap_err();
-    old.acknowledge(id(3), &stopped(), &mut out).unwrap_err();
+    old.acknowledge(Answer::Ack(id(2)), &full(), &mut out).unwrap_err();
+    old.acknowledge(Answer::Ack(id(3)), &stopped(), &mut out).unwrap_err();
     assert!(out.is_empty());
 
     let mut new = session(Version::V5);
-    new.acknowledge(id(2), &full(), &mut out).unwrap();
+    new.acknowledge(Answer::Ack(id(2)), &full(), &mut out).unwrap();
     let answer = packets(Version::V5, &mut out);
     assert!(
         matches!(&answer[..], [Packet::PubAck(ack)] if ack.reason == Reason::QUOTA_EXCEEDED),
         "{answer:?}"
     );
     // An outcome that is not known is never told as a failure: the message may be in the log.
-    new.acknowledge(id(3), &stopped(), &mut out).unwrap_err();
-    new.acknowledge(id(4), &Err(WriteError::Indefinite("test").into()), &mut out)
-        .unwrap_err();
+    new.acknowledge(Answer::Ack(id(3)), &stopped(), &mut out).unwrap_err();
+    new.acknowledge(
+        Answer::Ack(id(4)),
+        &Err(WriteError::Indefinite("test").into()),
+        &mut out,
+    )
+    .unwrap_err();
     assert!(out.is_empty());
 }
 
@@ -90,7 +95,7 @@ fn the_receive_maximum_counts_what_is_not_acknowledged() {
     let mut new = session(Version::V5);
     new.receive(publish(1), &mut actions).unwrap();
     new.receive(publish(2), &mut actions).unwrap();
-    new.acknowledge(id(1), &Ok(()), &mut out).unwrap();
+    new.acknowledge(Answer::Ack(id(1)), &Ok(()), &mut out).unwrap();
     new.receive(publish(3), &mut actions).unwrap();
     let end = new.receive(publish(4), &mut actions).unwrap_err();
     assert!(matches!(
@@ -106,8 +111,8 @@ fn the_receive_maximum_counts_what_is_not_acknowledged() {
         old.receive(publish(number), &mut actions).unwrap();
     }
     assert!(!old.may_receive(), "an older client is slowed by not reading from it");
-    old.acknowledge(id(1), &Ok(()), &mut out).unwrap();
-    old.acknowledge(id(2), &Ok(()), &mut out).unwrap();
+    old.acknowledge(Answer::Ack(id(1)), &Ok(()), &mut out).unwrap();
+    old.acknowledge(Answer::Ack(id(2)), &Ok(()), &mut out).unwrap();
     assert!(old.may_receive());
 }
 
@@ -148,8 +153,9 @@ fn delivery(qos: Qos, headers: Vec<Header>) -> Delivery {
         ..Record::new("x")
     };
     Delivery {
-        message: Arc::new(Outgoing::new(record).unwrap()),
+        message: Arc::new(Outgoing::new(record, None).unwrap()),
         qos,
+        resend: None,
         retain: false,
         subscription_ids: None,
     }
@@ -157,7 +163,7 @@ fn delivery(qos: Qos, headers: Vec<Header>) -> Delivery {
 
 #[test]
 fn deliveries_respect_the_window_and_the_expiry() {
-    let mut out = BytesMut::new();
+    let mut out = Output::default();
     let mut session = session(Version::V5);
     let now = TimestampMs(5_999);
     let one = delivery(Qos::AtLeastOnce, vec![Header::MessageExpiry(10)]);
@@ -168,7 +174,7 @@ fn deliveries_respect_the_window_and_the_expiry() {
         session.deliver(&delivery(Qos::AtMostOnce, vec![]), now, &mut out),
         Delivered::Sent
     );
-    let sent = packets(Version::V5, &mut out);
+    let sent = packets(Version::V5, &mut out.ready);
     assert!(
         matches!(&sent[0], Packet::Publish(publish)
         if publish.properties.iter().eq([Property::MessageExpiryInterval(6)])),
@@ -177,7 +183,7 @@ fn deliveries_respect_the_window_and_the_expiry() {
     assert_eq!(sent.len(), 3);
     let expired = delivery(Qos::AtMostOnce, vec![Header::MessageExpiry(4)]);
     assert_eq!(session.deliver(&expired, now, &mut out), Delivered::Expired);
-    assert!(out.is_empty());
+    assert_eq!(out.len(), 0);
     let ack = Ack {
         packet_id: id(2),
         reason: Reason::SUCCESS,
@@ -185,7 +191,7 @@ fn deliveries_respect_the_window_and_the_expiry() {
     };
     session.receive(Packet::PubAck(ack), &mut Vec::new()).unwrap();
     assert_eq!(session.deliver(&one, now, &mut out), Delivered::Sent);
-    assert!(matches!(&packets(Version::V5, &mut out)[..], [Packet::Publish(p)] if p.packet_id == Some(id(2))));
+    assert!(matches!(&packets(Version::V5, &mut out.ready)[..], [Packet::Publish(p)] if p.packet_id == Some(id(2))));
 }
 
 #[test]
@@ -198,7 +204,7 @@ fn an_oversize_delivery_takes_no_packet_id_and_no_alias() {
         ..connect(Version::V5)
     };
     let mut session = accept(&connect, &LIMITS, || unreachable!()).unwrap().session;
-    let mut out = BytesMut::new();
+    let mut out = Output::default();
     let long = delivery(
         Qos::AtLeastOnce,
         vec![Header::ContentType("a long content type".into())],
@@ -206,11 +212,11 @@ fn an_oversize_delivery_takes_no_packet_id_and_no_alias() {
     for _ in 0..5 {
         assert_eq!(session.deliver(&long, TimestampMs(0), &mut out), Delivered::Oversize);
     }
-    assert!(out.is_empty());
+    assert_eq!(out.len(), 0);
     for _ in 0..2 {
         session.deliver(&delivery(Qos::AtMostOnce, vec![]), TimestampMs(0), &mut out);
     }
-    let topics: Vec<_> = packets(Version::V5, &mut out)
+    let topics: Vec<_> = packets(Version::V5, &mut out.ready)
         .into_iter()
         .map(|packet| {
             if let Packet::Publish(publish) = packet {

@@ -1,0 +1,64 @@
+//! Sessions of clients that nobody here wrote, over kill -9: what they missed is there, and QoS 2 means once.
+
+use std::time::Duration;
+
+use tempfile::tempdir;
+
+use crate::harness::Server;
+use crate::harness::clients::{mosquitto_publish_lines, mosquitto_sub_session, running_script};
+
+/// Rounds of kill -9; more with `HEADWATER_TEST_ROUNDS`.
+fn rounds() -> u32 {
+    let rounds = std::env::var("HEADWATER_TEST_ROUNDS").ok();
+    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(8)
+}
+
+fn exactly_once(version: &str) {
+    let folder = tempdir().unwrap();
+    let mut server = Server::start(&folder.path().join("data"));
+    let script = running_script(&server, "paho_exactly_once.py", &[version]);
+    for round in 0..rounds() {
+        // At another moment each time, in whatever flow there is.
+        std::thread::sleep(Duration::from_millis(150 + u64::from(round * 37 % 200)));
+        server.kill();
+        server.start_again();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let report = script.finish();
+    println!("{report}");
+}
+
+#[test]
+fn qos_2_is_exactly_once_over_kills_3_1_1() {
+    exactly_once("3.1.1");
+}
+
+#[test]
+fn qos_2_is_exactly_once_over_kills_5() {
+    exactly_once("5");
+}
+
+#[test]
+fn a_subscriber_that_was_away_gets_everything_in_order_and_once() {
+    let folder = tempdir().unwrap();
+    let mut server = Server::start(&folder.path().join("data"));
+    for version in ["mqttv31", "mqttv311", "mqttv5"] {
+        let (client_id, topic) = (format!("away-{version}"), format!("away/{version}"));
+        // It subscribes and leaves.
+        mosquitto_sub_session(&server, version, &client_id, &topic, &["-E"]);
+        let lines = |from: u32| (from..from + 200).map(|n| n.to_string()).collect::<Vec<_>>();
+        mosquitto_publish_lines(&server, &topic, &lines(0));
+        server.kill();
+        server.start_again();
+        mosquitto_publish_lines(&server, &topic, &lines(200));
+        let got = mosquitto_sub_session(&server, version, &client_id, &topic, &["-C", "400"]);
+        let wanted: Vec<String> = (0..400).map(|n| n.to_string()).collect();
+        assert_eq!(got, wanted, "{version}");
+        server.kill();
+        server.start_again();
+        // What was taken and saved does not come again; what is new does, behind it.
+        mosquitto_publish_lines(&server, &topic, &["last".to_owned()]);
+        let got = mosquitto_sub_session(&server, version, &client_id, &topic, &["-C", "1"]);
+        assert_eq!(got, ["last"], "{version}");
+    }
+}
