@@ -17,11 +17,12 @@ use crate::error::EngineError;
 use crate::follow::AppliedEntry;
 use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, SliceId, Term, TimestampMs};
 use crate::keys::applied::{self, Applied};
-use crate::keys::entry_row::{self, EntryRow};
+use crate::keys::entry_row::{self, Appended, EntryRow};
 use crate::keys::shard::{self, ShardRow};
 use crate::keys::span::{self, Span};
 use crate::keys::{record_batch, table_row, time_index};
-use crate::limits::TIME_INDEX_BYTES;
+use crate::limits::{PRODUCERS_FORGOTTEN_AT_ONCE, TIME_INDEX_BYTES};
+use crate::producer::{self, Producer, ProducerRow, Seen};
 use crate::record_batch::{RecordBatchError, set_base_offset};
 use crate::slices::{Slices, spans};
 use crate::stored::StoredBatch;
@@ -45,6 +46,10 @@ pub enum ApplyError {
 pub enum Refusal {
     /// A condition did not hold.
     Conflict,
+    /// Its producer has sent it before.
+    Duplicate,
+    /// Its producer has gone on.
+    Behind,
     /// Its route revision is below the group's fence, which is this.
     Stale(RouteRevision),
 }
@@ -60,6 +65,8 @@ pub struct Applier {
     applied: Applied,
     fence: RouteRevision,
     shards: HashMap<ShardId, Shard>,
+    /// No producer is listed under an hour before this one.
+    producers_from: u32,
 }
 
 /// Where a shard stands, and how much of it the time index does not cover yet.
@@ -77,7 +84,7 @@ struct Overlay {
     puts: Vec<Put>,
     appends: Vec<StoredBatch>,
     /// What was appended to each slice.
-    by_slice: BTreeMap<SliceId, Vec<(ShardId, Offset)>>,
+    by_slice: BTreeMap<SliceId, Vec<Appended>>,
     spans: Vec<(ShardId, Offset)>,
     /// Shards that were dropped: nothing of them is known any more.
     dropped: Vec<ShardId>,
@@ -108,6 +115,7 @@ impl Applier {
             applied,
             fence,
             shards: HashMap::new(),
+            producers_from: 0,
         })
     }
 
@@ -164,6 +172,14 @@ impl Applier {
     }
 
     fn apply_item(&mut self, item: Item, overlay: &mut Overlay) -> Result<Outcome, ApplyError> {
+        let seen = match &item.producer {
+            None => None,
+            Some(producer) => match self.judge(producer, overlay)? {
+                Seen::New(next) => Some((producer, next)),
+                Seen::Before => return Ok(Err(Refusal::Duplicate)),
+                Seen::Behind => return Ok(Err(Refusal::Behind)),
+            },
+        };
         if let Some(revision) = item.revision {
             if revision < self.fence {
                 return Ok(Err(Refusal::Stale(self.fence)));
@@ -186,7 +202,11 @@ impl Applier {
         for trim in item.trims {
             self.trim(trim, overlay)?;
         }
-        for put in item.puts {
+        let noted = match seen {
+            Some((producer, next)) => self.note(producer, next, overlay)?,
+            None => Vec::new(),
+        };
+        for put in item.puts.into_iter().chain(noted) {
             overlay.rows.insert((put.table, put.key.clone()), put.value.clone());
             overlay.puts.push(put);
         }
@@ -220,7 +240,9 @@ impl Applier {
         let (batch_key, shard_row) = (record_batch::key(id, base), shard::encode(&shard.row));
         overlay.writes.put(Family::Slice(slice), batch_key, stored.encoded());
         overlay.writes.put(Family::State, shard::key(id), shard_row);
-        overlay.by_slice.entry(slice).or_default().push((id, base));
+        let keys = append.keys;
+        let appended = Appended { shard: id, base, keys };
+        overlay.by_slice.entry(slice).or_default().push(appended);
         overlay.appends.push(stored);
         Ok(base)
     }
@@ -251,18 +273,91 @@ impl Applier {
         Ok(())
     }
 
+    fn judge(&self, producer: &Producer, overlay: &Overlay) -> Result<Seen, ApplyError> {
+        let row = self.producer_row(&producer.id, overlay)?;
+        Ok(producer::judge(row, producer, self.applied.time))
+    }
+
+    /// The rows of a producer whose Batch is applied; and producers that were silent for too long are forgotten.
+    fn note(&mut self, producer: &Producer, next: ProducerRow, overlay: &Overlay) -> Result<Vec<Put>, ApplyError> {
+        let put = |table, key, value| Put { table, key, value };
+        let mut puts = self.forget_producers(overlay)?;
+        let hour = self.producer_row(&producer.id, overlay)?.map(|row| row.hour());
+        if hour != Some(next.hour()) {
+            let listed = |hour| producer::hour_key(hour, &producer.id);
+            puts.extend(hour.map(|hour| put(tables::PRODUCER_HOURS, listed(hour), None)));
+            puts.push(put(tables::PRODUCER_HOURS, listed(next.hour()), Some(Bytes::new())));
+        }
+        puts.push(put(tables::PRODUCERS, producer.id.clone(), Some(next.encode().into())));
+        Ok(puts)
+    }
+
+    fn producer_row(&self, id: &Bytes, overlay: &Overlay) -> Result<Option<ProducerRow>, ApplyError> {
+        let row = self.row(tables::PRODUCERS, id, overlay)?.map(ProducerRow::decode);
+        row.transpose()
+            .map_err(|Short| self.broken("damaged row of a producer"))
+    }
+
+    /// A few at a time. Only an item that is applied may move `producers_from`, or replicas would differ.
+    fn forget_producers(&mut self, overlay: &Overlay) -> Result<Vec<Put>, ApplyError> {
+        let until = producer::first_kept_hour(self.applied.time);
+        if self.producers_from >= until {
+            return Ok(Vec::new());
+        }
+        let key = |row: &[u8]| table_row::key(self.group, tables::PRODUCER_HOURS, row);
+        let (mut found, mut next) = (Vec::new(), until);
+        let from = key(&self.producers_from.to_be_bytes());
+        self.engine.scan(Family::State, &key(b""), &from, &mut |key, _| {
+            let listed = table_row::row(key).map(Bytes::copy_from_slice);
+            let hour = listed
+                .as_ref()
+                .ok()
+                .and_then(|row| producer::listed(row).ok())
+                .map_or(until, |(hour, _)| hour);
+            next = hour.min(until);
+            found.extend(listed.ok().filter(|_| hour < until));
+            hour < until && found.len() < PRODUCERS_FORGOTTEN_AT_ONCE
+        })?;
+        self.producers_from = if found.len() < PRODUCERS_FORGOTTEN_AT_ONCE {
+            until
+        } else {
+            next
+        };
+        let mut puts = Vec::new();
+        for listed in found {
+            let Ok((hour, id)) = producer::listed(&listed) else {
+                continue;
+            };
+            let id = listed.slice_ref(id);
+            // One that has written since is listed again under its new hour.
+            if self.producer_row(&id, overlay)?.is_some_and(|row| row.hour() == hour) {
+                puts.push(Put {
+                    table: tables::PRODUCERS,
+                    key: id,
+                    value: None,
+                });
+            }
+            puts.push(Put {
+                table: tables::PRODUCER_HOURS,
+                key: listed,
+                value: None,
+            });
+        }
+        Ok(puts)
+    }
+
+    /// A row of a table as the items before this one have left it.
+    fn row(&self, table: TableId, key: &Bytes, overlay: &Overlay) -> Result<Option<Bytes>, EngineError> {
+        match overlay.rows.get(&(table, key.clone())) {
+            Some(current) => Ok(current.clone()),
+            None => self.engine.get(Family::State, &table_row::key(self.group, table, key)),
+        }
+    }
+
     fn holds(&self, condition: &Condition, overlay: &Overlay) -> Result<bool, EngineError> {
         match condition {
             Condition::Term(term) => Ok(*term == self.applied.term),
-            Condition::Row { table, key, value } => match overlay.rows.get(&(*table, key.clone())) {
-                Some(current) => Ok(current == value),
-                None => {
-                    let current = self
-                        .engine
-                        .get(Family::State, &table_row::key(self.group, *table, key))?;
-                    Ok(current == *value)
-                }
-            },
+            Condition::Row { table, key, value } => Ok(self.row(*table, key, overlay)? == *value),
         }
     }
 
@@ -328,6 +423,8 @@ mod tests {
     use super::*;
     use crate::engine::memory::MemoryEngine;
     use crate::ids::StreamId;
+    use crate::key_hashes::KeyHashes;
+    use crate::limits::PRODUCER_KEPT_MS;
     use crate::record::Record;
     use crate::record_batch::{encode_record, seal};
     use crate::retention::RetentionClass;
@@ -351,6 +448,7 @@ mod tests {
                 shard: SHARD,
                 class: RetentionClass::FOREVER,
                 batch: batch.into(),
+                keys: KeyHashes::default(),
             }],
             ..Item::default()
         }
@@ -425,6 +523,76 @@ mod tests {
             ..appending(&["z"])
         };
         assert_eq!(run(&mut applier, vec![old_term]), [Err(Refusal::Conflict)]);
+    }
+
+    fn sent(sequence: u64, time_ms: i64, payload: &str) -> (TimestampMs, Item) {
+        let producer = Producer {
+            id: "http/4711".into(),
+            epoch: 0,
+            sequence,
+        };
+        let item = Item {
+            producer: Some(producer),
+            ..appending(&[payload])
+        };
+        (TimestampMs(time_ms), item)
+    }
+
+    fn run_at(applier: &mut Applier, (time, item): (TimestampMs, Item)) -> Outcome {
+        let index = applier.applied().index.next();
+        let items = vec![item];
+        let data = entry::encode(&Entry { time, items });
+        applier.apply(index, Term(1), data.into()).unwrap().1.remove(0)
+    }
+
+    #[test]
+    fn what_a_producer_sends_again_is_applied_once() {
+        let engine = Arc::new(MemoryEngine::default());
+        let mut applier = load(&engine);
+        assert_eq!(run_at(&mut applier, sent(0, 5, "a")), Ok(vec![Offset(0)]));
+        assert_eq!(run_at(&mut applier, sent(0, 6, "a")), Err(Refusal::Duplicate));
+        let refused = Item {
+            conditions: vec![row(Some("never"))],
+            ..sent(1, 7, "b").1
+        };
+        assert_eq!(run_at(&mut applier, (TimestampMs(7), refused)), Err(Refusal::Conflict));
+        assert_eq!(
+            run_at(&mut applier, sent(1, 8, "b")),
+            Ok(vec![Offset(1)]),
+            "a refused one was not applied"
+        );
+        let mut applier = load(&engine);
+        assert_eq!(
+            run_at(&mut applier, sent(1, 9, "b")),
+            Err(Refusal::Duplicate),
+            "after a restart too"
+        );
+    }
+
+    #[test]
+    fn silent_producers_are_forgotten() {
+        let engine = Arc::new(MemoryEngine::default());
+        let mut applier = load(&engine);
+        let rows = |table| {
+            let (mut count, key) = (0, table_row::key(GROUP, table, b""));
+            let mut visit = |_: &[u8], _: &[u8]| {
+                count += 1;
+                true
+            };
+            engine.scan(Family::State, &key, &key, &mut visit).unwrap();
+            count
+        };
+        for number in 0..10 {
+            let (time, mut item) = sent(0, number, "x");
+            item.producer.as_mut().unwrap().id = format!("p{number}").into();
+            run_at(&mut applier, (time, item)).unwrap();
+        }
+        assert_eq!((rows(tables::PRODUCERS), rows(tables::PRODUCER_HOURS)), (10, 10));
+        let day_and_two_hours = PRODUCER_KEPT_MS + 2 * 3_600_000;
+        for sequence in 0..4 {
+            run_at(&mut applier, sent(sequence, day_and_two_hours, "y")).unwrap();
+        }
+        assert_eq!((rows(tables::PRODUCERS), rows(tables::PRODUCER_HOURS)), (1, 1));
     }
 
     #[test]

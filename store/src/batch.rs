@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, Term, TimestampMs};
+use crate::producer::Producer;
 use crate::record::Record;
 
 /// Names a table inside a group. The number is part of every row's key on disk, so it never changes its meaning.
@@ -31,6 +32,10 @@ pub mod tables {
     pub const QUERY_STATE: TableId = TableId(19);
     /// Data groups: connector and shard -> cursor.
     pub const CONNECTOR_CURSOR: TableId = TableId(20);
+    /// Data groups: producer id -> what was seen of it (producer.rs).
+    pub const PRODUCERS: TableId = TableId(21);
+    /// Data groups: `hour u32 | producer id`, to find those that are to be forgotten.
+    pub const PRODUCER_HOURS: TableId = TableId(22);
     /// Data groups: client id -> who serves its MQTT session. The first of the session's rows, in the client id's group.
     pub const SESSION_OWNER: TableId = TableId(32);
     /// Data groups: client id -> the session's expiry and its end.
@@ -47,6 +52,10 @@ pub mod tables {
     pub const RECEIVED: TableId = TableId(38);
     /// Data groups: `client id length u16 | client id | epoch u64` of a will that is published in this group.
     pub const WILL_SENT: TableId = TableId(39);
+    /// Data groups: `name/filter` of a shared subscription -> its cursors and what is in flight.
+    pub const SHARE: TableId = TableId(40);
+    /// Data groups: `name/filter length u16 | name/filter | client id` of a durable session that shares it.
+    pub const SHARE_MEMBER: TableId = TableId(41);
 }
 
 /// Records for one shard, in order.
@@ -112,6 +121,8 @@ pub struct Batch {
     pub group: GroupId,
     /// The routing the appends were made with; older ones than the group's fence are refused as stale.
     pub revision: Option<RouteRevision>,
+    /// Who sends it, so that it is applied once however often it is sent.
+    pub producer: Option<Producer>,
     /// All must hold.
     pub conditions: Vec<Condition>,
     /// In order.
@@ -128,6 +139,7 @@ impl Batch {
         Batch {
             group,
             revision: None,
+            producer: None,
             conditions: Vec::new(),
             appends: Vec::new(),
             trims: Vec::new(),
@@ -175,6 +187,12 @@ impl Batch {
         self
     }
 
+    /// Says who sends it and which one of its own it is: sent again, it is refused as a [`crate::WriteError::Duplicate`].
+    pub fn from_producer(mut self, producer: Producer) -> Batch {
+        self.producer = Some(producer);
+        self
+    }
+
     /// Names the routing that the appends were made with.
     pub fn routed(mut self, revision: RouteRevision) -> Batch {
         self.revision = Some(revision);
@@ -195,7 +213,8 @@ impl Batch {
             .map(|put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 16)
             .sum();
         let conditions: usize = self.conditions.iter().map(Condition::size_bytes).sum();
-        64 + appends + puts + conditions + self.trims.len() * 32
+        let producer = self.producer.as_ref().map_or(0, |producer| producer.id.len());
+        64 + producer + appends + puts + conditions + self.trims.len() * 32
     }
 }
 

@@ -9,7 +9,9 @@
 //! ```
 //!
 //! There is no linger: what arrives during an fsync is merged when it ends, and the log thread has its next work before
-//! the driver applies what the last one committed. The driver never waits for an fsync; a condition may make it read.
+//! the driver applies what the last one committed. The driver does not wait for an fsync, but for a write so small that
+//! handing it to another thread and back would take longer than what could be done meanwhile; that one it syncs itself. A
+//! condition may make it read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use crate::catalog::Catalog;
 use crate::entry;
 use crate::error::WriteError;
 use crate::ids::{CATALOG_GROUP, GroupId, LogIndex, RouteRevision, Term, TimestampMs};
-use crate::log_thread::LogJob;
+use crate::limits::OWN_SYNC_BYTES_MAX;
+use crate::log_thread::{self, Log, LogJob};
 use crate::maintenance::Chore;
 use crate::proposal::{Merged, Proposal, Waiter, merge};
 use crate::raft_log::LogWrite;
@@ -72,7 +75,7 @@ struct Group {
 pub struct Driver {
     shared: Arc<Shared>,
     inbox: Receiver<Message>,
-    log: Sender<LogJob>,
+    log: Log,
     chores: Sender<Chore>,
     groups: Vec<Group>,
     catalog: Catalog,
@@ -91,7 +94,7 @@ impl Driver {
     pub fn new(
         shared: Arc<Shared>,
         inbox: Receiver<Message>,
-        log: Sender<LogJob>,
+        log: Log,
         chores: Sender<Chore>,
         groups: Vec<(GroupId, Replica, Applier)>,
         catalog: Catalog,
@@ -227,7 +230,7 @@ impl Driver {
             let (any, committed) = self.collect();
             // The log thread gets its work first: it syncs while this thread applies.
             if !self.log_busy && self.writes.iter().any(|(_, _, write)| write.sync) {
-                self.hand_to_log()?;
+                self.sync()?;
             }
             for (at, entry) in committed {
                 self.apply(at, entry)?;
@@ -343,9 +346,11 @@ impl Driver {
             .set_leadership(group.id, Leadership { leading, term, leader });
     }
 
-    fn hand_to_log(&mut self) -> Result<(), Fatal> {
+    /// Everything collected, in one write and one fsync: the log thread's, or this thread's own.
+    fn sync(&mut self) -> Result<(), Fatal> {
         let mut batch = LogBatch::with_capacity(self.writes.len() * 2);
         let mut turns = Vec::with_capacity(self.writes.len());
+        let bytes: usize = self.writes.iter().map(|(_, _, write)| write.size_bytes()).sum();
         for (group, number, write) in self.writes.drain(..) {
             write
                 .encode(group, &mut batch)
@@ -354,9 +359,15 @@ impl Driver {
                 turns.push((group, number));
             }
         }
+        let job = LogJob { batch, turns };
+        if bytes <= OWN_SYNC_BYTES_MAX {
+            let written = log_thread::serve(&self.log.engine, job);
+            return self.take(written);
+        }
         self.log_busy = true;
         self.log
-            .send(LogJob { batch, turns })
+            .jobs
+            .send(job)
             .map_err(|_| Fatal("the log thread has ended".to_owned()))
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! entry: version u8 | time i64 | item count u32 | item ...
-//! item:  flags u8 | [route revision u64] | condition count u16 | condition ...
+//! item:  flags u8 | [route revision u64] | [producer id prefixed | epoch u32 | sequence u64] | condition count u16 | condition ...
 //!        | append count u32 | append ... | trim count u32 | trim ... | put count u32 | put ...
 //! condition: 0 u8 | table u16 | key prefixed | value optional        (the row has this value)
 //!            1 u8 | term u64                                         (the entry is of this term)
-//! append: stream u64 | shard u16 | retention class u8 | record batch prefixed   (retention.rs, record_batch.rs)
+//! append: stream u64 | shard u16 | retention class u8 | record batch prefixed | key hashes prefixed
+//!         (retention.rs, record_batch.rs, key_hashes.rs)
 //! trim:   stream u64 | shard u16 | first offset u64                  (records before it go; all ones: the shard goes)
 //! put:    table u16 | key prefixed | value optional
-//! flags: bit 0, a route revision follows
+//! flags: bit 0, a route revision follows; bit 1, a producer
 //! ```
 //!
 //! Integers are little-endian; `prefixed` is a varint length and the bytes, `optional` is 0 for none, else length + 1.
@@ -20,11 +21,14 @@ use bytes::Bytes;
 
 use crate::batch::{Condition, Put, TableId, Trim};
 use crate::ids::{GroupId, Offset, RouteRevision, ShardId, StreamId, Term, TimestampMs};
+use crate::key_hashes::KeyHashes;
+use crate::producer::Producer;
 use crate::retention::RetentionClass;
 use crate::wire::{Reader, Short, put_optional, put_prefixed};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const FLAG_REVISION: u8 = 1;
+const FLAG_PRODUCER: u8 = 2;
 const CONDITION_ROW: u8 = 0;
 const CONDITION_TERM: u8 = 1;
 
@@ -41,6 +45,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Item {
     pub revision: Option<RouteRevision>,
+    pub producer: Option<Producer>,
     pub conditions: Vec<Condition>,
     /// Sealed record batches, their base offsets still 0.
     pub appends: Vec<ItemAppend>,
@@ -55,6 +60,8 @@ pub struct ItemAppend {
     /// How long it is kept.
     pub class: RetentionClass,
     pub batch: Bytes,
+    /// Of the keys or topics in it.
+    pub keys: KeyHashes,
 }
 
 pub fn encode(entry: &Entry) -> Vec<u8> {
@@ -70,22 +77,30 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
 }
 
 fn size_bytes(item: &Item) -> usize {
-    let appends: usize = item.appends.iter().map(|append| append.batch.len() + 17).sum();
+    let appends: usize = item
+        .appends
+        .iter()
+        .map(|append| append.batch.len() + append.keys.as_bytes().len() + 22)
+        .sum();
     let puts: usize = item
         .puts
         .iter()
         .map(|put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 16)
         .sum();
-    appends + puts + 32 + item.conditions.len() * 64 + item.trims.len() * 18
+    let producer = item.producer.as_ref().map_or(0, |producer| producer.id.len() + 17);
+    producer + appends + puts + 32 + item.conditions.len() * 64 + item.trims.len() * 18
 }
 
 fn encode_item(item: &Item, out: &mut Vec<u8>) {
-    match item.revision {
-        Some(revision) => {
-            out.push(FLAG_REVISION);
-            out.extend_from_slice(&revision.0.to_le_bytes());
-        }
-        None => out.push(0),
+    let flag = |set, flag| if set { flag } else { 0 };
+    out.push(flag(item.revision.is_some(), FLAG_REVISION) | flag(item.producer.is_some(), FLAG_PRODUCER));
+    if let Some(revision) = item.revision {
+        out.extend_from_slice(&revision.0.to_le_bytes());
+    }
+    if let Some(producer) = &item.producer {
+        put_prefixed(out, &producer.id);
+        out.extend_from_slice(&producer.epoch.to_le_bytes());
+        out.extend_from_slice(&producer.sequence.to_le_bytes());
     }
     out.extend_from_slice(&(item.conditions.len() as u16).to_le_bytes());
     for condition in &item.conditions {
@@ -107,6 +122,7 @@ fn encode_item(item: &Item, out: &mut Vec<u8>) {
         put_shard(out, append.shard);
         out.push(append.class.0);
         put_prefixed(out, &append.batch);
+        put_prefixed(out, append.keys.as_bytes());
     }
     out.extend_from_slice(&(item.trims.len() as u32).to_le_bytes());
     for trim in &item.trims {
@@ -156,10 +172,19 @@ pub fn decode(group: GroupId, bytes: Bytes) -> Result<Entry, Short> {
 
 fn decode_item(group: GroupId, reader: &mut Reader) -> Result<Item, Short> {
     let mut item = Item::default();
-    match reader.u8()? {
-        0 => {}
-        FLAG_REVISION => item.revision = Some(RouteRevision(reader.u64()?)),
-        _ => return Err(Short),
+    let flags = reader.u8()?;
+    if flags & !(FLAG_REVISION | FLAG_PRODUCER) != 0 {
+        return Err(Short);
+    }
+    if flags & FLAG_REVISION != 0 {
+        item.revision = Some(RouteRevision(reader.u64()?));
+    }
+    if flags & FLAG_PRODUCER != 0 {
+        item.producer = Some(Producer {
+            id: reader.prefixed()?,
+            epoch: reader.u32()?,
+            sequence: reader.u64()?,
+        });
     }
     for _ in 0..reader.u16()? {
         item.conditions.push(match reader.u8()? {
@@ -177,6 +202,7 @@ fn decode_item(group: GroupId, reader: &mut Reader) -> Result<Item, Short> {
             shard: read_shard(group, reader)?,
             class: RetentionClass::from_number(reader.u8()?).ok_or(Short)?,
             batch: reader.prefixed()?,
+            keys: KeyHashes::decode(reader.prefixed()?)?,
         });
     }
     for _ in 0..reader.u32()? {
@@ -221,11 +247,15 @@ mod tests {
                 number,
             })
         };
-        let append = (shard(), 0..RetentionClass::COUNT as u8, bytes()).prop_map(|(shard, class, batch)| ItemAppend {
+        let append = (shard(), 0..RetentionClass::COUNT as u8, bytes(), any::<Vec<u32>>());
+        let append = append.prop_map(|(shard, class, batch, hashes)| ItemAppend {
             shard,
             class: RetentionClass(class),
             batch,
+            keys: KeyHashes::collect(hashes),
         });
+        let producer = (bytes(), any::<u32>(), any::<u64>());
+        let producer = producer.prop_map(|(id, epoch, sequence)| Producer { id, epoch, sequence });
         let trim = (shard(), any::<u64>()).prop_map(|(shard, first)| Trim {
             shard,
             first: Offset(first),
@@ -237,13 +267,15 @@ mod tests {
         });
         (
             proptest::option::of(any::<u64>().prop_map(RouteRevision)),
+            proptest::option::of(producer),
             proptest::collection::vec(condition, 0..3),
             proptest::collection::vec(append, 0..3),
             proptest::collection::vec(trim, 0..3),
             proptest::collection::vec(put, 0..3),
         )
-            .prop_map(|(revision, conditions, appends, trims, puts)| Item {
+            .prop_map(|(revision, producer, conditions, appends, trims, puts)| Item {
                 revision,
+                producer,
                 conditions,
                 appends,
                 trims,

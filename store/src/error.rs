@@ -62,6 +62,12 @@ pub enum WriteError {
     /// A [`crate::Condition`] did not hold. Nothing was applied.
     #[error("a precondition did not hold")]
     Conflict,
+    /// The producer has sent this Batch before, and it was applied then.
+    #[error("this was written before")]
+    Duplicate,
+    /// The producer's epoch is over, or it has sent so much since that nobody knows about this one. Nothing was applied.
+    #[error("the producer has gone on: its epoch is over, or it has written too much since")]
+    ProducerBehind,
     /// The appends were routed by an older catalog than the group's fence. Route again and retry. Nothing was applied.
     #[error("routed with revision {sent}, the group asks for {wanted} or later")]
     StaleRoute { sent: RouteRevision, wanted: RouteRevision },

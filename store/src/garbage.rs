@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::ids::{GroupId, Offset, ShardId};
-use crate::keys::{entry_row, shard};
+use crate::keys::entry_row::{self, Appended};
+use crate::keys::shard;
 use crate::record_batch::parse_header;
 
 /// What all records of a dropped stream are below.
@@ -32,7 +33,7 @@ impl Garbage {
     pub fn holds(&self, key: &[u8], value: &[u8]) -> bool {
         match key.first() {
             Some(b'r') => self.holds_record_batch(key, value),
-            Some(b'x') => self.first(key).is_some_and(|first| first == DROPPED),
+            Some(b'x' | b'k') => self.first(key).is_some_and(|first| first == DROPPED),
             Some(b'e') => self.holds_entry(key, value),
             _ => false,
         }
@@ -56,7 +57,7 @@ impl Garbage {
             .map(u16::from_be_bytes);
         let Some(group) = group.map(GroupId) else { return false };
         entry_row::decode(group, Bytes::copy_from_slice(value)).is_ok_and(|row| {
-            let gone = |(shard, _): &(ShardId, Offset)| self.0.get(&shard::bytes(*shard)) == Some(&DROPPED);
+            let gone = |appended: &Appended| self.0.get(&shard::bytes(appended.shard)) == Some(&DROPPED);
             !row.appends.is_empty() && row.appends.iter().all(gone)
         })
     }
@@ -66,7 +67,8 @@ impl Garbage {
 mod tests {
     use super::*;
     use crate::ids::{LogIndex, StreamId, TimestampMs};
-    use crate::keys::{record_batch, time_index};
+    use crate::key_hashes::KeyHashes;
+    use crate::keys::{key_index, record_batch, time_index};
     use crate::record::Record;
     use crate::record_batch::{encode_record, seal, set_base_offset};
 
@@ -98,6 +100,8 @@ mod tests {
         assert!(!gone(1, 4) && gone(2, 1 << 40) && !gone(3, 0));
         let time = |stream| time_index::key(shard(stream), TimestampMs(7));
         assert!(garbage.holds(&time(2), &[]) && !garbage.holds(&time(1), &[]));
+        let key = |stream| key_index::key(shard(stream), 7, Offset(0));
+        assert!(garbage.holds(&key(2), &[]) && !garbage.holds(&key(1), &[]));
     }
 
     #[test]
@@ -106,10 +110,14 @@ mod tests {
         garbage.add(shard(2), DROPPED);
         let key = entry_row::key(GroupId(1), LogIndex(5));
         let row = |streams: &[u64]| {
-            let appends = streams.iter().map(|stream| (shard(*stream), Offset(0))).collect();
+            let appends = streams.iter().map(|stream| Appended {
+                shard: shard(*stream),
+                base: Offset(0),
+                keys: KeyHashes::collect(vec![7]),
+            });
             entry_row::encode(&entry_row::EntryRow {
                 time: TimestampMs(1),
-                appends,
+                appends: appends.collect(),
             })
         };
         assert!(garbage.holds(&key, &row(&[2, 2])));

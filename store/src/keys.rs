@@ -12,10 +12,12 @@
 //! | `s` | [`span`]: the part of a shard that lies in one slice | state | slice, time |
 //! | `r` | [`record_batch`]: a record batch by its base offset | slice | the record batch, verbatim |
 //! | `x` | [`time_index`]: the first record batch of a time | slice | base offset |
-//! | `e` | [`entry_row`]: what one entry appended to this slice | slice | shards and base offsets |
+//! | `e` | [`entry_row`]: what one entry appended to this slice | slice | shards, base offsets, key hashes |
+//! | `k` | [`key_index`]: the record batches that hold a key | sealed slice | base offsets |
 
 pub mod applied;
 pub mod entry_row;
+pub mod key_index;
 pub mod record_batch;
 pub mod shard;
 pub mod slice;

@@ -74,12 +74,15 @@ mod folder;
 mod follow;
 mod garbage;
 mod ids;
+mod key_hashes;
+mod key_index;
 mod keys;
 pub mod limits;
 mod log_files;
 mod log_thread;
 mod maintenance;
 mod placement;
+mod producer;
 mod proposal;
 mod raft_log;
 mod reader;
@@ -113,6 +116,8 @@ pub use ids::{
     TimestampMs,
 };
 pub use placement::{DEFAULT_STREAM, Route, SLOTS, group_for_topic, shard_for, slot};
+pub use producer::Producer;
+pub use reader::KeyRead;
 pub use record::{Header, Qos, Record};
 pub use retained::{RETAINED_ROW_VERSION, retained_put};
 pub use retention::RetentionClass;

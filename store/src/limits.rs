@@ -31,8 +31,21 @@ pub const SHARDS_MAX: u16 = 1024;
 pub const TIME_INDEX_BYTES: usize = 64 << 10;
 /// A class's open slice may grow to this part of all that the class holds, so that the slices of much data are few.
 pub const CLASS_SLICES: u64 = 8;
+/// A log write up to here the driver syncs itself. A lone writer waits for it alone, and two hand-overs between threads
+/// take as long as a third of an fsync on a quiet machine.
+pub const OWN_SYNC_BYTES_MAX: usize = 4 << 10;
+/// Keys and record batches, paired, that are sorted at once when a slice's key index is made: some 24 MB.
+pub const KEY_INDEX_RUN: usize = 1 << 20;
 /// Rows of entries that a reader of a group looks at in one slice before it looks at the next one.
 pub const ENTRY_ROWS_PER_SCAN: usize = 256;
+/// A producer's id.
+pub const PRODUCER_ID_BYTES_MAX: usize = 512;
+/// Batches that a producer may have in flight in one group, and still send any of them again.
+pub const PRODUCER_WINDOW: usize = 1024;
+/// What was seen of a producer is kept so long after its last write, in milliseconds of entry time: a day.
+pub const PRODUCER_KEPT_MS: i64 = 24 * 3_600_000;
+/// Producers that are forgotten with one entry's item: more than one, so that the list gets shorter.
+pub const PRODUCERS_FORGOTTEN_AT_ONCE: usize = 4;
 /// A control value (catalog row, table row) decoded from disk.
 pub const CONTROL_BYTES_MAX: usize = 16 << 20;
 

@@ -21,20 +21,33 @@ pub struct LogJob {
     pub turns: Vec<(GroupId, u64)>,
 }
 
+/// The log, as the driver has it.
+pub struct Log {
+    pub engine: Arc<LogEngine>,
+    /// To the log thread.
+    pub jobs: Sender<LogJob>,
+}
+
 /// Serves jobs until their sender is gone, or a write fails.
 pub fn run(engine: &Arc<LogEngine>, jobs: Receiver<LogJob>, driver: Sender<Message>) {
-    for LogJob { mut batch, turns } in jobs {
-        let began = Instant::now();
-        let written = write(engine, &mut batch);
-        metrics::histogram!("headwater_store_log_write_seconds").record(began.elapsed().as_secs_f64());
-        let failed = written.is_err();
-        let message = match written {
-            Ok(()) => Message::Persisted(turns),
-            Err(reason) => Message::LogFailed(reason),
-        };
+    for job in jobs {
+        let message = serve(engine, job);
+        let failed = matches!(message, Message::LogFailed(_));
         if driver.send(message).is_err() || failed {
             break;
         }
+    }
+}
+
+/// Writes and syncs one job; gives what the driver has to know of it.
+pub fn serve(engine: &Arc<LogEngine>, job: LogJob) -> Message {
+    let LogJob { mut batch, turns } = job;
+    let began = Instant::now();
+    let written = write(engine, &mut batch);
+    metrics::histogram!("headwater_store_log_write_seconds").record(began.elapsed().as_secs_f64());
+    match written {
+        Ok(()) => Message::Persisted(turns),
+        Err(reason) => Message::LogFailed(reason),
     }
 }
 

@@ -10,7 +10,9 @@ use crate::batch::{Batch, Committed, Condition, Put, Trim};
 use crate::entry::{Entry, Item, ItemAppend};
 use crate::error::WriteError;
 use crate::ids::{GroupId, LogIndex, RouteRevision, ShardId, StreamId, TimestampMs};
+use crate::key_hashes::{KeyHashes, key_hash};
 use crate::limits::{ENTRY_BYTES_TARGET, RECORD_BATCH_RECORDS_MAX};
+use crate::producer::Producer;
 use crate::record::Record;
 use crate::record_batch::{encode_record, seal};
 use crate::retention::RetentionClass;
@@ -25,6 +27,8 @@ struct EncodedAppend {
     class: RetentionClass,
     count: u32,
     body: Vec<u8>,
+    /// Of the keys or topics of its records.
+    hashes: Vec<u32>,
     /// The writer's append was longer than a record batch may be; this follows the part before it.
     continues: bool,
 }
@@ -34,6 +38,7 @@ struct EncodedAppend {
 pub struct Proposal {
     pub group: GroupId,
     revision: Option<RouteRevision>,
+    producer: Option<Producer>,
     conditions: Vec<Condition>,
     appends: Vec<EncodedAppend>,
     trims: Vec<Trim>,
@@ -59,6 +64,7 @@ impl Proposal {
                 class: class(shard.stream),
                 count: records.len() as u32,
                 body,
+                hashes: records.iter().filter_map(Record::key_or_topic).map(key_hash).collect(),
                 continues: part > 0,
             }
         };
@@ -70,6 +76,7 @@ impl Proposal {
             group: batch.group,
             revision: batch.revision,
             size_bytes: batch.size_bytes(),
+            producer: batch.producer,
             appends: parts.map(encode).collect(),
             conditions: batch.conditions,
             trims: batch.trims,
@@ -106,6 +113,8 @@ impl Waiter {
                 })
             }
             Err(Refusal::Conflict) => Err(WriteError::Conflict),
+            Err(Refusal::Duplicate) => Err(WriteError::Duplicate),
+            Err(Refusal::Behind) => Err(WriteError::ProducerBehind),
             Err(Refusal::Stale(wanted)) => Err(WriteError::StaleRoute {
                 sent: sent.unwrap_or_default(),
                 wanted: *wanted,
@@ -139,6 +148,7 @@ impl Merged {
 #[derive(Default)]
 struct OpenItem {
     revision: Option<RouteRevision>,
+    producer: Option<Producer>,
     conditions: Vec<Condition>,
     appends: Vec<EncodedAppend>,
     /// The append that a shard's next records join.
@@ -154,6 +164,8 @@ impl OpenItem {
         self.trims.is_empty()
             && self.conditions.is_empty()
             && proposal.conditions.is_empty()
+            && self.producer.is_none()
+            && proposal.producer.is_none()
             && self.revision == proposal.revision
     }
 
@@ -165,6 +177,7 @@ impl OpenItem {
                 let before = u64::from(open.count);
                 open.count += append.count;
                 open.body.extend_from_slice(&append.body);
+                open.hashes.extend_from_slice(&append.hashes);
                 return (*at, before);
             }
         }
@@ -179,9 +192,11 @@ impl OpenItem {
             shard: append.shard,
             class: append.class,
             batch: Bytes::from(seal(&append.body, append.count, time)),
+            keys: KeyHashes::collect(append.hashes),
         };
         Item {
             revision: self.revision,
+            producer: self.producer,
             conditions: self.conditions,
             appends: self.appends.into_iter().map(seal).collect(),
             trims: self.trims,
@@ -202,6 +217,7 @@ pub fn merge(queue: &mut std::collections::VecDeque<Proposal>, time: TimestampMs
         if !items.last().is_some_and(|item| item.takes(&proposal)) {
             items.push(OpenItem {
                 revision: proposal.revision,
+                producer: proposal.producer.clone(),
                 conditions: proposal.conditions,
                 ..OpenItem::default()
             });

@@ -28,9 +28,10 @@ pub const HARD_STATE_KEY: &[u8] = b"hard";
 pub const CUT_KEY: &[u8] = b"cut";
 
 /// A log file's size; the log is cut in whole files.
-const FILE_BYTES: u64 = 64 << 20;
-/// Above this, files with live entries are rewritten so that old files can go.
-const PURGE_BYTES: u64 = 512 << 20;
+const FILE_BYTES: u64 = 32 << 20;
+/// Above this the files whose entries are all cut off are used again, which makes their fsyncs cheaper: no space has to be
+/// found for what is written. Files with live entries are rewritten. A start reads as much.
+const PURGE_BYTES: u64 = 192 << 20;
 
 /// raft-engine's entry type for raft-rs.
 #[derive(Clone)]
@@ -132,6 +133,11 @@ pub struct LogWrite {
 }
 
 impl LogWrite {
+    /// About what it takes in the log.
+    pub fn size_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.data.len()).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.hard_state.is_none() && self.cut.is_none()
     }

@@ -11,10 +11,13 @@ use crate::engine::{Engine, Family};
 use crate::error::{EngineError, ReadError};
 use crate::follow::AppliedEntry;
 use crate::ids::{GroupId, LogIndex, Offset, ShardId, SliceId, TimestampMs};
-use crate::keys::entry_row::{self, EntryRow};
+use crate::key_hashes::key_hash;
+use crate::key_index;
+use crate::keys::entry_row::{self, Appended, EntryRow};
 use crate::keys::shard::{self, ShardRow};
 use crate::keys::{record_batch, time_index};
 use crate::limits::ENTRY_ROWS_PER_SCAN;
+use crate::record::Record;
 use crate::slices::{spans, spans_from};
 use crate::stored::{StoredBatch, damaged};
 
@@ -46,6 +49,57 @@ pub fn read(
         }
     }
     Ok(found.batches)
+}
+
+/// Records of one key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KeyRead {
+    /// In order. There may be none although more follow, because those that were looked at are trimmed.
+    pub records: Vec<(Offset, Record)>,
+    /// Where to go on; None: there are no more.
+    pub next: Option<Offset>,
+}
+
+/// Records of one key from `from` on, of record batches of about `max_bytes`.
+pub fn read_key(
+    engine: &dyn Engine,
+    shard: ShardId,
+    key: &[u8],
+    from: Offset,
+    max_bytes: usize,
+) -> Result<KeyRead, ReadError> {
+    let Some(row) = shard_row(engine, shard)? else {
+        return Ok(KeyRead::default());
+    };
+    let from = from.max(row.first);
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    let spans = spans_from(engine, shard, from)?;
+    for (at, (_, span)) in spans.iter().enumerate() {
+        let until = spans.get(at + 1).map_or(row.end, |(base, _)| *base);
+        let family = Family::Slice(span.slice);
+        for base in key_index::bases(engine, span.slice, shard, key_hash(key), until)? {
+            let Some(encoded) = engine.get(family, &record_batch::key(shard, base))? else {
+                continue;
+            };
+            let stored = StoredBatch::new(shard, encoded).map_err(|error| damaged(shard, base, &error))?;
+            if stored.end() <= from {
+                continue;
+            }
+            bytes += stored.size_bytes();
+            let end = stored.end();
+            let found = stored.hide_before(row.first).records_from(from)?;
+            records.extend(
+                found
+                    .into_iter()
+                    .filter(|(_, record)| record.key_or_topic() == Some(key)),
+            );
+            if bytes >= max_bytes {
+                let next = Some(end);
+                return Ok(KeyRead { records, next });
+            }
+        }
+    }
+    Ok(KeyRead { records, next: None })
 }
 
 /// What a read gathers.
@@ -215,7 +269,7 @@ fn read_entry(
     let time = rows.iter().map(|(_, row)| row.time).max().unwrap_or_default();
     let mut appends = Vec::new();
     for (slice, row) in rows {
-        for (shard, base) in row.appends {
+        for Appended { shard, base, .. } in row.appends {
             let Some(encoded) = engine.get(Family::Slice(slice), &record_batch::key(shard, base))? else {
                 continue;
             };
@@ -242,7 +296,8 @@ mod tests {
     use crate::engine::memory::MemoryEngine;
     use crate::entry::{Entry, Item, ItemAppend, encode};
     use crate::ids::{StreamId, Term};
-    use crate::record::Record;
+    use crate::key_hashes::KeyHashes;
+    use crate::keys::slice::SliceState;
     use crate::record_batch::{encode_record, seal};
     use crate::retention::RetentionClass;
     use crate::slices::Slices;
@@ -262,13 +317,22 @@ mod tests {
         let mut applier = Applier::load(engine.clone(), slices, SHARD.group).unwrap();
         for number in 1..=entries {
             let time = TimestampMs(number as i64 * 10);
-            let mut body = Vec::new();
-            (0..3).for_each(|n| encode_record(&Record::new(format!("{number}-{n}")), &mut body));
+            let (mut body, mut hashes) = (Vec::new(), Vec::new());
+            for n in 0..3 {
+                let key = format!("{}", (number * 3 + n) % 5);
+                hashes.push(key_hash(key.as_bytes()));
+                let record = Record {
+                    key: Some(key.into()),
+                    ..Record::new(format!("{number}-{n}"))
+                };
+                encode_record(&record, &mut body);
+            }
             let item = Item {
                 appends: vec![ItemAppend {
                     shard: SHARD,
                     class: RetentionClass::FOREVER,
                     batch: seal(&body, 3, time).into(),
+                    keys: KeyHashes::collect(hashes),
                 }],
                 ..Item::default()
             };
@@ -314,6 +378,54 @@ mod tests {
         }
         let other = ShardId { number: 1, ..SHARD };
         assert_eq!(offset_at(&*engine, other, TimestampMs(5)).unwrap(), Offset(0));
+    }
+
+    #[test]
+    fn a_key_is_found_in_open_and_in_sealed_slices() {
+        let engine = filled(20);
+        let slices = Slices::open(engine.clone(), 100).unwrap();
+        let offsets_of = |key: u64, from: u64, max_bytes| {
+            let key = key.to_string();
+            let KeyRead { records, next } = read_key(&*engine, SHARD, key.as_bytes(), Offset(from), max_bytes).unwrap();
+            let offsets: Vec<_> = records.iter().map(|(offset, _)| offset.0).collect();
+            (offsets, next)
+        };
+        for sealed in [false, true] {
+            if sealed {
+                // All but the open one.
+                slices.maintain(TimestampMs(300), 0).unwrap();
+                assert!(matches!(
+                    slice_states(&*engine)[..],
+                    [.., SliceState::Sealed, SliceState::Open]
+                ));
+            }
+            for key in 0..5 {
+                // Record `offset` has the key (offset + 3) % 5.
+                let expected: Vec<u64> = (10..60).filter(|offset| (offset + 3) % 5 == key).collect();
+                assert_eq!(
+                    offsets_of(key, 10, usize::MAX),
+                    (expected, None),
+                    "key {key}, sealed {sealed}"
+                );
+            }
+            assert_eq!(
+                offsets_of(3, 0, 1),
+                (vec![0], Some(Offset(3))),
+                "at least one batch, and where to go on"
+            );
+            assert_eq!(offsets_of(7, 0, 1), (vec![], None));
+        }
+    }
+
+    fn slice_states(engine: &dyn Engine) -> Vec<SliceState> {
+        let (mut states, prefix) = (Vec::new(), crate::keys::slice::prefix());
+        let mut visit = |_: &[u8], value: &[u8]| {
+            let row = crate::keys::slice::decode(Bytes::copy_from_slice(value)).unwrap();
+            states.push(row.state);
+            true
+        };
+        engine.scan(Family::State, &prefix, &prefix, &mut visit).unwrap();
+        states
     }
 
     #[test]

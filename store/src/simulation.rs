@@ -18,8 +18,10 @@ use crate::batch::{Condition, Put, TableId, Trim};
 use crate::engine::memory::MemoryEngine;
 use crate::engine::{Engine, Family};
 use crate::entry::{self, Entry, Item, ItemAppend, encode};
-use crate::ids::{GroupId, LogIndex, Offset, ShardId, StreamId, Term, TimestampMs};
+use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, StreamId, Term, TimestampMs};
+use crate::key_hashes::{KeyHashes, key_hash};
 use crate::keys::{applied, table_row};
+use crate::producer::Producer;
 use crate::reader;
 use crate::record::Record;
 use crate::record_batch::{decode_records, encode_record, open_body, parse_header, seal};
@@ -35,6 +37,8 @@ const ENTRY_MS: i64 = 5_000;
 const SLICE_BYTES: u64 = 500;
 /// Streams 1 to 3: kept for ever, for a minute, and sometimes the one and sometimes the other.
 const STREAMS: std::ops::Range<u64> = 1..4;
+/// Records have so many keys.
+const KEYS: u8 = 5;
 
 /// A mistake planted on purpose.
 #[derive(Clone, Copy, PartialEq)]
@@ -48,6 +52,10 @@ enum Bug {
     ApplyTwice,
     /// Slices are dropped half a minute too early.
     DropTooEarly,
+    /// A crash keeps how far rows are applied, and not the rows.
+    AppliedAheadOfRows,
+    /// Writers do not say with what routing they write.
+    SkipFence,
 }
 
 struct World {
@@ -61,6 +69,11 @@ struct World {
     synced: LogIndex,
     /// What writers were told, by entry.
     acknowledged: BTreeMap<LogIndex, Vec<Outcome>>,
+    /// The routing each item was made with, by entry, and the newest one that was applied.
+    revisions: BTreeMap<LogIndex, Vec<RouteRevision>>,
+    fence: RouteRevision,
+    /// What producers have sent that was applied.
+    applied_once: BTreeSet<(Bytes, u64)>,
     /// The payloads and offsets they were told about.
     promised: BTreeMap<(ShardId, Offset), Promise>,
     /// Time as the maintenance thread saw it last.
@@ -95,6 +108,9 @@ impl World {
             last: LogIndex(0),
             synced: LogIndex(0),
             acknowledged: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            fence: RouteRevision(0),
+            applied_once: BTreeSet::new(),
             promised: BTreeMap::new(),
             maintained_at: TimestampMs(0),
             counter: 0,
@@ -143,6 +159,7 @@ impl World {
             self.dropped[stream as usize] += 1;
         }
         self.last = self.last.next();
+        self.route(&mut items);
         let entry = Entry {
             time: TimestampMs(self.last.0 as i64 * ENTRY_MS),
             items,
@@ -150,12 +167,33 @@ impl World {
         self.log.insert(self.last, encode(&entry).into());
     }
 
+    /// Gives items a routing: now and then a newer one, and often one that is no longer the newest.
+    fn route(&mut self, items: &mut [Item]) {
+        let newest = self.revisions.values().flatten().max().map_or(1, |newest| newest.0);
+        let revision = |rng: &mut Rng| match rng.u8(0..20) {
+            0 => RouteRevision(newest + 1),
+            1 | 2 => RouteRevision(newest.saturating_sub(1)),
+            _ => RouteRevision(newest),
+        };
+        let revisions: Vec<RouteRevision> = items.iter().map(|_| revision(&mut self.rng)).collect();
+        for (item, revision) in items.iter_mut().zip(&revisions) {
+            item.revision = (self.bug != Bug::SkipFence).then_some(*revision);
+        }
+        self.revisions.insert(self.last, revisions);
+    }
+
     fn item(&mut self) -> Item {
         let count = self.rng.u32(1..4);
-        let mut body = Vec::new();
+        let (mut body, mut hashes) = (Vec::new(), Vec::new());
         for _ in 0..count {
             self.counter += 1;
-            encode_record(&Record::new(self.counter.to_string()), &mut body);
+            let key = self.rng.u8(0..KEYS);
+            hashes.push(key_hash(&[key]));
+            let record = Record {
+                key: Some(Bytes::from(vec![key])),
+                ..Record::new(self.counter.to_string())
+            };
+            encode_record(&record, &mut body);
         }
         let batch = Bytes::from(seal(&body, count, TimestampMs(1)));
         let shard = self.shard();
@@ -167,9 +205,22 @@ impl World {
             _ => RetentionClass::FOREVER,
         };
         let mut item = Item {
-            appends: vec![ItemAppend { shard, class, batch }],
+            appends: vec![ItemAppend {
+                shard,
+                class,
+                batch,
+                keys: KeyHashes::collect(hashes),
+            }],
             ..Item::default()
         };
+        // A producer sends what it has sent before about every other time.
+        if self.rng.u8(0..4) == 0 {
+            item.producer = Some(Producer {
+                id: Bytes::from(vec![self.rng.u8(0..3)]),
+                epoch: 1,
+                sequence: self.rng.u64(0..30),
+            });
+        }
         if self.rng.u8(0..10) == 0 {
             let shard = self.shard();
             let first = Offset(self.rng.u64(0..80));
@@ -219,7 +270,7 @@ impl World {
             }
             let replayed = self.acknowledged.insert(index, outcomes.clone()).is_some();
             if !replayed {
-                self.promise(data, &outcomes)?;
+                self.promise(index, data, &outcomes)?;
             }
             drop(entry);
         }
@@ -227,10 +278,23 @@ impl World {
     }
 
     /// Notes what an entry's writers were told.
-    fn promise(&mut self, data: Bytes, outcomes: &[Outcome]) -> Result<(), Wrong> {
+    fn promise(&mut self, index: LogIndex, data: Bytes, outcomes: &[Outcome]) -> Result<(), Wrong> {
         let entry = entry::decode(GROUP, data).map_err(|error| error.to_string())?;
-        for (item, outcome) in entry.items.into_iter().zip(outcomes) {
+        let revisions = self.revisions.get(&index).cloned().unwrap_or_default();
+        for ((item, outcome), revision) in entry.items.into_iter().zip(outcomes).zip(revisions) {
             let Ok(bases) = outcome else { continue };
+            if revision < self.fence {
+                return Err(format!(
+                    "entry {index}: an item of routing {revision:?} came after {:?}",
+                    self.fence
+                ));
+            }
+            self.fence = revision;
+            if let Some(Producer { id, sequence, .. }) = item.producer
+                && !self.applied_once.insert((id.clone(), sequence))
+            {
+                return Err(format!("entry {index}: {id:?} {sequence} is applied twice"));
+            }
             for (append, base) in item.appends.into_iter().zip(bases) {
                 let header = parse_header(&append.batch).map_err(|error| error.to_string())?;
                 let body = open_body(&append.batch).map_err(|error| error.to_string())?;
@@ -289,7 +353,11 @@ impl World {
 
     /// The power goes; the node starts again and replays its log.
     fn crash(&mut self) -> Result<(), Wrong> {
+        let applied = self.engine.get(Family::State, &applied::key(GROUP)).unwrap();
         self.engine.crash();
+        if self.bug == Bug::AppliedAheadOfRows {
+            self.keep_applied(applied);
+        }
         self.log.retain(|index, _| *index <= self.synced);
         self.last = self.synced;
         let wrong = |error: crate::error::EngineError| error.to_string();
@@ -302,6 +370,14 @@ impl World {
         }
         self.apply_some()?;
         self.check()
+    }
+
+    fn keep_applied(&self, row: Option<Bytes>) {
+        let mut writes = crate::engine::Writes::default();
+        row.into_iter()
+            .for_each(|row| writes.put(Family::State, applied::key(GROUP), row));
+        self.engine.write(writes).unwrap();
+        self.engine.flush().unwrap();
     }
 
     fn forget_the_last_applied_index(&mut self) {
@@ -329,6 +405,7 @@ impl World {
                 stream: StreamId(stream),
                 number: 0,
             };
+            let mut by_key: BTreeMap<Bytes, Vec<Offset>> = BTreeMap::new();
             let batches =
                 reader::read(&*self.engine, shard, Offset(0), usize::MAX).map_err(|error| error.to_string())?;
             for stored in batches {
@@ -341,6 +418,15 @@ impl World {
                     if !found.insert((shard, offset)) {
                         return Err(format!("{shard} {offset} is there twice"));
                     }
+                    by_key.entry(record.key.unwrap_or_default()).or_default().push(offset);
+                }
+            }
+            for key in 0..KEYS {
+                let offsets = self.offsets_of(shard, key)?;
+                if offsets != by_key.get(&[key][..]).cloned().unwrap_or_default() {
+                    return Err(format!(
+                        "{shard} key {key}: its index gives {offsets:?}, and there are {by_key:?}"
+                    ));
                 }
             }
         }
@@ -351,6 +437,20 @@ impl World {
         match missing {
             Some(((shard, offset), promise)) => Err(format!("{shard} {offset} is gone: {promise:?}")),
             None => Ok(()),
+        }
+    }
+
+    /// Where a key's records are, found by its hash, a record batch at a time.
+    fn offsets_of(&self, shard: ShardId, key: u8) -> Result<Vec<Offset>, Wrong> {
+        let (mut offsets, mut from) = (Vec::new(), Offset(0));
+        loop {
+            let read = reader::read_key(&*self.engine, shard, &[key], from, 1);
+            let reader::KeyRead { records, next } = read.map_err(|error| error.to_string())?;
+            offsets.extend(records.iter().map(|(offset, _)| *offset));
+            match next {
+                Some(next) => from = next,
+                None => return Ok(offsets),
+            }
         }
     }
 
@@ -392,6 +492,8 @@ fn planted_bugs_are_caught() {
         (Bug::CutAtApplied, "cut at applied"),
         (Bug::ApplyTwice, "apply twice"),
         (Bug::DropTooEarly, "drop too early"),
+        (Bug::AppliedAheadOfRows, "applied ahead of rows"),
+        (Bug::SkipFence, "skip the fence"),
     ] {
         let caught = (0..100).filter(|seed| World::new(*seed, bug).run().is_err()).count();
         assert!(caught >= 50, "{name}: only {caught} of 100 seeds caught it");

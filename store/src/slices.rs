@@ -21,6 +21,7 @@ use crate::engine::{Engine, Family, Writes};
 use crate::error::EngineError;
 use crate::garbage::{DROPPED, Garbage};
 use crate::ids::{Offset, ShardId, SliceId, TimestampMs};
+use crate::key_index;
 use crate::keys::slice::{self, SliceRow, SliceState};
 use crate::keys::{record_batch, shard, span};
 use crate::limits::CLASS_SLICES;
@@ -282,8 +283,9 @@ impl Slices {
         closed.next().map(|(id, _)| *id)
     }
 
-    /// Merges a closed slice once, without what is dead by now.
+    /// Indexes a closed slice by key and merges it, without what is dead by now. Once.
     fn seal(&self, id: SliceId) -> Result<(), EngineError> {
+        key_index::build(&*self.engine, id)?;
         self.engine.flush()?;
         let (_, garbage) = self.dead(id)?;
         self.engine.merge_slice(id, garbage)?;

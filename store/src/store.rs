@@ -27,13 +27,13 @@ use crate::folder::Folder;
 use crate::follow::{AppliedEntry, Follower, GroupFollower, Position};
 use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
 use crate::keys::table_row;
-use crate::limits::{BATCH_BYTES_MAX, TABLE_KEY_BYTES_MAX};
-use crate::log_thread;
+use crate::limits::{BATCH_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TABLE_KEY_BYTES_MAX};
+use crate::log_thread::{self, Log};
 use crate::maintenance::{self, Chore, free_bytes};
 use crate::placement::{Route, Router};
 use crate::proposal::Proposal;
 use crate::raft_log;
-use crate::reader;
+use crate::reader::{self, KeyRead};
 use crate::replica::Replica;
 use crate::slices::Slices;
 use crate::stored::StoredBatch;
@@ -246,7 +246,10 @@ impl Store {
         let driver = Driver::new(
             shared.clone(),
             messages,
-            jobs,
+            Log {
+                engine: log.clone(),
+                jobs,
+            },
             chores.clone(),
             groups,
             catalog,
@@ -351,6 +354,13 @@ impl Store {
                 limit: TABLE_KEY_BYTES_MAX,
             });
         }
+        let id_bytes = batch.producer.as_ref().map_or(0, |producer| producer.id.len());
+        if id_bytes > PRODUCER_ID_BYTES_MAX {
+            return Err(WriteError::TooLarge {
+                bytes: id_bytes,
+                limit: PRODUCER_ID_BYTES_MAX,
+            });
+        }
         assert!(
             batch.group.0 <= self.inner.shared.groups,
             "a Batch is for a group that exists"
@@ -383,6 +393,21 @@ impl Store {
     pub async fn read(&self, shard: ShardId, from: Offset, max_bytes: usize) -> Result<Vec<StoredBatch>, ReadError> {
         let engine = self.inner.shared.engine.clone();
         self.blocking(move || reader::read(&*engine, shard, from, max_bytes))
+            .await
+    }
+
+    /// Records from `from` on whose key, or topic where they have no key, is `key`, of record batches of about `max_bytes`.
+    /// Costs a seek for each sealed slice, and in
+    /// the open one a look at the rows of its entries.
+    pub async fn read_key(
+        &self,
+        shard: ShardId,
+        key: Bytes,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<KeyRead, ReadError> {
+        let engine = self.inner.shared.engine.clone();
+        self.blocking(move || reader::read_key(&*engine, shard, &key, from, max_bytes))
             .await
     }
 

@@ -206,7 +206,11 @@ fn entries(engine: &dyn Engine, filter: &DumpFilter, visit: Visit<'_>) -> Result
                         index,
                         slice,
                         time: row.time,
-                        appends: row.appends,
+                        appends: row
+                            .appends
+                            .iter()
+                            .map(|appended| (appended.shard, appended.base))
+                            .collect(),
                     });
                 }
                 Err(error) => damaged = Some(format!("slice {slice}, group {group}, entry {index}: {error}")),

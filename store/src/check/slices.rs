@@ -9,7 +9,7 @@ use super::Findings;
 use super::state::{Ledger, group_of};
 use crate::engine::{Engine, Family};
 use crate::ids::{LogIndex, Offset, ShardId, SliceId};
-use crate::keys::{entry_row, record_batch, time_index};
+use crate::keys::{entry_row, key_index, record_batch, time_index};
 use crate::record_batch::{RecordBatchError, RecordBatchHeader, decode_records, open_body, parse_header};
 use crate::wire::Short;
 
@@ -156,12 +156,17 @@ impl SliceRows<'_> {
                 let group = group_of(key).map_err(unknown)?;
                 let row = entry_row::decode(group, value.clone()).map_err(|error| error.to_string())?;
                 let mut appends = row.appends.into_iter();
-                appends.try_for_each(|(shard, base)| self.leads_to(shard, base))
+                appends.try_for_each(|appended| self.leads_to(appended.shard, appended.base))
             }
             Some(b'x') => {
                 let shard = record_batch::shard(key).map_err(unknown)?;
                 let base = time_index::decode(value.clone()).map_err(|error| error.to_string())?;
                 self.leads_to(shard, base)
+            }
+            Some(b'k') => {
+                let shard = record_batch::shard(key).map_err(unknown)?;
+                let bases = key_index::decode(key, value.clone()).map_err(|error| error.to_string())?;
+                bases.into_iter().try_for_each(|base| self.leads_to(shard, base))
             }
             _ => Err("it is of no known kind".to_owned()),
         }

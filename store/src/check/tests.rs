@@ -10,6 +10,7 @@ use headwater_config::{ByteSize, Config};
 use super::*;
 use crate::engine::{Engine, Writes};
 use crate::ids::{LogIndex, Offset, ShardId, SliceId, TimestampMs};
+use crate::key_hashes::KeyHashes;
 use crate::keys::{entry_row, record_batch, shard, span, time_index};
 use crate::{Record, Store, SystemClock, TopicName};
 
@@ -325,7 +326,11 @@ fn rows_that_lead_nowhere_are_found() {
         let inside = Offset(bases[3].0 + 1_000_000);
         let row = entry_row::EntryRow {
             time: TimestampMs(1),
-            appends: vec![(shard, inside)],
+            appends: vec![entry_row::Appended {
+                shard,
+                base: inside,
+                keys: KeyHashes::default(),
+            }],
         };
         let key = entry_row::key(shard.group, LogIndex(1 << 40));
         writes.put(Family::Slice(slice), key, entry_row::encode(&row));
