@@ -3,6 +3,7 @@
 mod acknowledged;
 mod damage;
 mod full_disk;
+mod many_clients;
 mod over_http;
 mod sessions;
 mod under_load;
