@@ -121,3 +121,23 @@ fn take(matcher: &mut Matcher, record: Record, at: At, deliveries: &mut Vec<Deli
         }
     });
 }
+
+/// Moves cursors over what the dispatchers have done, if all of it that was for this outbox has left it. Whether they
+/// moved.
+pub fn advance(cursors: &mut [Cursor], dispatched: &[Arc<Dispatched>], outbox: &Outbox) -> bool {
+    // Looked at before the outbox: what is done by now is in it, or was.
+    let done = |cursor: &Cursor| dispatched[usize::from(cursor.group.0)].done().next();
+    let done: Vec<LogIndex> = cursors.iter().map(done).collect();
+    if !outbox.is_drained() {
+        return false;
+    }
+    let mut moved = false;
+    for (cursor, next) in cursors.iter_mut().zip(done) {
+        // A closed group is read from the log, whatever the dispatcher has done.
+        if outbox.is_open(cursor.group) {
+            moved |= next > cursor.next;
+            cursor.skip_to(next);
+        }
+    }
+    moved
+}

@@ -10,6 +10,8 @@ mod finish;
 mod handshake;
 mod pages;
 mod progress;
+mod shares;
+mod streams;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,10 +21,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use headwater_store::TopicFilter;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::catch_up;
 use crate::clients::Client;
 use crate::cursor::Cursor;
 use crate::error::End;
@@ -41,6 +43,8 @@ use crate::subscriptions::Subscriber;
 
 use pages::Pages;
 use progress::Progress;
+use shares::Joins;
+use streams::Streams;
 
 pub use handshake::run;
 
@@ -61,6 +65,9 @@ struct Connection {
     /// What is still to be read for the client.
     pages: Pages,
     progress: Progress,
+    /// Shares that are being joined or left, in order.
+    joins: Joins,
+    streams: Streams,
     /// Some if the session has rows.
     held: Option<Held>,
     keep_alive: Option<Pin<Box<Sleep>>>,
@@ -103,6 +110,8 @@ impl Connection {
             output: Output::default(),
             deliveries: VecDeque::new(),
             pages: Pages::default(),
+            joins: Joins::default(),
+            streams: Streams::default(),
             last_packet: now,
             actions: Vec::new(),
             outcomes: Vec::new(),
@@ -125,7 +134,9 @@ impl Connection {
         loop {
             let mut moved = self.poll_pipeline(context)?;
             moved |= self.poll_pages(context);
+            moved |= self.poll_streams(context);
             moved |= self.poll_outbox(context)?;
+            moved |= self.poll_joins(context)?;
             moved |= self.poll_progress(context)?;
             moved |= self.poll_write(context)?;
             moved |= self.poll_read(context)?;
@@ -187,15 +198,18 @@ impl Connection {
         let now = self.shared.store.now();
         while self.output.len() < WRITE_BYTES_HIGH {
             let Some(delivery) = self.deliveries.front() else { break };
-            match self.session.deliver(delivery, now, &mut self.output) {
+            let delivered = self.session.deliver(delivery, now, &mut self.output);
+            match delivered {
                 Delivered::WindowFull => break,
                 Delivered::Sent => sent += 1,
                 Delivered::Expired => expired += 1,
                 Delivered::Oversize => oversize += 1,
             }
-            match &delivery.message.at {
-                Some(at) => self.progress.take(at),
-                None => self.progress.moved(),
+            match (&delivery.share, &delivery.message.at) {
+                (None, Some(at)) => self.progress.take(at),
+                (None, None) => self.progress.moved(),
+                (Some(share), Some(at)) if delivered != Delivered::Sent => share.acknowledge(at),
+                (Some(_), _) => {}
             }
             self.deliveries.pop_front();
         }
@@ -214,10 +228,14 @@ impl Connection {
 
     /// Saves what has to be, or is due.
     fn poll_progress(&mut self, context: &mut Context<'_>) -> Step {
-        let (shared, client) = (&self.shared, &self.client);
+        let (dispatched, outbox) = (&self.shared.dispatched, &self.client.outbox);
         let idle = self.deliveries.is_empty() && self.pages.is_idle();
-        let advance = |cursors: &mut [Cursor]| idle && advance(cursors, shared, client);
+        let advance = |cursors: &mut [Cursor]| idle && catch_up::advance(cursors, dispatched, outbox);
         let Output { ready, saved } = &mut self.output;
+        // A SUBACK waits for the share that it speaks of.
+        if !self.joins.is_empty() {
+            return Ok(false);
+        }
         self.progress.poll(context, &self.session, saved, ready, advance)
     }
 
@@ -255,6 +273,7 @@ impl Connection {
             && self.output.len() < WRITE_BYTES_HIGH
             && self.session.may_receive()
             && self.progress.has_room()
+            && self.joins.has_room()
     }
 
     /// Takes the packets that are there, then reads once more.
@@ -347,7 +366,10 @@ impl Connection {
                 }
                 Action::Release(packet_id) => self.pipeline.release(packet_id),
                 Action::Subscribe(subscription) => self.subscribe(subscription),
-                Action::Unsubscribe(filter) => self.unsubscribe(&filter),
+                Action::Unsubscribe(subscription) => self.unsubscribe(&subscription),
+                Action::Acknowledged(share, at) => share.acknowledge(&at),
+                Action::Replay(replay) => self.streams.follow(&self.shared.store, replay),
+                Action::EndReplay(text) => self.streams.unfollow(&text),
                 Action::Send(packet) => self.session.send(&packet, &mut self.output.ready),
                 Action::SendSaved(packet) => self.send_saved(&packet),
                 Action::SendRetained(subscription) => {
@@ -373,29 +395,40 @@ impl Connection {
     }
 
     fn subscribe(&mut self, subscription: Subscription) {
-        let since = self.session.since(&subscription.filter, || self.shared.applied());
+        let since = match subscription.share {
+            Some(_) => Arc::default(),
+            None => self.session.since(&subscription.filter, || self.shared.applied()),
+        };
         let subscribed = Subscribed { subscription, since };
         self.receive_from(&subscribed);
         self.progress.subscribed(&subscribed);
+        self.count_subscriptions();
     }
 
     /// From now on the client gets what this subscription matches.
-    fn receive_from(&self, subscribed: &Subscribed) {
+    fn receive_from(&mut self, subscribed: &Subscribed) {
+        if subscribed.subscription.share.is_some() {
+            return self.join(&subscribed.subscription);
+        }
         let (filter, subscriber) = (&subscribed.subscription.filter, subscriber(&self.client, subscribed));
         if let Some(own) = self.pages.own() {
             own.subscribe(filter, subscriber.clone());
         }
         self.shared.subscriptions.subscribe(filter, subscriber);
-        self.count_subscriptions();
     }
 
-    fn unsubscribe(&mut self, filter: &TopicFilter) {
-        if let Some(own) = self.pages.own() {
-            own.unsubscribe(filter, self.client.connection);
-        }
-        self.shared.subscriptions.unsubscribe(filter, self.client.connection);
-        self.progress.unsubscribed(filter.as_str());
+    fn unsubscribe(&mut self, subscription: &Subscription) {
+        self.progress.unsubscribed(&subscription.text());
         self.count_subscriptions();
+        if subscription.share.is_some() {
+            return self.leave(subscription);
+        }
+        if let Some(own) = self.pages.own() {
+            own.unsubscribe(&subscription.filter, self.client.connection);
+        }
+        self.shared
+            .subscriptions
+            .unsubscribe(&subscription.filter, self.client.connection);
     }
 
     fn count_subscriptions(&self) {
@@ -437,22 +470,4 @@ fn subscriber(client: &Arc<Client>, subscribed: &Subscribed) -> Subscriber {
         id: subscription.id,
         since: since.clone(),
     }
-}
-
-/// Moves cursors over what the dispatchers have done, if all of it that was for this client has left its outbox.
-fn advance(cursors: &mut [Cursor], shared: &Shared, client: &Client) -> bool {
-    // Looked at before the outbox: what is done by now is in it, or was.
-    let done: Vec<_> = cursors
-        .iter()
-        .map(|cursor| shared.dispatched(cursor.group).done().next())
-        .collect();
-    if !client.outbox.is_drained() {
-        return false;
-    }
-    let mut moved = false;
-    for (cursor, next) in cursors.iter_mut().zip(done) {
-        moved |= next > cursor.next;
-        cursor.skip_to(next);
-    }
-    moved
 }

@@ -15,7 +15,8 @@
 //!
 //! `retained` messages are rows written in the message's own Batch. `sessions` keeps what outlives a connection: rows of a
 //! session and its will. A session that was away, or whose outbox was full, reads the log (`catch_up`) from its `cursor`s
-//! until it can be served live again; what was in flight is sent again first (`resend`).
+//! until it can be served live again; what was in flight is sent again first (`resend`). A `share` does the same for many
+//! clients at once. `replay` reads a stream from any place for a subscription to `$stream/<name>`.
 //!
 //! # Limits
 //!
@@ -28,7 +29,7 @@
 //!
 //! - a store: nothing is kept here; what survives a restart is in the log and its tables.
 //! - a queue for those who are away: their messages are in the log, and they have a place in it.
-//! - a home for shared subscriptions, `$stream/` replay, users or TLS, yet: each of them is refused by the code that the
+//! - a home for users or TLS, yet: each of them is refused by the code that the
 //!   protocol has for it (`docs/mqtt.md`).
 //! - related to SQL: queries read the log, and their results are delivered like any other record with a topic.
 
@@ -46,10 +47,12 @@ mod outbox;
 pub mod packet;
 mod pipeline;
 mod publish;
+mod replay;
 mod resend;
 mod retained;
 mod session;
 mod sessions;
+mod share;
 mod subscriptions;
 
 pub use broker::Broker;

@@ -42,10 +42,18 @@ pub const PROGRESS_SAVE_MS: u64 = 1_000;
 pub const PROGRESS_IDLE_MS: u64 = 30_000;
 /// What a session reads from the log at once: whole entries, at least one.
 pub const CATCH_UP_PAGE_BYTES: usize = 256 << 10;
+/// Stored bytes that the replay of a stream reads at once.
+pub const REPLAY_PAGE_BYTES: usize = 64 << 10;
 /// Topics that a session which reads from the log remembers its grant for.
 pub const CATCH_UP_TOPICS_MAX: usize = 4096;
 /// Unacknowledged messages of an earlier connection that are read at once, to be sent again.
 pub const RESEND_PAGE_MESSAGES: usize = 8;
+/// Shares that one client may be joining or leaving before it is read from again.
+pub const JOINS_MAX: usize = 64;
+/// Messages that one member of a share may have unacknowledged: few, so that a slow member hoards none.
+pub const SHARE_WINDOW_MAX: usize = 32;
+/// When a share asks members without room again, in milliseconds.
+pub const SHARE_PAUSE_MS: u64 = 50;
 /// How often a message is routed again because the routing moved under it, before it is refused.
 pub const ROUTE_ATTEMPTS_MAX: u32 = 100;
 /// The pause before such an attempt, in milliseconds.

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
+use crate::share::Shares;
 use crate::subscriptions::Subscriptions;
 
 /// What all connections share.
@@ -33,6 +34,7 @@ pub struct Shared {
     pub subscriptions: Arc<Subscriptions>,
     pub clients: Clients,
     pub sessions: Sessions,
+    pub shares: Arc<Shares>,
     pub metrics: Arc<Metrics>,
     pub session_limits: SessionLimits,
     pub packet_max: usize,
@@ -53,8 +55,10 @@ impl Shared {
     /// For a broker of `store` with `config`.
     pub fn new(store: Store, config: &BrokerConfig) -> Shared {
         let publisher = Publisher::new(store.clone());
+        let shares: Arc<Shares> = Arc::default();
         Shared {
-            sessions: Sessions::new(publisher.clone()),
+            sessions: Sessions::new(publisher.clone(), shares.clone()),
+            shares,
             publisher,
             dispatched: (0..=store.data_groups().count()).map(|_| Arc::default()).collect(),
             started: Instant::now(),

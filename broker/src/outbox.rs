@@ -22,6 +22,7 @@ use crate::error::End;
 use crate::limits::DELIVERY_OVERHEAD_BYTES;
 use crate::packet::PacketId;
 use crate::publish::to_property;
+use crate::share::Share;
 
 /// A message on its way out, shared by all who receive it.
 #[derive(Debug)]
@@ -112,6 +113,22 @@ pub struct Delivery {
     pub retain: bool,
     /// The identifiers of the subscriptions that it matches.
     pub subscription_ids: Option<Arc<[u32]>>,
+    /// The share that assigned it to this client.
+    pub share: Option<Arc<Share>>,
+}
+
+impl Delivery {
+    /// A message as it is, for `qos` at most.
+    pub fn of(message: Arc<Outgoing>, qos: Qos) -> Delivery {
+        Delivery {
+            qos: message.qos.min(qos),
+            resend: None,
+            retain: message.retain,
+            subscription_ids: None,
+            share: None,
+            message,
+        }
+    }
 }
 
 /// What a push did.
@@ -119,7 +136,7 @@ pub struct Delivery {
 pub enum Pushed {
     /// It waits.
     Queued,
-    /// A QoS 0 message found the outbox full.
+    /// A QoS 0 message, or one that a share assigned, found the outbox full.
     Dropped,
     /// A QoS 1 or 2 message found the outbox full: the client gets it, and what follows it in its group, from the log.
     FellBehind,
@@ -174,7 +191,8 @@ impl Outbox {
         if state.end.is_some() {
             return Pushed::Ended;
         }
-        let at = delivery.message.at;
+        // A share's messages are not what this outbox is open or closed for.
+        let at = delivery.message.at.filter(|_| delivery.share.is_none());
         if at.is_some_and(|at| at.index < state.open_from[group_slot(at.shard.group)]) {
             return Pushed::Behind;
         }
@@ -209,6 +227,11 @@ impl Outbox {
         let from = LogIndex(begun.load(Ordering::SeqCst)).next().max(next);
         state.open_from[group_slot(group)] = from;
         from
+    }
+
+    /// Whether a group is delivered live.
+    pub fn is_open(&self, group: GroupId) -> bool {
+        self.lock().open_from[group_slot(group)] != CLOSED
     }
 
     /// Whether nothing waits and no group has fallen behind.
@@ -325,6 +348,7 @@ mod tests {
             resend: None,
             retain: false,
             subscription_ids: None,
+            share: None,
         }
     }
 

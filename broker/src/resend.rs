@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use headwater_store::{ReadError, Record, Store, group_for_topic, tables};
+use headwater_store::{ReadError, Store, StoredBatch, group_for_topic, tables};
 
 use crate::cursor::At;
 use crate::limits::RESEND_PAGE_MESSAGES;
@@ -43,21 +43,22 @@ impl Resend {
         for _ in 0..RESEND_PAGE_MESSAGES {
             let Some((id, flight)) = self.0.pop_front() else { break };
             let message = match &flight.source {
-                Source::Log(at) => read_record(store, at)?.and_then(|record| Outgoing::new(record, Some(*at))),
+                Source::Log(at) => read_message(store, at)?,
                 Source::Retained(topic) => {
                     let group = group_for_topic(topic.as_str(), store.data_groups().count() as u16);
                     let row = store.table(group, tables::RETAINED).get(topic.as_str().as_bytes())?;
                     let record = row.and_then(|row| retained::from_row(topic.clone(), &row));
-                    record.and_then(|record| Outgoing::new(record, None))
+                    record.and_then(|record| Outgoing::new(record, None)).map(Arc::new)
                 }
             };
             match message {
                 Some(message) => page.deliveries.push(Delivery {
-                    message: Arc::new(message),
+                    message,
                     qos: flight.qos,
                     resend: Some(id),
                     retain: flight.retain,
                     subscription_ids: flight.ids,
+                    share: None,
                 }),
                 None => page.gone.push(id),
             }
@@ -66,17 +67,16 @@ impl Resend {
     }
 }
 
-fn read_record(store: &Store, at: &At) -> Result<Option<Record>, ReadError> {
+/// The message at a place of the log; None if it is not there any more. Blocks.
+pub fn read_message(store: &Store, at: &At) -> Result<Option<Arc<Outgoing>>, ReadError> {
     let batches = store.read_now(at.shard, at.offset, 1)?;
-    let Some(batch) = batches
-        .first()
-        .filter(|batch| batch.base <= at.offset && at.offset < batch.end())
-    else {
+    let holds = |batch: &&StoredBatch| batch.base <= at.offset && at.offset < batch.end();
+    let Some(batch) = batches.first().filter(holds) else {
         return Ok(None);
     };
     let mut records = batch.records_from(at.offset)?.into_iter();
-    Ok(records
-        .next()
-        .filter(|(offset, _)| *offset == at.offset)
-        .map(|(_, record)| record))
+    let record = records.next().filter(|(offset, _)| *offset == at.offset);
+    Ok(record
+        .and_then(|(_, record)| Outgoing::new(record, Some(*at)))
+        .map(Arc::new))
 }

@@ -199,6 +199,7 @@ impl Scan {
             resend: None,
             retain: true,
             subscription_ids: self.subscription.id.map(|id| Arc::from([id])),
+            share: None,
             message,
         })
     }

@@ -10,14 +10,16 @@ mod connect;
 mod inflight;
 mod outbound;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
-use headwater_store::{LogIndex, Qos, TopicFilter, TopicName, WriteError};
+use headwater_store::{Catalog, LogIndex, Qos, TopicFilter, TopicName, WriteError};
+use tokio::sync::watch;
 
+use crate::cursor::At;
 use crate::error::{End, PublishError};
 use crate::limits::{FILTERS_BYTES_MAX, REASON_STRING_BYTES_MAX};
 use crate::packet::{
@@ -26,6 +28,8 @@ use crate::packet::{
 };
 use crate::pipeline::Answer;
 use crate::publish::{Message, RESERVED_TOPICS, reserved_topic};
+use crate::replay::{OFFSET_PROPERTY, Replay, STREAM_LEVEL, Start};
+use crate::share::Share;
 
 use alias::{InboundAliases, OutboundAliases};
 use inflight::Inflight;
@@ -49,7 +53,13 @@ pub enum Action {
     /// Add or replace a subscription.
     Subscribe(Subscription),
     /// Take one away.
-    Unsubscribe(TopicFilter),
+    Unsubscribe(Subscription),
+    /// Read a stream from a place on; the same filter begins anew.
+    Replay(Replay),
+    /// Read it no longer.
+    EndReplay(ByteString),
+    /// Tell a share that its message at this place was acknowledged.
+    Acknowledged(Arc<Share>, At),
     /// Send this.
     Send(Packet),
     /// Send this when what came before it is saved.
@@ -61,12 +71,45 @@ pub enum Action {
 /// A granted subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
+    /// The name of the share, for `$share/<name>/<filter>`.
+    pub share: Option<ByteString>,
     /// What it matches.
     pub filter: TopicFilter,
     /// As granted.
     pub options: SubscriptionOptions,
     /// The Subscription Identifier.
     pub id: Option<u32>,
+}
+
+impl Subscription {
+    /// Reads a SUBSCRIBE's topic filter. None if it is not one.
+    pub fn parse(text: &str, options: SubscriptionOptions, id: Option<u32>) -> Option<Subscription> {
+        let (share, filter) = match text.strip_prefix("$share/") {
+            Some(rest) => {
+                let (name, filter) = rest.split_once('/')?;
+                if name.is_empty() || name.contains(['+', '#']) {
+                    return None;
+                }
+                (Some(ByteString::from(name)), filter)
+            }
+            None => (None, text),
+        };
+        let filter = TopicFilter::new(filter).ok()?;
+        Some(Subscription {
+            share,
+            filter,
+            options,
+            id,
+        })
+    }
+
+    /// As the client wrote it.
+    pub fn text(&self) -> ByteString {
+        match &self.share {
+            Some(name) => format!("$share/{name}/{}", self.filter.as_str()).into(),
+            None => self.filter.as_str().into(),
+        }
+    }
 }
 
 /// One client's protocol state, from its CONNECT to its end.
@@ -97,6 +140,10 @@ pub struct Session {
     subscriptions_max: usize,
     subscriptions: HashMap<ByteString, Subscribed>,
     filters_bytes: usize,
+    /// The streams that it replays, by filter. They are not kept: the client knows how far it has come.
+    replays: HashSet<ByteString>,
+    /// What streams there are.
+    catalog: Option<watch::Receiver<Arc<Catalog>>>,
     /// Reused for the properties that one delivery does not share with others.
     scratch: BytesMut,
 }
@@ -155,10 +202,15 @@ impl Session {
         self.durable = true;
     }
 
+    /// Lets it look which streams there are.
+    pub fn set_catalog(&mut self, catalog: watch::Receiver<Arc<Catalog>>) {
+        self.catalog = Some(catalog);
+    }
+
     /// Takes back what an earlier connection left: subscriptions, and QoS 2 messages that it stored.
     pub fn restore(&mut self, subscriptions: Vec<Subscribed>, received: impl Iterator<Item = PacketId>) {
         for subscribed in subscriptions {
-            let text = ByteString::from(subscribed.subscription.filter.as_str());
+            let text = subscribed.subscription.text();
             self.filters_bytes += text.len();
             self.subscriptions.insert(text, subscribed);
         }
@@ -193,7 +245,10 @@ impl Session {
             Packet::Publish(publish) => self.publish(publish, actions),
             Packet::PubAck(ack) => {
                 // Out of order is fine, and one that is not expected does no harm: it may be late.
-                self.inflight.acknowledge(ack.packet_id);
+                let flight = self.inflight.acknowledge(ack.packet_id);
+                if let Some((share, at)) = flight.and_then(Flight::into_shared) {
+                    actions.push(Action::Acknowledged(share, at));
+                }
                 Ok(())
             }
             Packet::PubRec(ack) => {
@@ -380,10 +435,28 @@ impl Session {
             Property::SubscriptionIdentifier(id) => Some(id),
             _ => None,
         });
+        // None: there is one that cannot be read.
+        let starts: Option<Vec<Start>> = subscribe.properties.iter().filter_map(start).collect();
         let mut reasons = BytesMut::new();
         let mut retained = Vec::new();
         let mut granted = 0;
         for (text, options) in subscribe.subscriptions.iter() {
+            if options.no_local && text.starts_with("$share/") {
+                return Err(protocol_error("No Local in a shared subscription"));
+            }
+            if text.starts_with(STREAM_LEVEL) {
+                let reason = match &starts {
+                    _ if granted >= self.subscriptions_max => Reason::QUOTA_EXCEEDED,
+                    Some(starts) => self.grant_replay(&text, starts, options.qos, id, actions),
+                    None => Reason::TOPIC_FILTER_INVALID,
+                };
+                granted += usize::from(!reason.is_error());
+                if reason.is_error() && self.version == Version::V3_1 {
+                    return Err(End::server(reason, "the subscription is refused"));
+                }
+                reasons.put_u8(reason.0);
+                continue;
+            }
             // Also when all of them name the same filter: each costs a look for retained messages.
             let answer = match granted < self.subscriptions_max {
                 true => self.grant(&text, options, id),
@@ -393,7 +466,8 @@ impl Session {
                 Ok((subscription, existed)) => {
                     granted += 1;
                     reasons.put_u8(subscription.options.qos.bits());
-                    if wants_retained(options.retain_handling, existed) {
+                    // A share gets no retained messages [MQTT-3.3.1-9].
+                    if subscription.share.is_none() && wants_retained(options.retain_handling, existed) {
                         retained.push(Action::SendRetained(subscription.clone()));
                     }
                     actions.push(Action::Subscribe(subscription));
@@ -415,36 +489,66 @@ impl Session {
         Ok(())
     }
 
+    /// Checks a filter that names a stream.
+    fn grant_replay(
+        &mut self,
+        text: &ByteString,
+        starts: &[Start],
+        qos: Qos,
+        id: Option<u32>,
+        actions: &mut Vec<Action>,
+    ) -> Reason {
+        let text = ByteString::from(&**text);
+        let Some(replay) = Replay::parse(&text, starts, qos, id) else {
+            return Reason::TOPIC_FILTER_INVALID;
+        };
+        let catalog = self.catalog.as_ref().map(|catalog| catalog.borrow().clone());
+        if !catalog.is_some_and(|catalog| replay.exists(&catalog)) {
+            return Reason::TOPIC_FILTER_INVALID;
+        }
+        if !self.replays.contains(&text) && self.subscriptions.len() + self.replays.len() >= self.subscriptions_max {
+            return Reason::QUOTA_EXCEEDED;
+        }
+        let granted = Reason(replay.qos.bits());
+        self.replays.insert(text);
+        actions.push(Action::Replay(replay));
+        granted
+    }
+
     /// Checks one filter. Gives the subscription and whether it existed before.
     fn grant(
         &mut self,
         text: &ByteString,
-        options: SubscriptionOptions,
+        mut options: SubscriptionOptions,
         id: Option<u32>,
     ) -> Result<(Subscription, bool), Reason> {
-        if text.starts_with("$share/") {
-            return Err(Reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
-        }
         // $SYS may be subscribed to, as every broker allows; the others would promise what is not there yet.
         if RESERVED_TOPICS
             .iter()
-            .any(|name| *name != "$SYS" && begins_with_level(text, name))
+            .any(|name| !matches!(*name, "$SYS" | "$share") && begins_with_level(text, name))
         {
             return Err(Reason::IMPLEMENTATION_SPECIFIC_ERROR);
         }
         // A copy of the text, which is a slice of a whole read buffer.
         let text = ByteString::from(&**text);
-        let filter = TopicFilter::new(text.clone()).map_err(|_| Reason::TOPIC_FILTER_INVALID)?;
+        let subscription = Subscription::parse(&text, options, id).ok_or(Reason::TOPIC_FILTER_INVALID)?;
         let existed = self.subscriptions.get(&text);
         let too_long = self.filters_bytes + text.len() > FILTERS_BYTES_MAX;
-        if existed.is_none() && (self.subscriptions.len() >= self.subscriptions_max || too_long) {
+        if existed.is_none() && (self.subscriptions.len() + self.replays.len() >= self.subscriptions_max || too_long) {
             return Err(Reason::QUOTA_EXCEEDED);
         }
         // The same again goes on where it was [MQTT-3.8.4-3].
         let since = existed.map_or_else(Arc::default, |subscribed| subscribed.since.clone());
         let existed = existed.is_some();
         self.filters_bytes += if existed { 0 } else { text.len() };
-        let subscription = Subscription { filter, options, id };
+        if subscription.share.is_some() {
+            // A member that leaves may have got what another one gets then.
+            options.qos = options.qos.min(Qos::AtLeastOnce);
+        }
+        let subscription = Subscription {
+            options,
+            ..subscription
+        };
         let subscribed = Subscribed {
             subscription: subscription.clone(),
             since,
@@ -457,10 +561,15 @@ impl Session {
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe, actions: &mut Vec<Action>) {
         let mut reasons = BytesMut::new();
         for text in unsubscribe.filters.iter() {
+            if self.replays.remove(&text) {
+                actions.push(Action::EndReplay(ByteString::from(&*text)));
+                reasons.put_u8(Reason::SUCCESS.0);
+                continue;
+            }
             match self.subscriptions.remove(&text) {
                 Some(subscribed) => {
                     self.filters_bytes -= text.len();
-                    actions.push(Action::Unsubscribe(subscribed.subscription.filter));
+                    actions.push(Action::Unsubscribe(subscribed.subscription));
                     reasons.put_u8(Reason::SUCCESS.0);
                 }
                 None => reasons.put_u8(Reason::NO_SUBSCRIPTION_EXISTED.0),
@@ -527,6 +636,14 @@ fn reason_string(detail: &str, wanted: bool) -> Properties {
     text.map(|text| Property::ReasonString(text.into()))
         .into_iter()
         .collect()
+}
+
+/// What a property says about where to begin, if it does; the inner None: something that cannot be read.
+fn start(property: Property) -> Option<Option<Start>> {
+    match property {
+        Property::UserProperty(name, value) if &*name == OFFSET_PROPERTY => Some(Start::parse(&value)),
+        _ => None,
+    }
 }
 
 fn protocol_error(detail: &'static str) -> End {

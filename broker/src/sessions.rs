@@ -30,6 +30,7 @@ use crate::limits::{RACES_MAX, SESSION_PAGE_ROWS, WILL_RETRY_S};
 use crate::packet::PacketId;
 use crate::publish::{Message, Origin, Publisher};
 use crate::session::Subscription;
+use crate::share::{Shares, share_key};
 
 use timers::Timers;
 
@@ -148,6 +149,7 @@ pub struct Ending {
 pub struct Sessions {
     store: Store,
     publisher: Publisher,
+    shares: Arc<Shares>,
     timers: Arc<Timers>,
     count: Gauge,
 }
@@ -163,10 +165,11 @@ struct Rows {
 
 impl Sessions {
     /// The sessions that `publisher`'s store keeps.
-    pub fn new(publisher: Publisher) -> Sessions {
+    pub fn new(publisher: Publisher, shares: Arc<Shares>) -> Sessions {
         Sessions {
             store: publisher.store().clone(),
             publisher,
+            shares,
             timers: Arc::default(),
             count: gauge!("headwater_mqtt_sessions"),
         }
@@ -236,7 +239,7 @@ impl Sessions {
             }
         }
         held.receives.store(row.receives && resumed, Ordering::SeqCst);
-        let mut opened = Opened::default();
+        let (mut opened, client_id) = (Opened::default(), held.client_id.clone());
         if resumed {
             let mut batch = held
                 .batch()
@@ -266,6 +269,7 @@ impl Sessions {
                     .await?;
                 self.count.decrement(1.0);
             }
+            self.leave_shares(&client_id, &rows).await?;
         }
         self.forget_sent(sent).await;
         Ok(opened)
@@ -320,6 +324,18 @@ impl Sessions {
         self.write_owned(batch).await?;
         self.count.decrement(1.0);
         self.forget_sent(sent).await;
+        self.leave_shares(&held.client_id, &rows).await
+    }
+
+    /// A session that is gone is a member of nothing.
+    async fn leave_shares(&self, client_id: &ByteString, rows: &Rows) -> Result<(), SessionError> {
+        for (subscription, _) in read_subscriptions(client_id, &rows.subscriptions)? {
+            if subscription.share.is_some() {
+                self.shares
+                    .forget(&self.store, &share_key(&subscription), client_id)
+                    .await?;
+            }
+        }
         Ok(())
     }
 

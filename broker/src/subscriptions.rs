@@ -320,6 +320,7 @@ impl Matcher {
                 resend: None,
                 retain: message.retain && grant.retain_as_published,
                 subscription_ids: grant.ids.clone(),
+                share: None,
             };
             give(&target.client, delivery);
         }

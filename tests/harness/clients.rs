@@ -16,9 +16,14 @@ pub struct MosquittoSub {
 impl MosquittoSub {
     /// Returns when the server has granted the subscriptions.
     pub fn start(server: &Server, filters: &[&str]) -> MosquittoSub {
+        MosquittoSub::with(server, filters, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn with(server: &Server, filters: &[&str], more: &[&str]) -> MosquittoSub {
         // -d tells of the SUBACK, on the same pipe as the messages, which stdbuf empties line by line.
         let mut command = mosquitto(server, &["stdbuf", "-oL", "mosquitto_sub"]);
-        command.args(["-d", "-v", "-q", "1"]).stderr(Stdio::null());
+        command.args(["-d", "-v", "-q", "1"]).args(more).stderr(Stdio::null());
         for filter in filters {
             command.args(["-t", filter]);
         }

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Connection;
+use super::shares::Joins;
 use crate::error::End;
 use crate::limits::{DRAIN_WAIT_MS, FLUSH_WAIT_MS, LINGER_BYTES_MAX};
 use crate::packet::Reason;
@@ -18,9 +19,13 @@ impl Connection {
     /// Leaves nothing behind: no subscription in memory, no message that was read and not submitted, no will unsaid, no
     /// session unsaved.
     pub(super) async fn finish(&mut self, end: &End) {
+        self.joins = Joins::default();
         for subscribed in self.session.subscriptions() {
-            let filter = &subscribed.subscription.filter;
-            self.shared.subscriptions.unsubscribe(filter, self.client.connection);
+            let (subscription, connection) = (&subscribed.subscription, self.client.connection);
+            match subscription.share {
+                Some(_) => self.shared.shares.leave(&self.shared, subscription, connection).await,
+                None => self.shared.subscriptions.unsubscribe(&subscription.filter, connection),
+            }
         }
         let drain_wait = Duration::from_millis(DRAIN_WAIT_MS);
         // Stopping answers what was received first; in all other cases the client is not kept waiting for the log.

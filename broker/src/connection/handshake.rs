@@ -153,6 +153,7 @@ async fn admit(
     let connack = accepted.connack(opened.restored.is_some());
     let mut connection = Connection::new(shared.clone(), client.clone(), stream, decoder, accepted.session, input);
     connection.session.send(&connack, &mut connection.output.ready);
+    connection.session.set_catalog(shared.store.catalog());
     connection.take_up(opened);
     // A client whose Maximum Packet Size has no room for the answer cannot be served.
     let end = match connection.output.ready.is_empty() {
@@ -228,6 +229,7 @@ fn flight(row: PendingRow) -> Option<(PacketId, Flight)> {
         retain: row.retain,
         ids: (!row.ids.is_empty()).then(|| row.ids.into()),
         released: row.released,
+        share: None,
     };
     Some((PacketId::new(row.packet_id)?, flight))
 }

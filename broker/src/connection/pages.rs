@@ -18,7 +18,7 @@ use crate::outbox::Delivery;
 use crate::packet::{PacketId, Reason};
 use crate::resend::{self, Resend};
 use crate::retained::Scan;
-use crate::session::Flight;
+use crate::session::{Flight, Subscribed};
 use crate::subscriptions::Subscriptions;
 
 /// What is still to be read.
@@ -186,7 +186,8 @@ impl Connection {
             Some(own) => own.clone(),
             None => {
                 let own = Arc::new(Subscriptions::default());
-                for subscribed in self.session.subscriptions() {
+                let not_shared = |subscribed: &&Subscribed| subscribed.subscription.share.is_none();
+                for subscribed in self.session.subscriptions().filter(not_shared) {
                     own.subscribe(&subscribed.subscription.filter, subscriber(&self.client, subscribed));
                 }
                 self.pages.own = Some(own.clone());

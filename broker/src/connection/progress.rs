@@ -101,7 +101,7 @@ impl Progress {
     /// A subscription is to be saved.
     pub fn subscribed(&mut self, subscribed: &Subscribed) {
         let row = SubscriptionRow::new(&subscribed.subscription, &subscribed.since);
-        self.put(subscribed.subscription.filter.as_str(), Some(encode_control(&row)));
+        self.put(&subscribed.subscription.text(), Some(encode_control(&row)));
     }
 
     /// One is gone.

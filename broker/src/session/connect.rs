@@ -157,6 +157,8 @@ pub fn accept(
         subscriptions_max: limits.subscriptions_max,
         subscriptions: Default::default(),
         filters_bytes: 0,
+        replays: Default::default(),
+        catalog: None,
         scratch: BytesMut::new(),
         client_id: client_id.clone(),
     };
@@ -166,7 +168,6 @@ pub fn accept(
         Some(Property::MaximumPacketSize(limits.packet_max)),
         assigned.then_some(Property::AssignedClientIdentifier(client_id)),
         Some(Property::TopicAliasMaximum(limits.topic_alias_max)),
-        Some(Property::SharedSubscriptionAvailable(false)),
         server_keep_alive.map(Property::ServerKeepAlive),
     ];
     let wish = Wish {

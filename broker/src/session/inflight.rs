@@ -9,9 +9,10 @@ use headwater_store::{Qos, TopicName};
 
 use crate::cursor::At;
 use crate::packet::PacketId;
+use crate::share::Share;
 
 /// One delivery that is not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Flight {
     /// Where its message can be read again.
     pub source: Source,
@@ -23,6 +24,18 @@ pub struct Flight {
     pub ids: Option<Arc<[u32]>>,
     /// PUBREC has come: the message is the client's, and only PUBREL and PUBCOMP are left.
     pub released: bool,
+    /// The share that assigned it; it is the share's to keep.
+    pub share: Option<Arc<Share>>,
+}
+
+impl Flight {
+    /// What to tell the share that assigned it.
+    pub fn into_shared(self) -> Option<(Arc<Share>, At)> {
+        match (self.share, self.source) {
+            (Some(share), Source::Log(at)) => Some((share, at)),
+            _ => None,
+        }
+    }
 }
 
 /// Where a message in flight is read again after a reconnect.
@@ -126,8 +139,9 @@ impl Inflight {
     }
 
     /// PUBACK. One that answers no QoS 1 message is ignored.
-    pub fn acknowledge(&mut self, id: PacketId) -> bool {
-        self.get(id).is_some_and(|flight| flight.qos == Qos::AtLeastOnce) && self.forget(id)
+    pub fn acknowledge(&mut self, id: PacketId) -> Option<Flight> {
+        let flight = self.get(id).filter(|flight| flight.qos == Qos::AtLeastOnce).cloned();
+        flight.filter(|_| self.forget(id))
     }
 
     /// PUBREC. False when it answers nothing.
@@ -161,7 +175,7 @@ impl Inflight {
         Some(&self.slots.get(slot(id))?.as_ref()?.flight)
     }
 
-    /// Everything, in the order of the first deliveries.
+    /// Everything but what shares keep, in the order of the first deliveries.
     pub fn flights(&self) -> Vec<(PacketId, &Flight)> {
         let mut slots: Vec<_> = self
             .slots
@@ -170,7 +184,8 @@ impl Inflight {
             .filter_map(|(at, slot)| Some((PacketId::new(at as u16 + 1)?, slot.as_ref()?)))
             .collect();
         slots.sort_unstable_by_key(|(_, slot)| slot.order);
-        slots.into_iter().map(|(id, slot)| (id, &slot.flight)).collect()
+        let own = slots.into_iter().filter(|(_, slot)| slot.flight.share.is_none());
+        own.map(|(id, slot)| (id, &slot.flight)).collect()
     }
 }
 
@@ -193,6 +208,7 @@ mod tests {
             retain: false,
             ids: None,
             released: false,
+            share: None,
         }
     }
 
@@ -202,9 +218,9 @@ mod tests {
         let one = || flight(Qos::AtLeastOnce);
         assert_eq!([1, 2, 3].map(id), [(); 3].map(|()| inflight.take(one()).unwrap()));
         assert_eq!(inflight.take(one()), None);
-        assert!(inflight.acknowledge(id(2)));
-        assert!(!inflight.acknowledge(id(2)));
-        assert!(!inflight.acknowledge(id(9)));
+        assert!(inflight.acknowledge(id(2)).is_some());
+        assert!(inflight.acknowledge(id(2)).is_none());
+        assert!(inflight.acknowledge(id(9)).is_none());
         assert!(!inflight.release(id(1)), "PUBREC for QoS 1");
         assert_eq!(inflight.take(one()), Some(id(2)));
         assert_eq!(inflight.take(one()), None, "a second PUBACK frees nothing");
@@ -214,7 +230,7 @@ mod tests {
     fn a_qos_2_id_is_free_after_both_answers_only() {
         let mut inflight = Inflight::new(1);
         assert_eq!(inflight.take(flight(Qos::ExactlyOnce)), Some(id(1)));
-        assert!(!inflight.acknowledge(id(1)), "PUBACK for QoS 2");
+        assert!(inflight.acknowledge(id(1)).is_none(), "PUBACK for QoS 2");
         assert!(!inflight.complete(id(1)), "PUBCOMP before PUBREC");
         assert!(
             inflight.release(id(1)) && inflight.release(id(1)),
@@ -244,7 +260,7 @@ mod tests {
             None,
             "what did not count makes no room"
         );
-        assert!(inflight.acknowledge(id(4)));
+        assert!(inflight.acknowledge(id(4)).is_some());
         assert_eq!(inflight.take(flight(Qos::AtLeastOnce)), Some(id(3)));
     }
 }

@@ -13,7 +13,7 @@
 use bincode::{Decode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
-use headwater_store::{LogIndex, NodeId, Qos, TimestampMs, TopicFilter, TopicName};
+use headwater_store::{LogIndex, NodeId, Qos, TimestampMs, TopicName};
 
 use crate::cursor::{At, Cursor};
 use crate::packet::{Owner as PropertyOwner, PacketId, Properties, SubscriptionOptions};
@@ -70,12 +70,8 @@ impl SubscriptionRow {
 
     /// The subscription to `filter` that this row keeps, and how far each group was applied when it was made.
     pub fn read(self, filter: &str) -> Option<(Subscription, Vec<LogIndex>)> {
-        let subscription = Subscription {
-            filter: TopicFilter::new(filter).ok()?,
-            options: SubscriptionOptions::from_stored(self.options)?,
-            id: self.id,
-        };
-        Some((subscription, self.since))
+        let options = SubscriptionOptions::from_stored(self.options)?;
+        Some((Subscription::parse(filter, options, self.id)?, self.since))
     }
 }
 
@@ -195,13 +191,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_subscription_comes_back(
-            filter in "[a-z+]{1}(/[a-z]{1,3}){0,3}(/#)?",
+            filter in "(\\$share/[a-z]{1,3}/)?[a-z+]{1}(/[a-z]{1,3}){0,3}(/#)?",
             options in 0u8..0x30,
             id in proptest::option::of(1u32..268_435_455),
             since: Vec<u64>,
         ) {
             let Some(options) = SubscriptionOptions::from_stored(options) else { return Ok(()) };
-            let subscription = Subscription { filter: TopicFilter::new(filter.as_str()).unwrap(), options, id };
+            let subscription = Subscription::parse(&filter, options, id).unwrap();
+            prop_assert_eq!(&*subscription.text(), filter.as_str());
             let since: Vec<LogIndex> = since.into_iter().map(LogIndex).collect();
             let row = encode_control(&SubscriptionRow::new(&subscription, &since));
             let read: SubscriptionRow = decode_control(&row).unwrap();

@@ -1,0 +1,248 @@
+//! Streams over plain MQTT: `$stream/<name>` and `$stream/<name>/<filter>`, from a place in the log on, then live.
+//!
+//! Where to begin is said by user properties `stream-offset` of the SUBSCRIBE, or, in any version, behind the name:
+//! `$stream/<name>@earliest/<filter>`. A message says where it was found in its own user properties, so a client that
+//! wants to go on where it was asks for that place.
+
+use bytestring::ByteString;
+use headwater_config::Millis;
+use headwater_store::{
+    Catalog, Follower, Header, LogIndex, Offset, Position, Qos, ReadError, Record, ShardId, Store, TimestampMs,
+    TopicFilter, TopicName,
+};
+
+use crate::cursor::At;
+use crate::limits::REPLAY_PAGE_BYTES;
+use crate::outbox::{Delivery, Outgoing};
+
+/// The first level of such filters.
+pub const STREAM_LEVEL: &str = "$stream/";
+/// The user property that says where to begin.
+pub const OFFSET_PROPERTY: &str = "stream-offset";
+
+/// Where a replay begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// `earliest`: the oldest record there is.
+    Earliest,
+    /// `latest`: what comes from now on.
+    Latest,
+    /// `42`: that offset in every shard.
+    Offset(Offset),
+    /// `3:42`: that offset in that shard; shards that are not named begin with their oldest record.
+    Shard(u16, Offset),
+    /// `@2026-01-31T12:00:00Z`: what was appended at that time or after.
+    At(TimestampMs),
+    /// `@-1h`: that long ago, in milliseconds.
+    Ago(u64),
+}
+
+impl Start {
+    /// Reads one of the forms above.
+    pub fn parse(text: &str) -> Option<Start> {
+        Some(match text {
+            "earliest" => Start::Earliest,
+            "latest" => Start::Latest,
+            _ => match (text.strip_prefix("@-"), text.strip_prefix('@'), text.split_once(':')) {
+                (Some(ago), _, _) => Start::Ago(ago.parse::<Millis>().ok()?.0),
+                (None, Some(time), _) => {
+                    let time: jiff::Timestamp = time.parse().ok()?;
+                    Start::At(TimestampMs(time.as_millisecond()))
+                }
+                (None, None, Some((shard, offset))) => Start::Shard(shard.parse().ok()?, Offset(offset.parse().ok()?)),
+                (None, None, None) => Start::Offset(Offset(text.parse().ok()?)),
+            },
+        })
+    }
+}
+
+/// A subscription to a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// As the client wrote it.
+    pub text: ByteString,
+    /// The stream.
+    pub stream: ByteString,
+    /// Topics that are wanted; None: all records, also those without a topic.
+    pub filter: Option<TopicFilter>,
+    /// At least one.
+    pub starts: Vec<Start>,
+    /// As granted: 0 or 1.
+    pub qos: Qos,
+    /// The Subscription Identifier.
+    pub id: Option<u32>,
+}
+
+impl Replay {
+    /// Reads a filter that begins with [`STREAM_LEVEL`]; `starts` are those of the packet, for a filter that names none.
+    pub fn parse(text: &ByteString, starts: &[Start], qos: Qos, id: Option<u32>) -> Option<Replay> {
+        let rest = text.strip_prefix(STREAM_LEVEL)?;
+        let (stream, filter) = match rest.split_once('/') {
+            Some((stream, filter)) => (stream, Some(TopicFilter::new(filter).ok()?)),
+            None => (rest, None),
+        };
+        // A time has no slash, so what is behind the first @ is one start.
+        let (stream, starts) = match stream.split_once('@') {
+            Some((stream, start)) => {
+                let time = || Start::parse(&format!("@{start}"));
+                (stream, vec![Start::parse(start).or_else(time)?])
+            }
+            None if starts.is_empty() => (stream, vec![Start::Latest]),
+            None => (stream, starts.to_vec()),
+        };
+        if stream.is_empty() || stream.contains(['+', '#']) {
+            return None;
+        }
+        Some(Replay {
+            text: text.clone(),
+            stream: stream.into(),
+            filter,
+            starts,
+            qos: qos.min(Qos::AtLeastOnce),
+            id,
+        })
+    }
+
+    /// Whether there is such a stream, with the shards that are named.
+    pub fn exists(&self, catalog: &Catalog) -> bool {
+        let Some(row) = catalog.stream(&self.stream) else {
+            return false;
+        };
+        let shards = row.shard_ids().count();
+        self.starts.iter().all(|start| match start {
+            Start::Shard(number, _) => usize::from(*number) < shards,
+            _ => true,
+        })
+    }
+}
+
+/// Reads a stream for one subscription.
+#[derive(Debug)]
+pub struct Reader {
+    replay: Replay,
+    follower: Follower,
+}
+
+impl Reader {
+    /// Finds the place to begin.
+    pub async fn open(store: &Store, replay: Replay) -> Result<Reader, ReadError> {
+        let row = store.catalog().borrow().stream(&replay.stream).cloned();
+        let shards: Vec<ShardId> = row.iter().flat_map(|row| row.shard_ids()).collect();
+        let named = |shard: &ShardId| {
+            replay.starts.iter().find_map(|start| match start {
+                Start::Shard(number, offset) if *number == shard.number => Some(*offset),
+                _ => None,
+            })
+        };
+        let position = match replay.starts.first() {
+            Some(Start::Latest) | None => Position::Latest,
+            Some(Start::Earliest | Start::Shard(..)) => Position::Earliest,
+            Some(Start::Offset(offset)) => Position::Offset(*offset),
+            Some(Start::At(time)) => Position::Timestamp(*time),
+            Some(Start::Ago(ago_ms)) => {
+                let ago_ms = i64::try_from(*ago_ms).unwrap_or(i64::MAX);
+                Position::Timestamp(TimestampMs(store.now().0.saturating_sub(ago_ms)))
+            }
+        };
+        let mut cursors = store.resolve(shards, position).await?;
+        for (shard, cursor) in &mut cursors {
+            *cursor = named(shard).unwrap_or(*cursor);
+        }
+        let follower = store.follow_from(cursors);
+        Ok(Reader { replay, follower })
+    }
+
+    /// Waits for the next messages.
+    pub async fn next(&mut self) -> Result<Vec<Delivery>, ReadError> {
+        let batches = self.follower.next(REPLAY_PAGE_BYTES).await?;
+        let mut deliveries = Vec::new();
+        for (batch, from) in batches {
+            for (offset, record) in batch.records_from(from)? {
+                deliveries.extend(self.delivery(batch.shard, offset, record));
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn delivery(&self, shard: ShardId, offset: Offset, mut record: Record) -> Option<Delivery> {
+        match (&self.replay.filter, &record.topic) {
+            (Some(filter), Some(topic)) if !filter.matches(topic) => return None,
+            (Some(_), None) => return None,
+            (_, Some(_)) => {}
+            (None, None) => record.topic = TopicName::new(format!("{STREAM_LEVEL}{}", self.replay.stream)).ok(),
+        }
+        let place = [
+            ("stream", self.replay.stream.to_string()),
+            ("shard", shard.number.to_string()),
+            ("offset", offset.to_string()),
+            ("timestamp", record.timestamp.to_string()),
+        ];
+        let place = place
+            .into_iter()
+            .map(|(name, value)| Header::User(name.into(), value.into()));
+        record.headers.extend(place);
+        // No entry: it does not move the session's place in the log.
+        let index = LogIndex(0);
+        let message = Outgoing::new(record, Some(At { index, shard, offset }))?;
+        Some(Delivery {
+            qos: self.replay.qos,
+            resend: None,
+            retain: false,
+            subscription_ids: self.replay.id.map(|id| [id].into()),
+            share: None,
+            message: message.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_are_read_in_all_their_forms() {
+        for (text, start) in [
+            ("earliest", Some(Start::Earliest)),
+            ("latest", Some(Start::Latest)),
+            ("42", Some(Start::Offset(Offset(42)))),
+            ("3:42", Some(Start::Shard(3, Offset(42)))),
+            ("@-1h", Some(Start::Ago(3_600_000))),
+            ("@1970-01-01T00:00:01Z", Some(Start::At(TimestampMs(1000)))),
+            ("@1970-01-01T02:00:01+02:00", Some(Start::At(TimestampMs(1000)))),
+            ("", None),
+            ("-1", None),
+            ("x:1", None),
+            ("@", None),
+            ("@yesterday", None),
+            ("@-", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(Start::parse(text), start, "{text}");
+        }
+    }
+
+    #[test]
+    fn filters_are_read_with_and_without_a_start() {
+        let parse = |text: &str| {
+            let replay = Replay::parse(&text.into(), &[Start::Earliest], Qos::ExactlyOnce, None)?;
+            let filter = replay.filter.map(|filter| filter.as_str().to_owned());
+            Some((replay.stream.to_string(), filter, replay.starts[0]))
+        };
+        let some = |stream: &str, filter: Option<&str>, start| Some((stream.into(), filter.map(str::to_owned), start));
+        assert_eq!(parse("$stream/s"), some("s", None, Start::Earliest));
+        assert_eq!(parse("$stream/s/a/+"), some("s", Some("a/+"), Start::Earliest));
+        assert_eq!(parse("$stream/s@latest/#"), some("s", Some("#"), Start::Latest));
+        assert_eq!(parse("$stream/s@1:7"), some("s", None, Start::Shard(1, Offset(7))));
+        assert_eq!(parse("$stream/s@-1h/a"), some("s", Some("a"), Start::Ago(3_600_000)));
+        for wrong in [
+            "$stream/",
+            "$stream/+",
+            "$stream/#",
+            "$stream/s@never",
+            "$stream/s/a#",
+            "$stream/@1",
+        ] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}
