@@ -36,6 +36,10 @@ pub const CLASS_SLICES: u64 = 8;
 pub const OWN_SYNC_BYTES_MAX: usize = 4 << 10;
 /// Keys and record batches, paired, that are sorted at once when a slice's key index is made: some 24 MB.
 pub const KEY_INDEX_RUN: usize = 1 << 20;
+/// So much appended between two rounds of maintenance, a second apart, is load: merges wait for less of it.
+pub const BUSY_BYTES: u64 = 16 << 20;
+/// Closed slices that may wait for their merge while there is load.
+pub const CLOSED_SLICES_MAX: usize = 4;
 /// Rows of entries that a reader of a group looks at in one slice before it looks at the next one.
 pub const ENTRY_ROWS_PER_SCAN: usize = 256;
 /// A producer's id.

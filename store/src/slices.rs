@@ -24,7 +24,7 @@ use crate::ids::{Offset, ShardId, SliceId, TimestampMs};
 use crate::key_index;
 use crate::keys::slice::{self, SliceRow, SliceState};
 use crate::keys::{record_batch, shard, span};
-use crate::limits::CLASS_SLICES;
+use crate::limits::{BUSY_BYTES, CLASS_SLICES, CLOSED_SLICES_MAX};
 use crate::retention::RetentionClass;
 
 /// A slice as this node knows it.
@@ -42,6 +42,8 @@ struct State {
     spare: Vec<SliceId>,
     /// Closed, but what the driver has put there may not be written yet.
     closing: Vec<SliceId>,
+    /// Appended since the last round of maintenance.
+    placed_bytes: u64,
     /// To be looked through for garbage.
     to_reclaim: Vec<SliceId>,
     /// The number of the next slice.
@@ -102,6 +104,7 @@ impl Slices {
             open,
             spare,
             closing: Vec::new(),
+            placed_bytes: 0,
             to_reclaim: Vec::new(),
             next,
         };
@@ -123,6 +126,7 @@ impl Slices {
         writes: &mut Writes,
     ) -> Result<SliceId, EngineError> {
         let mut state = self.state();
+        state.placed_bytes += bytes as u64;
         let at = usize::from(class.0);
         if let Some(id) = state.open[at]
             && state.is_full(id, time, self.size_bytes_max)
@@ -224,7 +228,11 @@ impl Slices {
         for id in &expired {
             self.drop_slice(*id)?;
         }
-        while let Some(id) = self.first_closed() {
+        // Under load the disk belongs to those who wait for an acknowledgement: merges keep until there is a lull, some of
+        // them at most.
+        let busy = std::mem::take(&mut self.state().placed_bytes) > BUSY_BYTES;
+        let waiting_max = if busy { CLOSED_SLICES_MAX } else { 0 };
+        while let Some(id) = self.first_closed(waiting_max) {
             self.seal(id)?;
         }
         if self.garbage_noted.swap(false, Ordering::Relaxed) {
@@ -274,13 +282,15 @@ impl Slices {
         expired
     }
 
-    fn first_closed(&self) -> Option<SliceId> {
+    /// The oldest closed slice, if there are more than `waiting_max`.
+    fn first_closed(&self, waiting_max: usize) -> Option<SliceId> {
         let state = self.state();
-        let mut closed = state
+        let closed = state
             .live
             .iter()
             .filter(|(_, slice)| slice.row.state == SliceState::Closed);
-        closed.next().map(|(id, _)| *id)
+        let closed: Vec<SliceId> = closed.map(|(id, _)| *id).collect();
+        closed.first().copied().filter(|_| closed.len() > waiting_max)
     }
 
     /// Indexes a closed slice by key and merges it, without what is dead by now. Once.
