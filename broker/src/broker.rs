@@ -15,6 +15,7 @@ use crate::error::{BrokerError, End};
 use crate::limits::STOP_WAIT_MS;
 use crate::listener::{self, Shared};
 use crate::publish::Publisher;
+use crate::sys;
 
 /// A running broker.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Broker {
     local_addr: SocketAddr,
     /// The listener and all connections.
     connections: TaskTracker,
-    /// The dispatchers, and whoever looks after sessions.
+    /// The dispatchers, and whoever looks after sessions and figures.
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -46,6 +47,7 @@ impl Broker {
         let mut tasks: Vec<_> = dispatchers.map(|dispatcher| tokio::spawn(dispatcher.run())).collect();
         shared.sessions.recover().await.map_err(BrokerError::Sessions)?;
         tasks.push(tokio::spawn(shared.sessions.clone().run()));
+        tasks.push(tokio::spawn(sys::run(shared.clone())));
         let connections = TaskTracker::new();
         connections.spawn(listener::run(
             listener,

@@ -85,6 +85,11 @@ impl Clients {
         self.lock().values().for_each(|client| client.outbox.end(end.clone()));
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// All of them, by client id.
     pub fn list(&self) -> Vec<ClientInfo> {
         let clients: Vec<Arc<Client>> = self.lock().values().cloned().collect();

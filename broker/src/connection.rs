@@ -372,6 +372,9 @@ impl Connection {
                 Action::EndReplay(text) => self.streams.unfollow(&text),
                 Action::Send(packet) => self.session.send(&packet, &mut self.output.ready),
                 Action::SendSaved(packet) => self.send_saved(&packet),
+                Action::SendRetained(subscription) if subscription.is_sys() => {
+                    self.deliveries.extend(self.shared.sys.for_subscription(&subscription));
+                }
                 Action::SendRetained(subscription) => {
                     if self.pages.scans() >= RETAINED_SCANS_MAX {
                         let detail = "too many subscriptions wait for their retained messages";

@@ -54,6 +54,7 @@ mod session;
 mod sessions;
 mod share;
 mod subscriptions;
+mod sys;
 
 pub use broker::Broker;
 pub use clients::ClientInfo;

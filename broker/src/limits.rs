@@ -54,6 +54,8 @@ pub const JOINS_MAX: usize = 64;
 pub const SHARE_WINDOW_MAX: usize = 32;
 /// When a share asks members without room again, in milliseconds.
 pub const SHARE_PAUSE_MS: u64 = 50;
+/// How often `$SYS` looks for figures that changed, in milliseconds.
+pub const SYS_PERIOD_MS: u64 = 10_000;
 /// How often a message is routed again because the routing moved under it, before it is refused.
 pub const ROUTE_ATTEMPTS_MAX: u32 = 100;
 /// The pause before such an attempt, in milliseconds.

@@ -24,6 +24,7 @@ use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::share::Shares;
 use crate::subscriptions::Subscriptions;
+use crate::sys::Sys;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub struct Shared {
     pub sessions: Sessions,
     pub shares: Arc<Shares>,
     pub metrics: Arc<Metrics>,
+    pub sys: Sys,
     pub session_limits: SessionLimits,
     pub packet_max: usize,
     pub outbox_bytes: usize,
@@ -66,6 +68,7 @@ impl Shared {
             subscriptions: Arc::default(),
             clients: Clients::default(),
             metrics: Arc::new(Metrics::new()),
+            sys: Sys::default(),
             session_limits: SessionLimits::from(config),
             packet_max: config.packet_max.as_usize(),
             outbox_bytes: config.outbox.as_usize(),

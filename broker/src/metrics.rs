@@ -1,28 +1,55 @@
 //! The broker's figures. Handles are made once: looking a metric up by name for each message would show in a profile.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use crate::error::End;
 use crate::subscriptions::Tally;
+
+/// A counter that is also read here, for `$SYS`.
+#[derive(Debug)]
+pub struct Total {
+    counter: Counter,
+    value: AtomicU64,
+}
+
+impl Total {
+    fn of(counter: Counter) -> Total {
+        let value = AtomicU64::new(0);
+        Total { counter, value }
+    }
+
+    /// Adds `by`.
+    pub fn increment(&self, by: u64) {
+        self.counter.increment(by);
+        self.value.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Since the start.
+    pub fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
 
 /// Handles of all metrics. Made after the recorder is installed.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Metrics {
     pub connections: Gauge,
-    pub connections_accepted: Counter,
-    pub connections_refused: Counter,
-    pub received_bytes: Counter,
-    pub sent_bytes: Counter,
-    pub received_messages: Counter,
-    pub acknowledged_messages: Counter,
-    pub refused_messages: Counter,
-    pub delivered_messages: Counter,
-    pub queued_messages: Counter,
-    pub dropped_messages: Counter,
-    pub expired_messages: Counter,
-    pub oversize_messages: Counter,
-    pub slow_clients: Counter,
+    pub connections_accepted: Total,
+    pub connections_refused: Total,
+    pub received_bytes: Total,
+    pub sent_bytes: Total,
+    pub received_messages: Total,
+    pub acknowledged_messages: Total,
+    pub refused_messages: Total,
+    pub delivered_messages: Total,
+    pub queued_messages: Total,
+    pub dropped_messages: Total,
+    pub expired_messages: Total,
+    pub oversize_messages: Total,
+    pub slow_clients: Total,
 }
 
 impl Metrics {
@@ -31,19 +58,19 @@ impl Metrics {
         describe();
         Metrics {
             connections: gauge!("headwater_mqtt_connections"),
-            connections_accepted: counter!("headwater_mqtt_connections_accepted_total"),
-            connections_refused: counter!("headwater_mqtt_connections_refused_total"),
-            received_bytes: counter!("headwater_mqtt_received_bytes_total"),
-            sent_bytes: counter!("headwater_mqtt_sent_bytes_total"),
-            received_messages: counter!("headwater_mqtt_received_messages_total"),
-            acknowledged_messages: counter!("headwater_mqtt_acknowledged_messages_total"),
-            refused_messages: counter!("headwater_mqtt_refused_messages_total"),
-            delivered_messages: counter!("headwater_mqtt_delivered_messages_total"),
-            queued_messages: counter!("headwater_mqtt_queued_messages_total"),
-            dropped_messages: counter!("headwater_mqtt_dropped_messages_total"),
-            expired_messages: counter!("headwater_mqtt_expired_messages_total"),
-            oversize_messages: counter!("headwater_mqtt_oversize_messages_total"),
-            slow_clients: counter!("headwater_mqtt_slow_clients_total"),
+            connections_accepted: Total::of(counter!("headwater_mqtt_connections_accepted_total")),
+            connections_refused: Total::of(counter!("headwater_mqtt_connections_refused_total")),
+            received_bytes: Total::of(counter!("headwater_mqtt_received_bytes_total")),
+            sent_bytes: Total::of(counter!("headwater_mqtt_sent_bytes_total")),
+            received_messages: Total::of(counter!("headwater_mqtt_received_messages_total")),
+            acknowledged_messages: Total::of(counter!("headwater_mqtt_acknowledged_messages_total")),
+            refused_messages: Total::of(counter!("headwater_mqtt_refused_messages_total")),
+            delivered_messages: Total::of(counter!("headwater_mqtt_delivered_messages_total")),
+            queued_messages: Total::of(counter!("headwater_mqtt_queued_messages_total")),
+            dropped_messages: Total::of(counter!("headwater_mqtt_dropped_messages_total")),
+            expired_messages: Total::of(counter!("headwater_mqtt_expired_messages_total")),
+            oversize_messages: Total::of(counter!("headwater_mqtt_oversize_messages_total")),
+            slow_clients: Total::of(counter!("headwater_mqtt_slow_clients_total")),
         }
     }
 

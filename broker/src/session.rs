@@ -103,6 +103,11 @@ impl Subscription {
         })
     }
 
+    /// Whether it asks for figures of this node.
+    pub fn is_sys(&self) -> bool {
+        begins_with_level(self.filter.as_str(), "$SYS")
+    }
+
     /// As the client wrote it.
     pub fn text(&self) -> ByteString {
         match &self.share {

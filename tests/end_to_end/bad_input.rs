@@ -98,9 +98,9 @@ fn mqtt_5_says_why() {
     );
     assert_eq!(reason(CONNECT_V5), 0x82, "a second CONNECT: protocol error");
     assert_eq!(
-        reason(&[0x34, 8, 0, 1, b'a', 0, 1, 0, b'x', b'y']),
-        0x9b,
-        "QoS 2: not supported yet"
+        reason(&[0x34, 8, 0, 1, b'a', 0, 1, 0, b'x', b'y', 0x62, 2, 0, 1]),
+        0x82,
+        "PUBREL before PUBREC: protocol error"
     );
     assert_eq!(
         reason(&[0x30, 5, 0, 1, b'#', 0, b'x']),
