@@ -1,6 +1,6 @@
 //! The statements as they were written: names unresolved, numbers as spelled, a span on every node.
 
-use crate::plan::physical::BinaryOp;
+use crate::plan::physical::{BinaryOp, JoinKind};
 use crate::span::Span;
 use crate::types::{self, DataType};
 
@@ -47,7 +47,7 @@ pub struct Statement {
 /// What a statement asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatementKind {
-    /// `CREATE STREAM …`, with or without `AS SELECT`
+    /// `CREATE STREAM …`, with or without `AS SELECT`; `CREATE VIEW …`, `CREATE TABLE …`
     CreateStream(CreateStream),
     /// `CREATE SINK CONNECTOR …`
     CreateConnector(CreateConnector),
@@ -69,13 +69,17 @@ pub enum StatementKind {
     RunConnector(Name, bool),
     /// `TRIM STREAM …`
     Trim(Trim),
-    /// `EXPLAIN …`
-    Explain(Box<Statement>),
+    /// `ADVANCE WATERMARK OF s TO TIMESTAMP '…'`
+    AdvanceWatermark { stream: Name, to: Text },
+    /// `EXPLAIN [FORMAT TEXT|JSON|DOT] …`
+    Explain(Box<Statement>, ExplainFormat),
 }
 
-/// `CREATE STREAM name (columns) FROM TOPIC topics WITH (options) AS query`
+/// `CREATE STREAM name (columns) FROM TOPIC topics WITH (options) AS query`, and the same for views and tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateStream {
+    /// What it makes.
+    pub kind: ObjectKind,
     /// Its name.
     pub name: Name,
     /// IF NOT EXISTS
@@ -88,6 +92,8 @@ pub struct CreateStream {
     pub options: Vec<WithOption>,
     /// AS SELECT
     pub query: Option<Select>,
+    /// FROM STREAM, of a table.
+    pub source: Option<Name>,
 }
 
 /// `name type [NOT NULL] [KEY]`
@@ -99,7 +105,7 @@ pub struct ColumnDef {
     pub data_type: TypeName,
     /// NOT NULL
     pub not_null: bool,
-    /// KEY
+    /// KEY, PRIMARY KEY
     pub key: bool,
     /// All of it.
     pub span: Span,
@@ -197,6 +203,34 @@ pub struct From {
     pub source: Source,
     /// `AS alias`
     pub alias: Option<Name>,
+    /// JOIN
+    pub join: Option<Join>,
+}
+
+/// `LEFT JOIN r AS alias ON … WITHIN (INTERVAL …)`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    /// INNER, LEFT, RIGHT or FULL.
+    pub kind: JoinKind,
+    /// The right side.
+    pub source: Source,
+    /// Its alias.
+    pub alias: Option<Name>,
+    /// ON or USING
+    pub on: On,
+    /// WITHIN
+    pub within: Option<Interval>,
+    /// All of it.
+    pub span: Span,
+}
+
+/// What rows a join brings together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum On {
+    /// `ON a.x = b.y`
+    Condition(Expr),
+    /// `USING (x, y)`
+    Names(Vec<Name>),
 }
 
 /// Which records are read.
@@ -208,15 +242,26 @@ pub enum Source {
     Topic(Text),
 }
 
-/// `TUMBLING (size) [GRACE grace]`
+/// `TUMBLING (size) [GRACE grace]` and its like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// Its length.
-    pub size: Interval,
+    /// Which.
+    pub kind: WindowKind,
     /// GRACE
     pub grace: Option<Interval>,
     /// All of it.
     pub span: Span,
+}
+
+/// The kinds of windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowKind {
+    /// `TUMBLING (size)`
+    Tumbling { size: Interval },
+    /// `HOPPING (size, advance)`
+    Hopping { size: Interval, advance: Interval },
+    /// `SESSION (gap)`
+    Session { gap: Interval },
 }
 
 /// `expr [ASC|DESC]`
@@ -237,7 +282,7 @@ pub struct Limit {
     pub span: Span,
 }
 
-/// `EMIT CHANGES`, `EMIT FINAL`
+/// `EMIT CHANGES`, `EMIT FINAL`, `EMIT PERIODIC INTERVAL …`, `EMIT ON SILENCE INTERVAL …`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emit {
     /// Which.
@@ -253,6 +298,10 @@ pub enum EmitKind {
     Changes,
     /// Once, when the window is over.
     Final,
+    /// What has changed, once in each period.
+    Periodic(Interval),
+    /// What has changed, once its key has been silent for so long.
+    Silence(Interval),
 }
 
 /// `FROM BEGINNING`, `FROM TIMESTAMP '…'`, `FROM OFFSET n`
@@ -293,8 +342,24 @@ pub enum Show {
     Queries,
     /// `SHOW CONNECTORS`
     Connectors,
+    /// `SHOW VIEWS`
+    Views,
+    /// `SHOW TABLES`
+    Tables,
     /// `SHOW CREATE [STREAM|QUERY|CONNECTOR] x`
     Create(Option<ObjectKind>, Name),
+}
+
+/// How EXPLAIN shows a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExplainFormat {
+    /// Lines, drawn as a tree.
+    #[default]
+    Text,
+    /// One object.
+    Json,
+    /// A graph in the language of Graphviz.
+    Dot,
 }
 
 /// `DROP kind [IF EXISTS] name [FORCE]`
@@ -319,6 +384,10 @@ pub enum ObjectKind {
     Query,
     /// A connector.
     Connector,
+    /// A view.
+    View,
+    /// A table.
+    Table,
 }
 
 /// A type, as in `DECIMAL(10,2)` or `STRING[]`.
@@ -389,6 +458,18 @@ pub enum ExprKind {
         key: Box<Expr>,
         as_text: bool,
     },
+    /// `base #> path`, `base #>> path`: several steps at once.
+    PathArrow {
+        base: Box<Expr>,
+        path: Box<Expr>,
+        as_text: bool,
+    },
+    /// `base[from:to]`
+    Slice {
+        base: Box<Expr>,
+        from: Option<Box<Expr>>,
+        to: Option<Box<Expr>>,
+    },
     /// `-a`, `NOT a`
     Unary { op: UnaryOp, operand: Box<Expr> },
     /// `a + b`, …
@@ -428,10 +509,12 @@ pub enum ExprKind {
         branches: Vec<(Expr, Expr)>,
         otherwise: Option<Box<Expr>>,
     },
-    /// `name(arguments)`, `name(*)`, with `FILTER (WHERE …)` perhaps.
+    /// `name([DISTINCT] arguments)`, `name(*)`, with `FILTER (WHERE …)` perhaps.
     Call {
         name: Name,
         arguments: Arguments,
+        /// DISTINCT before the arguments.
+        distinct: Option<Span>,
         filter: Option<Box<Expr>>,
     },
 }
@@ -453,15 +536,20 @@ impl ExprKind {
             | ExprKind::Name(_) => {}
             ExprKind::Array(items) => list = items,
             ExprKind::Call { arguments, filter, .. } => {
-                if let Arguments::List(arguments) = arguments {
-                    list = arguments;
+                match arguments {
+                    Arguments::Star => {}
+                    Arguments::List(arguments) => list = arguments,
+                    Arguments::From { of, .. } => fixed[0] = Some(of),
                 }
                 fixed[2] = filter.as_deref();
             }
             ExprKind::Member { base, .. } => fixed[0] = Some(base),
-            ExprKind::Index { base, index: other } | ExprKind::Arrow { base, key: other, .. } => {
+            ExprKind::Index { base, index: other }
+            | ExprKind::Arrow { base, key: other, .. }
+            | ExprKind::PathArrow { base, path: other, .. } => {
                 fixed = [Some(base), Some(other), None];
             }
+            ExprKind::Slice { base, from, to } => fixed = [Some(base), from.as_deref(), to.as_deref()],
             ExprKind::Unary { operand, .. } | ExprKind::IsNull { operand, .. } | ExprKind::Cast { operand, .. } => {
                 fixed[0] = Some(operand);
             }
@@ -496,6 +584,8 @@ pub enum Arguments {
     Star,
     /// `a, b`
     List(Vec<Expr>),
+    /// `unit FROM of`, of EXTRACT.
+    From { unit: Name, of: Box<Expr> },
 }
 
 /// An operator with one operand.

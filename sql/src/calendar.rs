@@ -68,6 +68,29 @@ pub fn add_months(us: i64, months: i32) -> Option<i64> {
     micros(moment)
 }
 
+/// Whole months from one moment to another.
+pub fn months_between(from: i64, to: i64) -> Option<i64> {
+    let span = civil(from)?.until((jiff::Unit::Month, civil(to)?)).ok()?;
+    Some(span.get_months().into())
+}
+
+/// As text by a format of strftime. None: there is no such format, or no such time.
+pub fn format_by(us: i64, format: &str) -> Option<String> {
+    let moment = TimeZone::UTC.to_datetime(Timestamp::from_microsecond(us).ok()?);
+    let zoned = moment.to_zoned(TimeZone::UTC).ok()?;
+    jiff::fmt::strtime::format(format, &zoned).ok()
+}
+
+/// Text to microseconds since the epoch by a format of strptime; without a zone it is UTC.
+pub fn parse_by(text: &str, format: &str) -> Option<i64> {
+    let parsed = jiff::fmt::strtime::parse(format, text).ok()?;
+    if parsed.offset().is_some() {
+        return parsed.to_timestamp().ok().map(Timestamp::as_microsecond);
+    }
+    let day = || parsed.to_date().ok().map(|date| date.to_datetime(Time::midnight()));
+    micros(parsed.to_datetime().ok().or_else(day)?)
+}
+
 /// Cuts a moment down to the unit that it is in; a week begins on Monday. None: no such unit.
 pub fn truncate(unit: &str, us: i64) -> Option<i64> {
     let fixed = |size: i64| Some(us - us.rem_euclid(size));

@@ -8,7 +8,7 @@ use crate::column::Columns;
 use crate::types::TimestampUs;
 
 /// The place of a record, for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
 pub struct RecordId {
     /// Its shard.
     pub shard: ShardId,

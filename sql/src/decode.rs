@@ -31,6 +31,8 @@ pub struct Decoder {
     parses: bool,
     captures: Vec<TopicFilter>,
     timestamp: Option<Expression>,
+    /// Tombstones are rows.
+    tombstones: bool,
 }
 
 /// Rows, and what was wrong with some.
@@ -80,16 +82,20 @@ impl Decoder {
             fields,
             parses: source.on_error != OnError::Null || source.columns.iter().any(wanted),
             captures: captures.collect::<Result<_, _>>()?,
+            tombstones: source.columns.contains(&SourceColumn::Gone),
             timestamp: source.timestamp.as_ref().map(as_timestamp).transpose()?,
         })
     }
 
-    /// The rows of these records. Tombstones are no rows.
+    /// The rows of these records. Tombstones are no rows, unless the plan asks which rows are some.
     pub fn decode(&self, records: &[(RecordId, Record)], scope: &Scope) -> Result<Decoded, BadRecord> {
         let mut batch = Batch::new(self, records.len());
         for (id, record) in records {
-            if let Some(payload) = &record.payload {
-                batch.add(*id, record, payload)?;
+            match &record.payload {
+                Some(payload) => batch.add(*id, record, payload)?,
+                // A marker has no key.
+                None if self.tombstones && record.key.is_some() => batch.add_tombstone(*id, record),
+                None => {}
             }
         }
         Ok(batch.finish(scope))
@@ -163,6 +169,29 @@ impl<'d> Batch<'d> {
         self.appended.push(TimestampUs::from_ms(record.timestamp));
         self.origin.push(id);
         Ok(())
+    }
+
+    /// NULLs, but for its key.
+    fn add_tombstone(&mut self, id: RecordId, record: &Record) {
+        let payload = Bytes::new();
+        let row = Row {
+            id,
+            record,
+            payload: &payload,
+            text: None,
+            top: None,
+            number: self.payloads.len(),
+        };
+        for (builder, column) in self.builders.iter_mut().zip(&self.decoder.columns) {
+            builder.push(match column {
+                SourceColumn::Key => row.system(column, self.decoder),
+                SourceColumn::Gone => Value::Boolean(true),
+                _ => Value::Null,
+            });
+        }
+        self.payloads.push(payload);
+        self.appended.push(TimestampUs::from_ms(record.timestamp));
+        self.origin.push(id);
     }
 
     fn add_value(&mut self, number: usize, row: &Row<'_>) {
@@ -266,6 +295,7 @@ impl Row<'_> {
             SourceColumn::Offset => Value::Integer(i64::try_from(self.id.offset.0).unwrap_or(i64::MAX)),
             SourceColumn::Shard => Value::Integer(self.id.shard.number.into()),
             SourceColumn::Properties => self.properties(),
+            SourceColumn::Gone => Value::Boolean(false),
         }
     }
 

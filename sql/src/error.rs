@@ -378,11 +378,8 @@ impl From<WriteError> for SqlError {
             WriteError::TooLarge { .. } => codes::TOO_LARGE,
             WriteError::DiskFull { .. } => codes::DISK_FULL,
             WriteError::Indefinite(_) => codes::INDEFINITE,
-            // A conflict or a stale route is retried below this; whoever sees it may try again too.
-            WriteError::Conflict
-            | WriteError::StaleRoute { .. }
-            | WriteError::NotLeader { .. }
-            | WriteError::Stopped => codes::UNAVAILABLE,
+            // A conflict or a stale route is retried below this; whoever sees it, or any of the others, may try again.
+            _ => codes::UNAVAILABLE,
         };
         SqlError::new(code, error.to_string())
     }

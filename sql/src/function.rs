@@ -3,10 +3,20 @@
 //! The binder checks calls against the table and stores the canonical name in the plan; the runtime looks it up again.
 //! So an entry's `name` is for ever, its aliases may grow, and adding a function is adding an entry.
 
+mod aggregate;
+mod array;
+mod document;
 mod general;
+mod hash;
+mod kind;
 mod number;
+mod pattern;
+mod pieces;
 mod text;
 mod time;
+mod trigonometry;
+
+pub use aggregate::{AGGREGATES, Aggregate, Constant, aggregate};
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -37,6 +47,27 @@ pub struct Function {
     eval: fn(&[Value], &Scope) -> Result<Value, Fault>,
 }
 
+/// An entry with one name, all of whose parameters are wanted, once; NULL for any NULL.
+const fn scalar(
+    name: &'static str,
+    parameters: &'static [Parameter],
+    returns: Returns,
+    about: &'static str,
+    eval: fn(&[Value], &Scope) -> Result<Value, Fault>,
+) -> Function {
+    Function {
+        name,
+        aliases: &[],
+        parameters,
+        optional: 0,
+        variadic: false,
+        returns,
+        sees_null: false,
+        about,
+        eval,
+    }
+}
+
 /// What a parameter accepts. A field of an open stream is accepted everywhere and checked when its value is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parameter {
@@ -50,6 +81,8 @@ pub enum Parameter {
     String,
     /// TIMESTAMP, DATE, or a STRING that reads as one.
     Timestamp,
+    /// An SQL array, or a JSON one.
+    Array,
 }
 
 /// The type of a function's result.
@@ -63,6 +96,18 @@ pub enum Returns {
     String,
     /// TIMESTAMP
     Timestamp,
+    /// BOOLEAN
+    Boolean,
+    /// BYTEA
+    Bytea,
+    /// DATE
+    Date,
+    /// JSONB
+    Jsonb,
+    /// An array of whatever.
+    Array,
+    /// Whatever it is.
+    Any,
     /// That of the argument with this number.
     Argument(usize),
     /// The one that all arguments have, if they agree.
@@ -108,6 +153,7 @@ impl Parameter {
                 data_type,
                 DataType::Any | DataType::Timestamp | DataType::Date | DataType::String | DataType::Integer
             ),
+            Parameter::Array => matches!(data_type, DataType::Any | DataType::Jsonb | DataType::Array(_)),
         }
     }
 
@@ -118,6 +164,7 @@ impl Parameter {
             Parameter::Integer => "an INTEGER",
             Parameter::String => "a STRING",
             Parameter::Timestamp => "a TIMESTAMP",
+            Parameter::Array => "an array",
         }
     }
 }
@@ -173,6 +220,12 @@ impl Function {
             Returns::Float => DataType::Float,
             Returns::String => DataType::String,
             Returns::Timestamp => DataType::Timestamp,
+            Returns::Boolean => DataType::Boolean,
+            Returns::Bytea => DataType::Bytea,
+            Returns::Date => DataType::Date,
+            Returns::Jsonb => DataType::Jsonb,
+            Returns::Array => DataType::Array(Box::new(DataType::Any)),
+            Returns::Any => DataType::Any,
             Returns::Argument(number) => arguments.get(number).cloned().unwrap_or(DataType::Any),
             Returns::Common => {
                 let mut known = arguments.iter().filter(|data_type| **data_type != DataType::Any);
@@ -197,9 +250,21 @@ impl Function {
 
 /// All functions, by subject.
 pub fn all() -> impl Iterator<Item = &'static Function> {
-    [number::FUNCTIONS, text::FUNCTIONS, time::FUNCTIONS, general::FUNCTIONS]
-        .into_iter()
-        .flatten()
+    [
+        number::FUNCTIONS,
+        trigonometry::FUNCTIONS,
+        kind::FUNCTIONS,
+        text::FUNCTIONS,
+        pieces::FUNCTIONS,
+        pattern::FUNCTIONS,
+        array::FUNCTIONS,
+        document::FUNCTIONS,
+        time::FUNCTIONS,
+        hash::FUNCTIONS,
+        general::FUNCTIONS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// By canonical name or alias, in any case.

@@ -23,7 +23,7 @@
 //!   [`plan::physical`];
 //! - values: [`value`], `json`, `calendar`; micro-batches: [`column`], [`change`];
 //! - operators: `operator`, with `step` (what they may do) and `watermark` (how far event time has come);
-//! - running: `pipeline` (no I/O), `query` (one task), `engine` (all of them), `read`;
+//! - running: `pipeline` (no I/O), `query` (one task), `engine` (all of them), `read`, `view` (the rows of now);
 //! - writing by name: `insert`, with `address` (KEY and TOPIC) and `append` (which HTTP's publish shares).
 //!
 //! # Limits
@@ -34,7 +34,7 @@
 //! - a place for sessions or users: who may run a statement is the bridge's question;
 //! - a reader of clocks: `now()` is the step's time, which is saved with it;
 //! - a transaction across groups: each step is one Batch of one group;
-//! - complete: joins, hopping and session windows, views, subqueries and user functions are refused by name.
+//! - complete: joins of more than two, subqueries and user functions are refused by name.
 
 mod address;
 mod append;
@@ -65,6 +65,7 @@ mod step;
 mod template;
 pub mod types;
 pub mod value;
+mod view;
 mod watermark;
 
 pub use append::{AppendError, Appended, Fate, Patience, Place};

@@ -18,6 +18,16 @@ pub const STATE_SCAN_ROWS: usize = 4_096;
 pub const GROUPS_CACHED_MAX: usize = 100_000;
 /// Groups of a one-shot or push read, which has no store behind it.
 pub const GROUPS_IN_MEMORY_MAX: usize = 1_000_000;
+/// A text that a function makes longer than what it was given.
+pub const TEXT_BYTES_MAX: usize = 4 << 20;
+/// A compiled regular expression.
+pub const REGEX_BYTES_MAX: usize = 1 << 20;
+/// Compiled regular expressions that a thread keeps.
+pub const REGEXES_KEPT: usize = 16;
+/// Hopping windows that one row is in.
+pub const WINDOWS_PER_ROW_MAX: i64 = 1_000;
+/// The values that TOPK gives.
+pub const TOP_MAX: u32 = 10_000;
 /// Windows that close in one step; the others follow in the next ones.
 pub const TIMERS_PER_STEP_MAX: usize = 8_192;
 /// Stored bytes that a task takes from its follower at once.
@@ -25,6 +35,12 @@ pub const FOLLOW_BYTES: usize = 4 << 20;
 /// Payload bytes that one step takes in, and bytes of values that its closing windows bring, so that what it puts out
 /// fits a Batch. Where it still does not, the task makes smaller steps.
 pub const STEP_BYTES_MAX: usize = 4 << 20;
+/// Late rows and errors of one step that are written to the query's own streams; more are only counted.
+pub const SIDE_ROWS_PER_STEP_MAX: usize = 1_000;
+/// Bytes of them.
+pub const SIDE_BYTES_PER_STEP_MAX: usize = 1 << 20;
+/// How long they are kept.
+pub const SIDE_DURATION: Duration = Duration::from_secs(7 * 86_400);
 /// One result record, with its retained row where it has one: it must fit a Batch beside the progress and the keys.
 pub const RESULT_BYTES_MAX: usize = headwater_store::limits::BATCH_BYTES_MAX - (1 << 20);
 /// State rows that one Batch deletes when a query is dropped.
@@ -42,3 +58,7 @@ const _: () = assert!(headwater_store::limits::TABLE_KEY_BYTES_MAX * 4 <= 1 << 2
 pub const READ_AHEAD_BYTES: usize = 256 << 10;
 /// How often an INSERT routes again when the routing changes under it.
 pub const ROUTE_RETRIES_MAX: usize = 8;
+/// The name that a client gives to what it appends, with room for the number of a record behind it.
+pub const APPEND_NAME_BYTES_MAX: usize = 480;
+/// Bytes of a view's rows that one read holds.
+pub const VIEW_ROWS_BYTES_MAX: usize = 256 << 20;

@@ -12,7 +12,7 @@ pub(crate) fn step(query: &str, records: usize, step: &ReadyStep, took: Duration
     counter!("headwater_sql_records_read_total", "query" => query()).increment(records as u64);
     counter!("headwater_sql_rows_written_total", "query" => query()).increment(step.rows);
     if step.late > 0 {
-        counter!("headwater_sql_rows_late_total", "query" => query()).increment(step.late);
+        counter!("headwater_sql_rows_late_total", "query" => query()).increment(step.late as u64);
     }
     for (_, fault) in &step.errors {
         counter!("headwater_sql_errors_total", "query" => query(), "fault" => fault.label()).increment(1);

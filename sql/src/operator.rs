@@ -6,12 +6,16 @@
 mod aggregate;
 mod exchange;
 mod filter;
+mod join;
 mod project;
 mod sink;
+mod throttle;
+mod upsert;
 mod window;
 
 pub(crate) use exchange::place_of;
-pub(crate) use sink::key_of;
+pub(crate) use sink::{VIEW_ROWS, ViewRow, key_of};
+use window::object;
 
 use std::fmt;
 
@@ -20,7 +24,7 @@ use std::sync::Arc;
 
 use crate::change::{Delta, RecordId};
 use crate::expression::Faults;
-use crate::plan::physical::{Node, Op, Plan, PlanError};
+use crate::plan::physical::{Form, Node, Op, Plan, PlanError, WindowKind};
 use crate::step::{Key, Step, Stop};
 use crate::types::TimestampUs;
 
@@ -44,6 +48,12 @@ pub trait Operator: Send + fmt::Debug {
         let _ = (at, key, step);
         Ok(())
     }
+
+    /// A timer of the clock is due: the step's time has come to `at`.
+    fn clock(&mut self, at: TimestampUs, key: &Key, step: &mut Step<'_>) -> Result<(), Stop> {
+        let _ = (at, key, step);
+        Ok(())
+    }
 }
 
 /// Where a query runs, which decides what its Exchange lets through and how much its operators may hold.
@@ -57,14 +67,51 @@ pub enum Place {
 
 /// Makes the operator of a node of `plan`. None: a source, which is no operator.
 pub(crate) fn build(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn Operator>>, PlanError> {
+    let input = |id| plan.nodes.iter().find(|node| node.id == id);
+    let retracts = node
+        .inputs
+        .iter()
+        .any(|id| input(*id).is_some_and(|input| input.form != Form::Append));
     Ok(Some(match &node.op {
         Op::Source(_) => return Ok(None),
         Op::Filter(predicate) => Box::new(filter::Filter::new(predicate)?),
         Op::Project(columns) => Box::new(project::Project::new(columns)?),
         Op::Exchange(routing) => Box::new(exchange::Exchange::new(node, routing, plan.aggregates(), place)?),
-        Op::Window(window) => Box::new(window::TumblingWindow::new(window)?),
-        Op::Aggregate(aggregate) => Box::new(aggregate::GroupBy::new(node, aggregate, place)?),
-        Op::Sink(sink) => Box::new(sink::RecordSink::new(sink, &plan.order_by)?),
+        Op::Window(window) => Box::new(window::Windows::new(node, window)?),
+        Op::Aggregate(aggregate) => Box::new(aggregate::GroupBy::new(node, aggregate, retracts, place)?),
+        Op::WindowAggregate { aggregate, kind } => match kind {
+            WindowKind::Hopping { size_us, advance_us } => {
+                let hop = (*size_us, *advance_us);
+                Box::new(aggregate::HoppingGroupBy::new(node, aggregate, hop, retracts, place)?)
+            }
+            WindowKind::Session { gap_us } => {
+                debug_assert!(*gap_us > 0, "the window operator before it has checked that");
+                Box::new(aggregate::SessionGroupBy::new(node, aggregate, retracts, place)?)
+            }
+            WindowKind::Tumbling { .. } => {
+                return Err(PlanError::Invalid("tumbling windows do not share rows".into()));
+            }
+        },
+        Op::Throttle(throttle) => Box::new(throttle::Hold::new(node, *throttle)),
+        Op::Sink(sink) => Box::new(sink::RecordSink::new(sink, &plan.order_by, None)?),
+        Op::View { sink, retention_us } => {
+            let view = sink::View {
+                retention_us: *retention_us,
+            };
+            Box::new(sink::RecordSink::new(sink, &plan.order_by, Some(view))?)
+        }
+        Op::Join(join) => {
+            let names = |port: usize| {
+                let input = node.inputs.get(port).and_then(|id| input(*id));
+                let columns = input.map_or(&[][..], |input| &input.schema.columns);
+                columns.iter().map(|column| column.name.clone()).collect()
+            };
+            match join.within_us {
+                Some(us) => Box::new(join::StreamJoin::new(node.id, join, us, [names(0), names(1)], place)?),
+                None => Box::new(join::Lookup::new(node.id, join, place)?),
+            }
+        }
+        Op::FromUpsert { key, gone } => Box::new(upsert::FromUpsert::new(node, *key, *gone)),
     }))
 }
 

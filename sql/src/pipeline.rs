@@ -8,7 +8,7 @@
 //! Between the first `apply` and `finish` is one step. What `finish` gives is what the step's Batch holds; when that
 //! Batch is not committed, the pipeline is thrown away and a new one is made from what is.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use headwater_store::{Put, Record, ShardId, StreamId};
 
@@ -18,10 +18,10 @@ use crate::function::Scope;
 use crate::limits::STEP_BYTES_MAX;
 use crate::operator::{self, Operator, Place, Port};
 use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
-use crate::step::{Gathered, SinkRow, State, Step, Stop};
+use crate::step::{Gathered, LateRow, SinkRow, State, Step, Stop, TimerKind};
 use crate::types::TimestampUs;
 use crate::value::Fault;
-use crate::watermark::Watermarks;
+use crate::watermark::{Watermarks, marker};
 
 /// A plan, running.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ struct Stage {
     /// Up to the Exchange, where each task of the query does the same.
     shared: bool,
     users: Vec<(usize, Port)>,
+    /// What comes may be that much older than the watermark: a join is before it.
+    behind_us: i64,
 }
 
 /// What a step comes to.
@@ -62,7 +64,7 @@ pub struct Finished {
     /// Those of them that every task of the query meets.
     pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
-    pub late: u64,
+    pub late: Vec<LateRow>,
     /// Changes of state.
     pub puts: Vec<Put>,
     /// Timers that were fired.
@@ -90,8 +92,16 @@ impl Pipeline {
             queue: VecDeque::new(),
         };
         let mut watermarks = watermarks.into_iter();
+        let mut behind: HashMap<OperatorId, i64> = HashMap::new();
         let exchange = plan.nodes.iter().position(|node| matches!(node.op, Op::Exchange(_)));
         for (position, node) in plan.nodes.iter().enumerate() {
+            let of_input = |id| behind.get(id).copied().unwrap_or(0);
+            let behind_us = node.inputs.iter().map(of_input).max().unwrap_or(0);
+            let own = match &node.op {
+                Op::Join(join) => join.within_us.unwrap_or(0),
+                _ => 0,
+            };
+            behind.insert(node.id, behind_us.saturating_add(own));
             match operator::build(plan, node, place)? {
                 Some(operator) => {
                     let users = pipeline.users(plan, node);
@@ -101,6 +111,7 @@ impl Pipeline {
                         operator,
                         shared,
                         users,
+                        behind_us,
                     });
                 }
                 None => {
@@ -133,7 +144,8 @@ impl Pipeline {
 
     /// Takes in records, which are in the order of their shards.
     pub fn apply(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<(), Stop> {
-        for number in 0..self.sources.len() {
+        // The right side of a join goes first: what a table says is known to the rows of the same step.
+        for number in (0..self.sources.len()).rev() {
             let source = &mut self.sources[number];
             let own = |(id, _): &(RecordId, Record)| id.shard.stream == source.stream;
             let delta = if records.iter().all(own) {
@@ -160,19 +172,15 @@ impl Pipeline {
         let watermark = if ended { TimestampUs::MAX } else { watermark };
         // A window that closes for a million keys is many steps: a step must fit a Batch.
         let (mut timers, mut more) = (0, false);
+        // What ends has no Batch to fit.
+        let room = (!ended).then_some(timers_max);
         for number in 0..self.stages.len() {
-            let id = self.stages[number].id;
+            let watermark = watermark.plus_us(self.stages[number].behind_us.saturating_neg());
             // An operator whose input has timers left has to wait with its own.
-            while !more {
-                if timers >= timers_max || self.gathered.timer_bytes >= STEP_BYTES_MAX {
-                    more = self.state.is_due(id, watermark);
-                    break;
+            for (kind, time) in [(TimerKind::Event, watermark), (TimerKind::Clock, now)] {
+                if !more {
+                    more = self.fire(number, (kind, time), now, room, &mut timers)?;
                 }
-                let Some((at, key)) = self.state.next_timer(id, watermark) else {
-                    break;
-                };
-                self.run(number, now, |operator, step| operator.timer(at, &key, step))?;
-                timers += 1;
             }
             self.run(number, now, |operator, step| operator.advance(0, watermark, step))?;
             self.drain(now)?;
@@ -196,7 +204,34 @@ impl Pipeline {
         })
     }
 
-    /// Something waits for the watermark, so that time alone can bring output.
+    /// Fires the timers of a stage that are due, as long as there is room for them (None: for all); gives whether some are
+    /// left.
+    fn fire(
+        &mut self,
+        stage: usize,
+        (kind, time): (TimerKind, TimestampUs),
+        now: TimestampUs,
+        room: Option<usize>,
+        timers: &mut usize,
+    ) -> Result<bool, Stop> {
+        let id = self.stages[stage].id;
+        loop {
+            let full = |room: usize| *timers >= room || self.gathered.timer_bytes >= STEP_BYTES_MAX;
+            if room.is_some_and(full) {
+                return Ok(self.state.is_due(id, kind, time));
+            }
+            let Some((at, key)) = self.state.next_timer(id, kind, time) else {
+                return Ok(false);
+            };
+            self.run(stage, now, |operator, step| match kind {
+                TimerKind::Event => operator.timer(at, &key, step),
+                TimerKind::Clock => operator.clock(at, &key, step),
+            })?;
+            *timers += 1;
+        }
+    }
+
+    /// Something waits for its time, so that time alone can bring output.
     pub fn has_timers(&self) -> bool {
         self.state.has_timers()
     }
@@ -282,13 +317,19 @@ impl SourceStage {
         let rows = decoded.rows.rows();
         let mut frontier = Vec::with_capacity(rows);
         let mut time = Vec::with_capacity(rows);
-        for (row, event) in decoded.time.iter().enumerate() {
-            let (shard, appended) = (decoded.origin[row].shard, decoded.appended[row]);
-            frontier.push(match &mut self.watermarks {
-                Some(watermarks) => watermarks.observe(shard, *event, appended, now),
-                None => TimestampUs::MIN,
-            });
-            time.push(event.unwrap_or(appended));
+        // In the order of the log: a marker counts for the rows behind it.
+        for (id, record) in records {
+            let row = time.len();
+            if decoded.origin.get(row) == Some(id) {
+                let (event, appended) = (decoded.time[row], decoded.appended[row]);
+                frontier.push(match &mut self.watermarks {
+                    Some(watermarks) => watermarks.observe(id.shard, event, appended, now),
+                    None => TimestampUs::MIN,
+                });
+                time.push(event.unwrap_or(appended));
+            } else if let (Some(to), Some(watermarks)) = (marker(record), &mut self.watermarks) {
+                watermarks.jump(id.shard, to, now);
+            }
         }
         Ok(Delta {
             rows: decoded.rows,

@@ -17,6 +17,7 @@
 //!
 //! [`QueryCore`] is this without I/O: records in, Batch out. [`task`] is the loop around it.
 
+pub(crate) mod side;
 mod size;
 pub(crate) mod task;
 
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headwater_store::{
-    Batch, Condition, ControlError, GroupId, Offset, Placement, QueryRow, Record, ShardId, StreamRow, Term,
+    Batch, Condition, ControlError, GroupId, Offset, Placement, QueryRow, Record, ShardId, StreamId, StreamRow, Term,
     TimestampMs, decode_control, encode_control, retained_put, tables,
 };
 
@@ -32,11 +33,12 @@ use crate::change::RecordId;
 use crate::limits::RESULT_BYTES_MAX;
 use crate::operator::{Place, place_of};
 use crate::pipeline::{Finished, Pipeline};
-use crate::plan::physical::{Op, PLAN_VERSION, Plan, PlanError, Source, Start};
+use crate::plan::physical::{PLAN_VERSION, Plan, PlanError, Source, Start};
 use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
 use crate::value::Fault;
 use crate::watermark::{WatermarkRules, Watermarks};
+use side::{Side, SideStreams};
 use task::TaskPosition;
 
 /// How far a query has come in one group: the row that fences its steps.
@@ -114,6 +116,9 @@ pub struct QueryCore {
     group: GroupId,
     output: Arc<StreamRow>,
     pipeline: Pipeline,
+    side: Side,
+    /// The streams of tables that its rows look into.
+    tables: Vec<StreamId>,
     /// As of the step that runs.
     progress: Progress,
     /// The row as it is committed.
@@ -136,7 +141,7 @@ pub struct ReadyStep {
     /// What could not be worked out.
     pub errors: Vec<(RecordId, Fault)>,
     /// Rows that came too late.
-    pub late: u64,
+    pub late: usize,
     /// Records put out.
     pub rows: u64,
     /// The progress after it.
@@ -156,6 +161,8 @@ pub struct Assignment {
     pub group: GroupId,
     /// What of the configuration it needs.
     pub rules: QueryRules,
+    /// Where it tells of late rows and errors.
+    pub side: SideStreams,
 }
 
 impl QueryCore {
@@ -173,6 +180,7 @@ impl QueryCore {
             inputs,
             group,
             rules,
+            side,
         } = assignment;
         let plan = Plan::decode(&query.plan)?;
         let loaded = match &progress {
@@ -187,7 +195,7 @@ impl QueryCore {
         let with_timers = plan
             .nodes
             .iter()
-            .filter(|node| matches!(node.op, Op::Aggregate(_)))
+            .filter(|node| node.op.has_timers())
             .map(|node| node.id);
         let state = State::load(query.id, state, with_timers)?;
         let place = Place::Group {
@@ -200,6 +208,8 @@ impl QueryCore {
             group,
             output,
             pipeline,
+            side: Side::new(side, &plan),
+            tables: plan.tables(),
             progress: loaded,
             committed: progress,
         })
@@ -208,6 +218,15 @@ impl QueryCore {
     /// Where each input shard is to be read on.
     pub fn cursors(&self) -> &[(ShardId, Offset)] {
         &self.progress.cursors
+    }
+
+    /// Where the shards of tables are to be read on that its rows look into.
+    pub fn tables(&self) -> Vec<(ShardId, Offset)> {
+        let cursors = self.progress.cursors.iter();
+        cursors
+            .filter(|(shard, _)| self.tables.contains(&shard.stream))
+            .copied()
+            .collect()
     }
 
     /// How far it has come.
@@ -278,7 +297,6 @@ impl QueryCore {
     fn ready(&self, finished: Finished) -> ReadyStep {
         let progress_row = self.progress.encode();
         let key = Progress::key(self.query);
-        let writes = !finished.rows.is_empty() || !finished.puts.is_empty();
         let expected = Condition::Row {
             table: tables::QUERY_PROGRESS,
             key: key.clone(),
@@ -304,7 +322,11 @@ impl QueryCore {
             }
             batch = batch.append(shard, records);
         }
+        for (shard, records) in self.side.records(&finished.late, &errors) {
+            batch = batch.append(shard, records);
+        }
         batch.puts.extend(finished.puts);
+        let writes = !batch.appends.is_empty() || !batch.puts.is_empty();
         let batch = batch.put(tables::QUERY_PROGRESS, key, progress_row.clone());
         ReadyStep {
             batch,
@@ -313,7 +335,7 @@ impl QueryCore {
             timers: finished.timers,
             more: finished.more,
             errors,
-            late: finished.late,
+            late: finished.late.len(),
             rows,
             progress_row,
         }

@@ -23,6 +23,7 @@ use crate::query::{QueryRules, rules_of};
 use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
 use crate::value::Value;
+use crate::view::View;
 use crate::watermark::Watermarks;
 
 /// How often a push SELECT looks at the clock while windows wait for it.
@@ -157,6 +158,8 @@ struct ShardReader {
     next: Offset,
     end: Offset,
     ahead: VecDeque<(RecordId, Record)>,
+    /// The rows of a view, which were there before any record.
+    of_view: bool,
 }
 
 impl OneShot {
@@ -170,13 +173,22 @@ impl OneShot {
         let catalog = store.catalog().borrow().clone();
         let mut shards = Vec::new();
         for (_, source) in plan.sources() {
+            if let Some(view) = View::of(&catalog, source) {
+                shards.push(ShardReader::of_rows(view.shard(), view.rows(&store, plan).await?));
+                continue;
+            }
             for (shard, next) in positions(&store, &catalog, source).await? {
+                // A stream that is joined with itself is read once.
+                if shards.iter().any(|known: &ShardReader| known.shard == shard) {
+                    continue;
+                }
                 let (first, end) = store.bounds(shard).await?;
                 shards.push(ShardReader {
                     shard,
                     next: next.max(first),
                     end,
                     ahead: VecDeque::new(),
+                    of_view: false,
                 });
             }
         }
@@ -232,7 +244,10 @@ impl OneShot {
             for shard in &mut self.shards {
                 shard.fill(&self.store).await?;
             }
-            let head = |shard: &ShardReader| shard.ahead.front().map(|(id, record)| (record.timestamp, id.shard));
+            let head = |shard: &ShardReader| {
+                let (id, record) = shard.ahead.front()?;
+                Some((!shard.of_view, record.timestamp, id.shard))
+            };
             let Some((_, at)) = self
                 .shards
                 .iter()
@@ -249,6 +264,17 @@ impl OneShot {
 }
 
 impl ShardReader {
+    /// The rows of a view: they are there already.
+    fn of_rows(shard: ShardId, rows: Vec<(RecordId, Record)>) -> ShardReader {
+        ShardReader {
+            shard,
+            next: Offset(0),
+            end: Offset(0),
+            ahead: rows.into(),
+            of_view: true,
+        }
+    }
+
     async fn fill(&mut self, store: &Store) -> Result<(), ReadError> {
         while self.ahead.is_empty() && self.next < self.end {
             let batches = store.read(self.shard, self.next, READ_AHEAD_BYTES).await?;
@@ -281,6 +307,8 @@ pub(crate) struct Push {
     follower: Follower,
     store: Store,
     step_records_max: usize,
+    /// The rows of a view, which come before its changes.
+    rows: Vec<(RecordId, Record)>,
 }
 
 impl Push {
@@ -288,15 +316,21 @@ impl Push {
     pub async fn begin(
         store: Store,
         plan: &Plan,
-        rows: RowSender,
+        sender: RowSender,
         rules: QueryRules,
         step_records_max: usize,
     ) -> Result<Push, SqlError> {
         let catalog = store.catalog().borrow().clone();
         let now = TimestampUs::from_ms(store.now());
-        let (mut cursors, mut watermarks) = (Vec::new(), Vec::new());
+        let (mut cursors, mut watermarks, mut rows) = (Vec::<(ShardId, Offset)>::new(), Vec::new(), Vec::new());
         for (_, source) in plan.sources() {
-            let positions = positions(&store, &catalog, source).await?;
+            let mut positions = positions(&store, &catalog, source).await?;
+            if let Some(view) = View::of(&catalog, source) {
+                // Where the changes end before the rows are read: one of them may come twice, none is lost.
+                let shards = positions.iter().map(|(shard, _)| *shard).collect();
+                positions = resolve(&store, shards, &Start::Latest).await?;
+                rows.extend(view.rows(&store, plan).await?);
+            }
             let shards = positions.iter().map(|(shard, _)| (*shard, TimestampUs::MIN));
             watermarks.push(Some(Watermarks::new(
                 rules_of(source, rules),
@@ -304,14 +338,16 @@ impl Push {
                 TimestampUs::MIN,
                 now,
             )));
+            positions.retain(|(shard, _)| !cursors.iter().any(|(known, _)| known == shard));
             cursors.extend(positions);
         }
         let follower = store.follow_from(cursors);
         Ok(Push {
-            reading: Reading::new(plan, watermarks, rows)?,
+            reading: Reading::new(plan, watermarks, sender)?,
             follower,
             store,
             step_records_max,
+            rows,
         })
     }
 
@@ -324,6 +360,11 @@ impl Push {
 
     async fn follow(&mut self, stop: &CancellationToken) -> Result<(), SqlError> {
         let gone = self.reading.rows.clone();
+        for rows in std::mem::take(&mut self.rows).chunks(self.step_records_max) {
+            if self.step(rows).await?.is_some() {
+                return Ok(());
+            }
+        }
         loop {
             let waits = self.reading.pipeline.has_timers();
             let found = tokio::select! {

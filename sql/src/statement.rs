@@ -3,19 +3,24 @@
 mod describe;
 mod show;
 
-use headwater_store::{Catalog, CatalogError, QuerySpec, QueryState, StreamRow, StreamState};
+use headwater_store::{Batch, Catalog, CatalogError, QuerySpec, QueryState, StreamRow, StreamState};
 
 use crate::ast::{
-    CreateConnector, CreateStream, Drop, Insert, Name, ObjectKind, Select, Statement, StatementKind, Trim, WithOption,
+    CreateConnector, CreateStream, Drop, ExplainFormat, Insert, Name, ObjectKind, Select, Statement, StatementKind,
+    Text, Trim, WithOption,
 };
+use crate::calendar;
 use crate::connector::ConnectorError;
 use crate::engine::Engine;
 use crate::error::{SqlError, codes};
 use crate::outcome::{Outcome, RowStream};
 use crate::parse::{did_you_mean, parse};
-use crate::plan::{Binder, explain};
+use crate::plan::{Binder, explain, graph};
+use crate::query::side;
 use crate::read::resolve;
 use crate::types::TimestampUs;
+use crate::view::{is_view, kind_of};
+use crate::watermark::advance_to;
 
 impl Engine {
     /// Carries out the statements of a text in order and gives an answer for each. All of them are parsed before the
@@ -52,7 +57,8 @@ impl Engine {
             StatementKind::ResumeQuery(name) => self.run_query(&catalog, name, QueryState::Running).await,
             StatementKind::RunConnector(name, running) => self.run_connector(&catalog, name, *running).await,
             StatementKind::Trim(trim) => self.trim_stream(&binder, trim).await,
-            StatementKind::Explain(explained) => explain_statement(&binder, explained, source),
+            StatementKind::AdvanceWatermark { stream, to } => self.advance_watermark(&binder, stream, to).await,
+            StatementKind::Explain(explained, format) => explain_statement(&binder, explained, *format, source),
         }
     }
 
@@ -63,9 +69,9 @@ impl Engine {
         create: &CreateStream,
         sql: &str,
     ) -> Result<Outcome, SqlError> {
-        let name = &create.name.text;
+        let (name, kind) = (&create.name.text, kind_name(create.kind));
         if create.if_not_exists && catalog.streams.contains_key(name) {
-            return Ok(done(format!("stream {name} exists already")));
+            return Ok(done(format!("{kind} {name} exists already")));
         }
         let bound = binder.create_stream(create, sql)?;
         let made = match bound.plan {
@@ -84,14 +90,17 @@ impl Engine {
                     sql: sql.to_owned(),
                 };
                 let made = self.store().create_query(spec).await;
-                made.map(|_| format!("stream {name} created, query {name} is running"))
+                if made.is_ok() {
+                    side::ensure(self.store(), name).await?;
+                }
+                made.map(|_| format!("{kind} {name} created, query {name} is running"))
             }
         };
         match made {
             Ok(message) => Ok(done(with_warnings(message, &bound.warnings))),
             // Somebody else was faster.
             Err(CatalogError::Exists { .. }) if create.if_not_exists => {
-                Ok(done(format!("stream {name} exists already")))
+                Ok(done(format!("{kind} {name} exists already")))
             }
             Err(error) => Err(taken(error, &create.name)),
         }
@@ -150,13 +159,24 @@ impl Engine {
             }
             return Err(missing(catalog, drop.kind, &drop.name));
         }
-        if let (ObjectKind::Stream, true, Some(stream)) = (drop.kind, drop.force, catalog.streams.get(name)) {
-            self.drop_users(catalog, stream).await?;
+        refuse_other_kind(catalog, drop)?;
+        if let (ObjectKind::Stream | ObjectKind::View | ObjectKind::Table, Some(stream)) =
+            (drop.kind, catalog.streams.get(name))
+        {
+            match drop.force {
+                true => self.drop_users(catalog, stream).await?,
+                false => refuse_used(catalog, drop, stream)?,
+            }
         }
         let dropped = match drop.kind {
             ObjectKind::Stream => self.store().drop_stream(name).await,
-            ObjectKind::Query => self.store().drop_query(name).await,
+            ObjectKind::Query => self.drop_query(name).await,
             ObjectKind::Connector => self.store().drop_connector(name).await,
+            ObjectKind::View | ObjectKind::Table => match self.drop_query(name).await {
+                // FORCE has dropped it, as one that writes the stream.
+                Ok(()) | Err(CatalogError::Missing { .. }) => self.store().drop_stream(name).await,
+                Err(error) => Err(error),
+            },
         };
         match dropped {
             Ok(()) if drop.kind == ObjectKind::Query => Ok(done(format!("query {name} dropped, its stream stays"))),
@@ -178,7 +198,7 @@ impl Engine {
         };
         for query in catalog.queries.values() {
             if query.output == stream.id || query.inputs.contains(&stream.id) {
-                gone(self.store().drop_query(&query.name).await)?;
+                gone(self.drop_query(&query.name).await)?;
             }
         }
         for connector in catalog
@@ -189,6 +209,27 @@ impl Engine {
             gone(self.store().drop_connector(&connector.name).await)?;
         }
         Ok(())
+    }
+
+    /// With the streams of its late rows and errors.
+    async fn drop_query(&self, name: &str) -> Result<(), CatalogError> {
+        self.store().drop_query(name).await?;
+        side::drop(self.store(), name).await
+    }
+
+    /// Appends a marker to each shard.
+    async fn advance_watermark(&self, binder: &Binder<'_>, stream: &Name, to: &Text) -> Result<Outcome, SqlError> {
+        let row = binder.stream(stream)?;
+        let to = binder.moment(to)?;
+        for shard in row.shard_ids() {
+            let batch = Batch::new(shard.group).append(shard, vec![advance_to(to)]);
+            self.store()
+                .write(batch)
+                .await
+                .map_err(|error| SqlError::from(error).at(stream.span))?;
+        }
+        let to = calendar::format_timestamp(to.0);
+        Ok(done(format!("watermark of {} advanced to {to}", row.name)))
     }
 
     async fn trim_stream(&self, binder: &Binder<'_>, trim: &Trim) -> Result<Outcome, SqlError> {
@@ -262,7 +303,12 @@ fn refuse_early_push(statements: &[Statement]) -> Result<(), SqlError> {
     }
 }
 
-fn explain_statement(binder: &Binder<'_>, statement: &Statement, source: &str) -> Result<Outcome, SqlError> {
+fn explain_statement(
+    binder: &Binder<'_>,
+    statement: &Statement,
+    format: ExplainFormat,
+    source: &str,
+) -> Result<Outcome, SqlError> {
     let plan = match &statement.kind {
         StatementKind::Select(select) => Some(binder.select(select)?.plan),
         StatementKind::CreateStream(create) => binder.create_stream(create, statement.span.of(source))?.plan,
@@ -271,7 +317,52 @@ fn explain_statement(binder: &Binder<'_>, statement: &Statement, source: &str) -
     let plan =
         plan.ok_or_else(|| SqlError::not_supported("EXPLAIN of a statement without a SELECT", statement.span))?;
     let line = |line: String| serde_json::json!({ "plan": line }).to_string();
-    Ok(rows(explain(&plan).into_iter().map(line).collect()))
+    let lines = match format {
+        ExplainFormat::Text => explain(&plan),
+        ExplainFormat::Dot => graph::dot(&plan),
+        ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan).to_string()])),
+    };
+    Ok(rows(lines.into_iter().map(line).collect()))
+}
+
+/// A query that makes a view is a part of it.
+fn refuse_other_kind(catalog: &Catalog, drop: &Drop) -> Result<(), SqlError> {
+    let name = &drop.name.text;
+    let Some(stream) = catalog.streams.get(name).filter(|stream| is_view(stream)) else {
+        return Ok(());
+    };
+    let kind = kind_of(stream);
+    if kind == drop.kind || drop.kind == ObjectKind::Connector {
+        return Ok(());
+    }
+    let kind = kind_name(kind);
+    Err(SqlError::new(codes::NOT_ALLOWED, format!("`{name}` is a {kind}"))
+        .at(drop.name.span)
+        .help(format!("drop it with `DROP {} {name}`", kind.to_ascii_uppercase())))
+}
+
+/// A view whose query was dropped could not be dropped any more if somebody reads it.
+fn refuse_used(catalog: &Catalog, drop: &Drop, stream: &StreamRow) -> Result<(), SqlError> {
+    if drop.kind == ObjectKind::Stream {
+        return Ok(());
+    }
+    let reader = catalog.queries.values().find(|query| query.inputs.contains(&stream.id));
+    let connector = catalog
+        .connectors
+        .values()
+        .find(|connector| connector.stream == stream.id);
+    let user = reader.map(|query| format!("query `{}`", query.name));
+    let user = user.or(connector.map(|connector| format!("connector `{}`", connector.name)));
+    let Some(user) = user else { return Ok(()) };
+    let (kind, name) = (kind_name(drop.kind), &drop.name.text);
+    Err(
+        SqlError::new(codes::IN_USE, format!("{kind} `{name}` is used by {user}"))
+            .at(drop.name.span)
+            .help(format!(
+                "`DROP {} {name} FORCE` drops what uses it too",
+                kind.to_ascii_uppercase()
+            )),
+    )
 }
 
 fn done(message: String) -> Outcome {
@@ -321,6 +412,8 @@ fn kind_name(kind: ObjectKind) -> &'static str {
         ObjectKind::Stream => "stream",
         ObjectKind::Query => "query",
         ObjectKind::Connector => "connector",
+        ObjectKind::View => "view",
+        ObjectKind::Table => "table",
     }
 }
 
@@ -332,6 +425,10 @@ fn exists(catalog: &Catalog, kind: ObjectKind, name: &str) -> bool {
             .is_some_and(|stream| stream.state != StreamState::Dropping),
         ObjectKind::Query => catalog.queries.contains_key(name),
         ObjectKind::Connector => catalog.connectors.contains_key(name),
+        ObjectKind::View | ObjectKind::Table => {
+            let stream = catalog.streams.get(name);
+            stream.is_some_and(|stream| is_view(stream) && kind_of(stream) == kind)
+        }
     }
 }
 
@@ -340,6 +437,13 @@ fn missing(catalog: &Catalog, kind: ObjectKind, name: &Name) -> SqlError {
         ObjectKind::Stream => (codes::UNKNOWN_STREAM, catalog.streams.keys().collect()),
         ObjectKind::Query => (codes::UNKNOWN_QUERY, catalog.queries.keys().collect()),
         ObjectKind::Connector => (codes::UNKNOWN_CONNECTOR, catalog.connectors.keys().collect()),
+        ObjectKind::View | ObjectKind::Table => {
+            let of_kind = catalog
+                .streams
+                .values()
+                .filter(|stream| is_view(stream) && kind_of(stream) == kind);
+            (codes::UNKNOWN_STREAM, of_kind.map(|stream| &stream.name).collect())
+        }
     };
     SqlError::new(code, format!("{} `{}` does not exist", kind_name(kind), name.text))
         .at(name.span)

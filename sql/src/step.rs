@@ -12,7 +12,7 @@ use crate::plan::physical::OperatorId;
 use crate::types::TimestampUs;
 use crate::value::{Fault, Value};
 
-pub use state::{Committed, Key, State};
+pub use state::{Committed, Key, State, TimerKind};
 
 use bytes::Bytes;
 use headwater_store::{ReadError, TopicName};
@@ -49,6 +49,21 @@ pub struct SinkRow {
     pub order: Vec<Value>,
     /// The record it came from.
     pub origin: RecordId,
+    /// Its place in the view, where the query is one's.
+    pub place: Option<Key>,
+}
+
+/// A row that came after its window had closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateRow {
+    /// Its record.
+    pub origin: RecordId,
+    /// Its event time.
+    pub time: TimestampUs,
+    /// How far event time had come in its shard.
+    pub watermark: TimestampUs,
+    /// Its columns, as a JSON object.
+    pub row: String,
 }
 
 /// What a step has gathered besides state.
@@ -61,7 +76,7 @@ pub struct Gathered {
     /// Those of them that every task of the query meets, because they came before the Exchange.
     pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
-    pub late: u64,
+    pub late: Vec<LateRow>,
     /// Bytes of the values that timers have brought.
     pub timer_bytes: usize,
 }
@@ -101,7 +116,17 @@ impl Step<'_> {
 
     /// Asks for [`crate::operator::Operator::timer`] once the watermark is there. Setting it again changes nothing.
     pub fn set_timer(&mut self, at: TimestampUs, key: &Key) {
-        self.state.set_timer(self.operator, at, key);
+        self.state.set_timer(self.operator, TimerKind::Event, at, key);
+    }
+
+    /// Asks for [`crate::operator::Operator::clock`] once the step's time is there.
+    pub fn set_clock(&mut self, at: TimestampUs, key: &Key) {
+        self.state.set_timer(self.operator, TimerKind::Clock, at, key);
+    }
+
+    /// The rows of one of this operator's tables whose key begins with `key`'s, in the order of their keys.
+    pub fn rows(&self, table: u8, key: &Key) -> Result<Vec<(Key, Bytes)>, Stop> {
+        Ok(self.state.rows(self.operator, table, key)?)
     }
 
     /// Passes changes on.
@@ -130,8 +155,8 @@ impl Step<'_> {
         self.gathered.timer_bytes += bytes;
     }
 
-    /// Counts rows that came too late.
-    pub fn late(&mut self, rows: u64) {
-        self.gathered.late += rows;
+    /// Tells of a row that came too late.
+    pub fn late(&mut self, row: LateRow) {
+        self.gathered.late.push(row);
     }
 }

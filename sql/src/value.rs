@@ -6,6 +6,7 @@
 mod arithmetic;
 mod cast;
 mod key;
+mod stored;
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -24,6 +25,7 @@ use crate::types::{DataType, Interval, Literal};
 pub(crate) use arithmetic::{binary, float_result, negate};
 pub(crate) use cast::{cast, parse_decimal};
 pub(crate) use key::{decode_group_key, decode_key, encode_key, group_value};
+pub(crate) use stored::StoredValue;
 
 /// One value. It owns its data, or shares the buffer of the record it came from.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,10 +5,13 @@
 //! when all are silent, the task's watermark goes on by the time that passes. It never jumps to the wall clock: a
 //! stream of last year's data stays in last year.
 //!
+//! ADVANCE WATERMARK appends a marker ([`advance_to`]) to each shard, for a stream that has ended or was filled from a
+//! file. Like everything that moves event time it lies in the log, so a replay sees it at the same place.
+//!
 //! Two guards: an event time too far ahead of its append time moves nothing (a device with a wrong clock), and neither
 //! does a row without an event time of its own.
 
-use headwater_store::ShardId;
+use headwater_store::{Header, Record, ShardId};
 
 use crate::types::TimestampUs;
 
@@ -86,6 +89,15 @@ impl Watermarks {
         frontier
     }
 
+    /// A marker moves its shard's watermark, however far ahead it is: somebody has said so.
+    pub fn jump(&mut self, shard: ShardId, to: TimestampUs, now: TimestampUs) {
+        if let Some(clock) = self.shards.iter_mut().find(|clock| clock.shard == shard) {
+            clock.watermark = clock.watermark.max(to);
+            clock.heard_at = now;
+            clock.idle = false;
+        }
+    }
+
     /// Records that are already there are still to be read: until then no shard counts as silent.
     pub fn still_reading(&mut self, now: TimestampUs) {
         for clock in self.shards.iter_mut().filter(|clock| !clock.idle) {
@@ -147,6 +159,28 @@ impl Watermarks {
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, TimestampUs)> + '_ {
         self.shards.iter().map(|clock| (clock.shard, clock.watermark))
     }
+}
+
+/// The user property that makes a record without payload, key and topic a marker. What clients publish has a topic.
+const MARKER: &str = "$watermark";
+
+/// The record that ADVANCE WATERMARK appends to each shard: no row, and no message.
+pub(crate) fn advance_to(to: TimestampUs) -> Record {
+    Record {
+        headers: vec![Header::User(MARKER.into(), to.0.to_string().into())],
+        ..Record::default()
+    }
+}
+
+/// What a marker moves the watermark to; None: the record is none.
+pub(crate) fn marker(record: &Record) -> Option<TimestampUs> {
+    if record.payload.is_some() || record.key.is_some() || record.topic.is_some() {
+        return None;
+    }
+    record.headers.iter().find_map(|header| match header {
+        Header::User(name, to) if *name == MARKER => to.parse().ok().map(TimestampUs),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

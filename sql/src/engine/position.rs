@@ -19,6 +19,20 @@ pub(crate) struct QueryPosition {
     pub watermark: Option<TimestampUs>,
     /// Groups whose windows are open. None: nothing of it runs here.
     pub windows: Option<u64>,
+    /// The next record of each input shard that some task has still to read.
+    pub cursors: BTreeMap<ShardId, Offset>,
+}
+
+impl QueryPosition {
+    /// The last record of each input shard that is in its results, as `stream:shard:offset`.
+    pub fn as_of(&self, catalog: &Catalog) -> Vec<String> {
+        let record = |(shard, next): (&ShardId, &Offset)| {
+            let name = catalog.stream_names.get(&shard.stream)?;
+            let last = next.0.checked_sub(1)?;
+            Some(format!("{name}:{}:{last}", shard.number))
+        };
+        self.cursors.iter().filter_map(record).collect()
+    }
 }
 
 impl Engine {
@@ -50,6 +64,7 @@ impl Engine {
             let known = furthest_behind.entry(shard).or_insert(next);
             *known = next.min(*known);
         }
+        position.cursors = furthest_behind.clone();
         position.lag = self.behind(furthest_behind).await.ok();
         position
     }

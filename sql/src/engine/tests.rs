@@ -557,6 +557,10 @@ async fn a_query_that_cannot_go_on_says_why_and_harms_no_other() {
     assert_eq!(status.state, "failed");
     assert!(status.last_error.unwrap().contains("does not parse"));
     let row = world.store.catalog().borrow().queries["alerts"].clone();
+    // A step is told of after it is committed.
+    while engine.query_status(&row).errors == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert_eq!(
         (engine.query_status(&row).state, engine.query_status(&row).errors),
         ("running", 1)

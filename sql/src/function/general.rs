@@ -1,7 +1,7 @@
 //! Functions of anything.
 
-use super::{Function, Parameter, Returns};
-use crate::value::Value;
+use super::{Function, Parameter, Returns, scalar};
+use crate::value::{Fault, Value};
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function {
@@ -63,6 +63,21 @@ pub(super) const FUNCTIONS: &[Function] = &[
         sees_null: false,
         about: "the smallest of its arguments",
         eval: |arguments, _| Ok(extreme(arguments, std::cmp::Ordering::is_lt)),
+    },
+    Function {
+        aliases: &["IIF"],
+        sees_null: true,
+        ..scalar(
+            "IF",
+            &[Parameter::Any, Parameter::Any, Parameter::Any],
+            Returns::Any,
+            "the second where the first is TRUE, else the third",
+            |arguments, _| match &arguments[0] {
+                Value::Boolean(true) => Ok(arguments[1].clone()),
+                Value::Boolean(false) | Value::Null => Ok(arguments[2].clone()),
+                _ => Err(Fault::WrongType),
+            },
+        )
     },
 ];
 

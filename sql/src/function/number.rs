@@ -3,8 +3,9 @@
 use rust_decimal::RoundingStrategy::MidpointAwayFromZero;
 use rust_decimal::prelude::ToPrimitive;
 
-use super::{Function, Parameter, Returns, Scope};
-use crate::value::{Fault, Value};
+use super::{Function, Parameter, Returns, Scope, scalar};
+use crate::plan::physical::BinaryOp;
+use crate::value::{Fault, Value, binary};
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function {
@@ -134,6 +135,30 @@ pub(super) const FUNCTIONS: &[Function] = &[
             float(&arguments[0], |base| base.powf(power))
         },
     },
+    scalar(
+        "MOD",
+        &[Parameter::Number, Parameter::Number],
+        Returns::Any,
+        "what is left of the first after division by the second, as `%`",
+        |arguments, _| binary(BinaryOp::Modulo, &arguments[0], &arguments[1]),
+    ),
+    Function {
+        aliases: &["TRUNCATE"],
+        ..scalar(
+            "TRUNC",
+            &[Parameter::Number],
+            Returns::Argument(0),
+            "without its fraction",
+            |arguments, _| whole(&arguments[0], f64::trunc, |number| number.trunc()),
+        )
+    },
+    scalar(
+        "CBRT",
+        &[Parameter::Number],
+        Returns::Float,
+        "the cube root",
+        |arguments, _| float(&arguments[0], f64::cbrt),
+    ),
 ];
 
 fn abs(arguments: &[Value], _: &Scope) -> Result<Value, Fault> {
@@ -158,7 +183,8 @@ fn whole(
     }
 }
 
-fn float(value: &Value, function: impl Fn(f64) -> f64) -> Result<Value, Fault> {
+/// A FLOAT, where there is one.
+pub(super) fn float(value: &Value, function: impl Fn(f64) -> f64) -> Result<Value, Fault> {
     let result = function(value.as_f64().ok_or(Fault::WrongType)?);
     match () {
         () if result.is_nan() => Err(Fault::OutOfRange),
@@ -238,6 +264,16 @@ mod tests {
         assert_eq!(call("LN", &[Value::Integer(0)]), Err(Fault::Overflow));
         assert_eq!(call("SQRT", &[Value::String("9".into())]), Err(Fault::WrongType));
         assert_eq!(call("SQRT", &[Value::Null]), Ok(Value::Null));
+        assert_eq!(
+            call("MOD", &[Value::Integer(-7), Value::Integer(3)]),
+            Ok(Value::Integer(-1))
+        );
+        assert_eq!(
+            call("MOD", &[Value::Integer(1), Value::Integer(0)]),
+            Err(Fault::DivisionByZero)
+        );
+        assert_eq!(call("TRUNC", &[Value::Float(-1.7)]), Ok(Value::Float(-1.0)));
+        assert_eq!(call("CBRT", &[Value::Integer(27)]), Ok(Value::Float(3.0)));
     }
 
     #[test]

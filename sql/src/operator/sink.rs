@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use headwater_store::encode_control;
 
 use super::{Operator, Port, report};
 use crate::change::{Delta, Diff, RecordId};
@@ -11,10 +12,29 @@ use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
 use crate::json;
 use crate::plan::physical::{OrderBy, PlanError, Sink, SinkItem};
-use crate::step::{SinkRow, Step, Stop};
+use crate::step::{Key, SinkRow, Step, Stop};
 use crate::template::CompiledTemplate;
 use crate::types::TimestampUs;
-use crate::value::{Fault, Value, write_json_string};
+use crate::value::{Fault, Value, decode_key, encode_key, write_json_string};
+
+/// The table of a view's rows.
+pub(crate) const VIEW_ROWS: u8 = 0;
+
+/// A row of a view, as it is stored under its key.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub(crate) struct ViewRow {
+    /// The key of the record that it became.
+    pub key: Vec<u8>,
+    /// JSON.
+    pub payload: String,
+}
+
+/// The rows that are there now are kept.
+#[derive(Debug)]
+pub(super) struct View {
+    /// Rows of windows are dropped so long after the window's start.
+    pub retention_us: Option<i64>,
+}
 
 #[derive(Debug)]
 pub(super) struct RecordSink {
@@ -28,10 +48,11 @@ pub(super) struct RecordSink {
     /// The rows of this step whose key may come again: by key, in the order of their first coming.
     changed: Vec<SinkRow>,
     by_key: HashMap<Bytes, usize>,
+    view: Option<View>,
 }
 
 impl RecordSink {
-    pub fn new(sink: &Sink, order_by: &[OrderBy]) -> Result<RecordSink, PlanError> {
+    pub fn new(sink: &Sink, order_by: &[OrderBy], view: Option<View>) -> Result<RecordSink, PlanError> {
         let compile = |exprs: &[_]| exprs.iter().map(Expression::compile).collect::<Result<Vec<_>, _>>();
         let label = |item: &SinkItem| {
             let mut label = String::new();
@@ -58,7 +79,49 @@ impl RecordSink {
                 .collect::<Result<_, _>>()?,
             changed: Vec::new(),
             by_key: HashMap::new(),
+            view,
         })
+    }
+
+    /// The place of a row in a view: by its key's values, in their order; what places the row places it here too.
+    fn place(&self, keys: &[Arc<Column>], row: usize, origin: RecordId) -> Option<Key> {
+        self.view.as_ref()?;
+        let mut bytes = Vec::new();
+        let mut spread_by = 0;
+        for (number, column) in keys.iter().enumerate() {
+            column.encode_key(row, &mut bytes);
+            if number < self.placement.len() {
+                spread_by = bytes.len();
+            }
+        }
+        if keys.is_empty() {
+            let RecordId { shard, offset } = origin;
+            for number in [shard.stream.0, u64::from(shard.number), offset.0] {
+                encode_key(&Value::Integer(number as i64), &mut bytes);
+            }
+            spread_by = bytes.len();
+        }
+        Some(Key::new(bytes, spread_by))
+    }
+
+    /// A row leaves the query, and is what its key has from now on.
+    fn put_out(&self, row: SinkRow, step: &mut Step<'_>) {
+        if let (Some(view), Some(place)) = (&self.view, &row.place) {
+            match &row.payload {
+                Some(payload) => {
+                    let stored = ViewRow {
+                        key: row.key.to_vec(),
+                        payload: payload.clone(),
+                    };
+                    step.put(VIEW_ROWS, place, encode_control(&stored));
+                    if let (Some(retention_us), Some(start)) = (view.retention_us, window_start(place)) {
+                        step.set_timer(TimestampUs(start).plus_us(retention_us), place);
+                    }
+                }
+                None => step.delete(VIEW_ROWS, place),
+            }
+        }
+        step.write(row);
     }
 
     fn payload(&self, rows: &Columns, row: usize) -> String {
@@ -147,9 +210,10 @@ impl Operator for RecordSink {
                 topic,
                 order: orders.iter().map(|column| column.get(row).into_owned()).collect(),
                 origin,
+                place: self.place(&keys, row, origin),
             };
             match delta.diff {
-                Diff::Append => step.write(made),
+                Diff::Append => self.put_out(made, step),
                 Diff::Weights(_) => self.coalesce(made),
             }
         }
@@ -158,8 +222,27 @@ impl Operator for RecordSink {
 
     fn advance(&mut self, _: Port, _: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
         self.by_key.clear();
-        self.changed.drain(..).for_each(|row| step.write(row));
+        for row in std::mem::take(&mut self.changed) {
+            self.put_out(row, step);
+        }
         Ok(())
+    }
+
+    /// A window is past the view's retention.
+    fn timer(&mut self, _: TimestampUs, key: &Key, step: &mut Step<'_>) -> Result<(), Stop> {
+        step.delete(VIEW_ROWS, key);
+        step.weigh_timer(key.bytes.len());
+        Ok(())
+    }
+}
+
+/// Where a key ends with a time, that is its window's start.
+fn window_start(key: &Key) -> Option<i64> {
+    const TIME_BYTES: usize = 9;
+    let at = key.bytes.len().checked_sub(TIME_BYTES)?;
+    match decode_key(&mut &key.bytes[at..])? {
+        Value::Timestamp(us) => Some(us),
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@ use nom::multi::{many1, separated_list0, separated_list1};
 use nom::sequence::{delimited, preceded};
 use nom::{Input, Parser};
 
-use crate::ast::{Arguments, Expr, ExprKind, TypeName, UnaryOp};
+use crate::ast::{Arguments, Expr, ExprKind, Name, TypeName, UnaryOp};
 use crate::error::{SqlError, codes};
 use crate::limits::EXPRESSION_DEPTH_MAX;
 use crate::parse::input::{
@@ -220,20 +220,7 @@ fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
                     },
                 )
             }
-            "[" => {
-                let (rest, index) = cut(expression).parse(after)?;
-                if rest.first().kind == Kind::Symbol(":") {
-                    return say(SqlError::not_supported("a slice `a[1:2]`", rest.first().span));
-                }
-                let (rest, _) = cut(self::symbol("]")).parse(rest)?;
-                (
-                    rest,
-                    ExprKind::Index {
-                        base: boxed(base),
-                        index: boxed(index),
-                    },
-                )
-            }
+            "[" => bracket(after, base)?,
             "->" | "->>" => {
                 let (rest, key) = cut(arrow_key).parse(after)?;
                 (
@@ -245,7 +232,17 @@ fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
                     },
                 )
             }
-            "#>" | "#>>" => return say(SqlError::not_supported(format!("the operator `{symbol}`"), operator)),
+            "#>" | "#>>" => {
+                let (rest, path) = cut(alt((arrow_key, array))).parse(after)?;
+                (
+                    rest,
+                    ExprKind::PathArrow {
+                        base: boxed(base),
+                        path: boxed(path),
+                        as_text: symbol == "#>>",
+                    },
+                )
+            }
             "::" => {
                 let (rest, to) = cut(data_type).parse(after)?;
                 (
@@ -263,6 +260,27 @@ fn postfixed(input: Tokens<'_>) -> Parsed<'_, Expr> {
             return too_deep(operator);
         }
     }
+}
+
+/// Behind `[`: an index, or a slice.
+fn bracket(input: Tokens<'_>, base: Expr) -> Parsed<'_, ExprKind> {
+    let end_of_slice = |input| map(opt(expression), |end| end.map(Box::new)).parse(input);
+    let base = Box::new(base);
+    if let Ok((rest, _)) = symbol(":")(input) {
+        let (rest, to) = end_of_slice(rest)?;
+        let (rest, _) = cut(symbol("]")).parse(rest)?;
+        return Ok((rest, ExprKind::Slice { base, from: None, to }));
+    }
+    let (rest, index) = cut(expression).parse(input)?;
+    let index = Box::new(index);
+    if let Ok((rest, _)) = symbol(":")(rest) {
+        let (rest, to) = end_of_slice(rest)?;
+        let (rest, _) = cut(symbol("]")).parse(rest)?;
+        let from = Some(index);
+        return Ok((rest, ExprKind::Slice { base, from, to }));
+    }
+    let (rest, _) = cut(symbol("]")).parse(rest)?;
+    Ok((rest, ExprKind::Index { base, index }))
 }
 
 /// What stands behind `->`: a key in either quotes, a position, or an expression in brackets.
@@ -349,12 +367,13 @@ fn bracketed(input: Tokens<'_>) -> Parsed<'_, Expr> {
     Ok((rest, inner))
 }
 
-/// `[a, b]`, `ARRAY[a, b]`
+/// `[a, b]`, `ARRAY[a, b]`, and HStreamDB's `{a, b}`
 fn array(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let (rest, _) = opt(keyword("ARRAY")).parse(input)?;
-    let (rest, _) = symbol("[")(rest)?;
+    let (rest, open) = alt((symbol("["), symbol("{"))).parse(rest)?;
+    let close = if open.kind == Kind::Symbol("[") { "]" } else { "}" };
     let (rest, items) = cut(separated_list0(symbol(","), expression)).parse(rest)?;
-    let (rest, _) = cut(symbol("]")).parse(rest)?;
+    let (rest, _) = cut(symbol(close)).parse(rest)?;
     Ok((rest, Expr::new(ExprKind::Array(items), input.span_to(rest))))
 }
 
@@ -396,6 +415,15 @@ fn cast(input: Tokens<'_>) -> Parsed<'_, Expr> {
     ))
 }
 
+/// `EXTRACT(HOUR FROM t)`: what stands behind FROM.
+fn extracted<'a>(function: &Name, input: Tokens<'a>) -> Option<Tokens<'a>> {
+    let from = input
+        .second()
+        .is_some_and(|token| token.kind == Kind::Word(Some("FROM")));
+    let unit = matches!(input.first().kind, Kind::Word(_));
+    (from && unit && function.text.eq_ignore_ascii_case("EXTRACT")).then(|| input.take_from(2))
+}
+
 /// `name(a, b)`, `COUNT(*)`. LEFT and RIGHT are functions when a bracket follows.
 fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
     if input.second().is_none_or(|token| token.kind != Kind::Symbol("(")) {
@@ -406,15 +434,22 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
         _ => name("a function")(input)?,
     };
     let (rest, _) = symbol("(")(rest)?;
-    if let Kind::Word(Some("DISTINCT")) = rest.first().kind {
-        return say(SqlError::not_supported(
-            format!("DISTINCT inside {}", name.text),
-            rest.first().span,
-        ));
-    }
-    let (rest, arguments) = match symbol("*")(rest) {
-        Ok((rest, _)) => (rest, Arguments::Star),
-        Err(_) => map(cut(separated_list0(symbol(","), expression)), Arguments::List).parse(rest)?,
+    let (rest, distinct) = match rest.first().kind {
+        Kind::Word(Some("DISTINCT")) => (rest.take_from(1), Some(rest.first().span)),
+        _ => (rest, None),
+    };
+    let (rest, arguments) = match (symbol("*")(rest), extracted(&name, rest)) {
+        (Ok((rest, _)), _) => (rest, Arguments::Star),
+        (_, Some(after)) => {
+            let (unit_end, unit) = any_name("a unit of time")(rest)?;
+            debug_assert_eq!(unit_end.first().kind, Kind::Word(Some("FROM")));
+            map(cut(expression), move |of| Arguments::From {
+                unit: unit.clone(),
+                of: Box::new(of),
+            })
+            .parse(after)?
+        }
+        _ => map(cut(separated_list0(symbol(","), expression)), Arguments::List).parse(rest)?,
     };
     let (rest, _) = cut(symbol(")")).parse(rest)?;
     let bracket_follows = rest.second().is_some_and(|token| token.kind == Kind::Symbol("("));
@@ -435,6 +470,7 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
             ExprKind::Call {
                 name,
                 arguments,
+                distinct,
                 filter,
             },
             input.span_to(rest),

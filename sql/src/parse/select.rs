@@ -7,7 +7,8 @@ use nom::multi::separated_list1;
 use nom::sequence::{delimited, preceded};
 
 use crate::ast::{
-    Emit, EmitKind, Expr, From, Item, Limit, Name, OrderItem, Quote, Select, Source, Start, StartKind, Text, Window,
+    Emit, EmitKind, Expr, From, Interval, Item, Join, Limit, Name, On, OrderItem, Quote, Select, Source, Start,
+    StartKind, Text, Window, WindowKind,
 };
 use crate::error::{SqlError, codes};
 use crate::parse::expression::expression;
@@ -16,6 +17,7 @@ use crate::parse::input::{
 };
 use crate::parse::literal::{count, interval};
 use crate::parse::token::Kind;
+use crate::plan::physical::JoinKind;
 use crate::span::Span;
 
 /// `SELECT …` up to the end of its clauses.
@@ -122,37 +124,101 @@ fn from(input: Tokens<'_>) -> Parsed<'_, (From, Option<Window>)> {
     }
     let (rest, (source, window)) = alt((table_function, map(source, |source| (source, None)))).parse(input)?;
     let (rest, alias) = alias(rest)?;
-    refuse(rest, "JOIN", &["JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS"])?;
+    refuse(rest, "CROSS JOIN", &["CROSS"])?;
+    let (rest, join) = opt(join).parse(rest)?;
+    refuse(
+        rest,
+        "a join of more than two",
+        &["JOIN", "INNER", "LEFT", "RIGHT", "FULL"],
+    )?;
     if rest.first().kind == Kind::Symbol(",") {
         return say(SqlError::not_supported(
             "reading more than one stream",
             rest.first().span,
         ));
     }
-    Ok((rest, (From { source, alias }, window)))
+    Ok((rest, (From { source, alias, join }, window)))
 }
 
-/// `TUMBLE(s, INTERVAL 10 SECOND)`
+/// `[INNER | LEFT | RIGHT | FULL [OUTER]] JOIN r [AS alias]`, then ON or USING, and WITHIN before or after it.
+fn join(input: Tokens<'_>) -> Parsed<'_, Join> {
+    let outer = |word, kind| map((keyword(word), opt(keyword("OUTER"))), move |_| kind);
+    let kind = alt((
+        map(keyword("INNER"), |_| JoinKind::Inner),
+        outer("LEFT", JoinKind::Left),
+        outer("RIGHT", JoinKind::Right),
+        outer("FULL", JoinKind::Full),
+    ));
+    let (rest, (kind, _)) = (opt(kind), keyword("JOIN")).parse(input)?;
+    let (rest, (source, alias)) = cut((source, alias)).parse(rest)?;
+    let (rest, early) = opt(within).parse(rest)?;
+    let names = delimited(symbol("("), separated_list1(symbol(","), name("a column")), symbol(")"));
+    let (rest, on) = cut(alt((
+        map(preceded(keyword("ON"), cut(expression)), On::Condition),
+        map(preceded(keyword("USING"), cut(names)), On::Names),
+    )))
+    .parse(rest)?;
+    let (rest, late) = opt(within).parse(rest)?;
+    let span = input.span_to(rest);
+    if let (Some(_), Some(twice)) = (early, late) {
+        return say(SqlError::new(codes::WRITTEN_TWICE, "WITHIN is given twice").at(twice.span));
+    }
+    let join = Join {
+        kind: kind.unwrap_or(JoinKind::Inner),
+        source,
+        alias,
+        on,
+        within: early.or(late),
+        span,
+    };
+    Ok((rest, join))
+}
+
+fn within(input: Tokens<'_>) -> Parsed<'_, Interval> {
+    let bracketed = delimited(symbol("("), interval, symbol(")"));
+    preceded(keyword("WITHIN"), cut(alt((bracketed, interval)))).parse(input)
+}
+
+/// `TUMBLE(s, INTERVAL 10 SECOND)`, `HOP(s, size, advance)`, `SESSION(s, gap)`, each with GRACE perhaps.
 fn table_function(input: Tokens<'_>) -> Parsed<'_, (Source, Option<Window>)> {
     if input.second().is_none_or(|token| token.kind != Kind::Symbol("(")) {
         return Err(nom::Err::Error(super::input::Fault::Unexpected));
     }
-    refuse(input, "HOP", &["HOP", "HOPPING"])?;
-    refuse(input, "SESSION", &["SESSION"])?;
-    let (rest, _) = alt((keyword("TUMBLE"), keyword("TUMBLING"))).parse(input)?;
-    let inside = (source, preceded(symbol(","), interval));
-    let (rest, (source, size)) = cut(delimited(symbol("("), inside, symbol(")"))).parse(rest)?;
-    Ok((
-        rest,
-        (
-            source,
-            Some(Window {
-                size,
-                grace: None,
-                span: input.span_to(rest),
-            }),
-        ),
+    let (rest, shape) = window_shape(input)?;
+    let inside = (source, preceded(symbol(","), lengths(shape)));
+    let (rest, (source, kind)) = cut(delimited(symbol("("), inside, symbol(")"))).parse(rest)?;
+    let (rest, grace) = opt(preceded(keyword("GRACE"), cut(interval))).parse(rest)?;
+    let span = input.span_to(rest);
+    Ok((rest, (source, Some(Window { kind, grace, span }))))
+}
+
+/// Which sort of window its word begins.
+#[derive(Clone, Copy)]
+enum Shape {
+    Tumbling,
+    Hopping,
+    Session,
+}
+
+fn window_shape(input: Tokens<'_>) -> Parsed<'_, Shape> {
+    alt((
+        map(alt((keyword("TUMBLING"), keyword("TUMBLE"))), |_| Shape::Tumbling),
+        map(alt((keyword("HOPPING"), keyword("HOP"))), |_| Shape::Hopping),
+        map(keyword("SESSION"), |_| Shape::Session),
     ))
+    .parse(input)
+}
+
+/// The lengths that a sort of window takes.
+fn lengths<'a>(shape: Shape) -> impl FnMut(Tokens<'a>) -> Parsed<'a, WindowKind> {
+    move |input| match shape {
+        Shape::Tumbling => map(interval, |size| WindowKind::Tumbling { size }).parse(input),
+        Shape::Session => map(interval, |gap| WindowKind::Session { gap }).parse(input),
+        Shape::Hopping => map((interval, preceded(symbol(","), interval)), |(size, advance)| {
+            WindowKind::Hopping { size, advance }
+        })
+        .parse(input),
+    }
 }
 
 /// A stream's name, or a topic filter in either quotes: a text with `/`, `+` or `#`.
@@ -205,27 +271,17 @@ enum Group {
 }
 
 fn group_item(input: Tokens<'_>) -> Parsed<'_, Group> {
-    if input.second().is_some_and(|token| token.kind == Kind::Symbol("(")) {
-        refuse(input, "HOPPING", &["HOP", "HOPPING"])?;
-        refuse(input, "SESSION", &["SESSION"])?;
-    }
     alt((map(window, Group::Window), map(expression, Group::By))).parse(input)
 }
 
-/// `TUMBLING (INTERVAL '10' SECOND) [GRACE INTERVAL …]`
+/// `TUMBLING (INTERVAL '10' SECOND) [GRACE INTERVAL …]`, `HOPPING (size, advance)`, `SESSION (gap)`
 fn window(input: Tokens<'_>) -> Parsed<'_, Window> {
-    let (rest, _) = (alt((keyword("TUMBLING"), keyword("TUMBLE"))), symbol("(")).parse(input)?;
-    let (rest, size) = cut(interval).parse(rest)?;
+    let (rest, (shape, _)) = (window_shape, symbol("(")).parse(input)?;
+    let (rest, kind) = cut(lengths(shape)).parse(rest)?;
     let (rest, _) = cut(symbol(")")).parse(rest)?;
     let (rest, grace) = opt(preceded(keyword("GRACE"), cut(interval))).parse(rest)?;
-    Ok((
-        rest,
-        Window {
-            size,
-            grace,
-            span: input.span_to(rest),
-        },
-    ))
+    let span = input.span_to(rest);
+    Ok((rest, Window { kind, grace, span }))
 }
 
 fn order_item(input: Tokens<'_>) -> Parsed<'_, OrderItem> {
@@ -252,13 +308,11 @@ fn tail(input: Tokens<'_>) -> Parsed<'_, Tail> {
 }
 
 fn emit(input: Tokens<'_>) -> Parsed<'_, EmitKind> {
-    refuse(input, "EMIT PERIODIC", &["PERIODIC"])?;
-    refuse(input, "EMIT ON SILENCE", &["ON"])?;
     alt((
         map(keyword("CHANGES"), |_| EmitKind::Changes),
         map(keyword("FINAL"), |_| EmitKind::Final),
-        // Never taken: refused above. It is among what is expected, because it will be.
-        map(keyword("PERIODIC"), |_| EmitKind::Final),
+        map(preceded(keyword("PERIODIC"), cut(interval)), EmitKind::Periodic),
+        map(preceded(keywords(&["ON", "SILENCE"]), cut(interval)), EmitKind::Silence),
     ))
     .parse(input)
 }

@@ -7,8 +7,8 @@ use nom::multi::separated_list1;
 use nom::sequence::{delimited, preceded};
 
 use crate::ast::{
-    ColumnDef, CreateConnector, CreateStream, Drop, Expr, Insert, InsertValues, Name, ObjectKind, Quote, Row, Show,
-    Start, Statement, StatementKind, Text, Trim, WithOption,
+    ColumnDef, CreateConnector, CreateStream, Drop, ExplainFormat, Expr, Insert, InsertValues, Name, ObjectKind, Quote,
+    Row, Show, Start, Statement, StatementKind, Text, Trim, WithOption,
 };
 use crate::error::{SqlError, codes};
 use crate::parse::expression::expression;
@@ -33,6 +33,7 @@ pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
         terminate,
         pause_or_resume,
         trim,
+        advance_watermark,
         explain,
     ))
     .parse(input)?;
@@ -51,7 +52,6 @@ fn refuse_unsupported(input: Tokens<'_>) -> Result<(), nom::Err<Fault>> {
     };
     match word {
         "WITH" => refuse(input, "WITH before SELECT", &["WITH"]),
-        "ADVANCE" => refuse(input, "ADVANCE WATERMARK", &["ADVANCE"]),
         "SET" => refuse(input, "SET", &["SET"]),
         _ => Ok(()),
     }
@@ -77,14 +77,20 @@ fn if_exists(input: Tokens<'_>) -> Parsed<'_, bool> {
 
 fn create(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     let (rest, _) = keyword("CREATE")(input)?;
-    refuse(rest, "CREATE TABLE", &["TABLE"])?;
-    refuse(rest, "CREATE VIEW", &["VIEW", "MATERIALIZED"])?;
     refuse(rest, "CREATE SCHEMA", &["SCHEMA"])?;
     refuse(rest, "CREATE FUNCTION", &["FUNCTION"])?;
     refuse(rest, "CREATE SOURCE CONNECTOR", &["SOURCE"])?;
     cut(alt((
         map(
             preceded(keyword("STREAM"), cut(create_stream)),
+            StatementKind::CreateStream,
+        ),
+        map(
+            preceded((opt(keyword("MATERIALIZED")), keyword("VIEW")), cut(create_view)),
+            StatementKind::CreateStream,
+        ),
+        map(
+            preceded(keyword("TABLE"), cut(create_table)),
             StatementKind::CreateStream,
         ),
         map(
@@ -98,7 +104,6 @@ fn create(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
 fn create_stream(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
     let (rest, if_not_exists) = if_not_exists(input)?;
     let (rest, name) = object_name(rest)?;
-    let columns = delimited(symbol("("), cut(separated_list1(symbol(","), column)), cut(symbol(")")));
     let (rest, columns) = opt(columns).parse(rest)?;
     let topic = double_quotes_are_text(true, text("a topic filter in quotes"));
     let topics = preceded(
@@ -120,14 +125,64 @@ fn create_stream(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
             .help("put all options into one WITH, before AS or at the end"));
     }
     let stream = CreateStream {
+        kind: ObjectKind::Stream,
         name,
         if_not_exists,
         columns: columns.unwrap_or_default(),
         topics: topics.unwrap_or_default(),
         options: options.or(late_options).unwrap_or_default(),
         query,
+        source: None,
     };
     Ok((rest, stream))
+}
+
+/// `(name type, …)`
+fn columns(input: Tokens<'_>) -> Parsed<'_, Vec<ColumnDef>> {
+    delimited(symbol("("), cut(separated_list1(symbol(","), column)), cut(symbol(")"))).parse(input)
+}
+
+/// `name [WITH (…)] AS SELECT … [WITH (…)]`
+fn create_view(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
+    let (rest, if_not_exists) = if_not_exists(input)?;
+    let (rest, name) = object_name(rest)?;
+    let (rest, options) = opt(with_options).parse(rest)?;
+    let (rest, query) = preceded(keyword("AS"), cut(select)).parse(rest)?;
+    let (rest, options) = match options {
+        Some(options) => (rest, options),
+        None => map(opt(with_options), Option::unwrap_or_default).parse(rest)?,
+    };
+    let view = CreateStream {
+        kind: ObjectKind::View,
+        name,
+        if_not_exists,
+        columns: Vec::new(),
+        topics: Vec::new(),
+        options,
+        query: Some(query),
+        source: None,
+    };
+    Ok((rest, view))
+}
+
+/// `name [(columns)] FROM STREAM s [WITH (…)]`
+fn create_table(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
+    let (rest, if_not_exists) = if_not_exists(input)?;
+    let (rest, name) = object_name(rest)?;
+    let (rest, columns) = opt(columns).parse(rest)?;
+    let (rest, source) = preceded(keywords(&["FROM", "STREAM"]), crate::parse::input::name("a stream")).parse(rest)?;
+    let (rest, options) = opt(with_options).parse(rest)?;
+    let table = CreateStream {
+        kind: ObjectKind::Table,
+        name,
+        if_not_exists,
+        columns: columns.unwrap_or_default(),
+        topics: Vec::new(),
+        options: options.unwrap_or_default(),
+        query: None,
+        source: Some(source),
+    };
+    Ok((rest, table))
 }
 
 fn column(input: Tokens<'_>) -> Parsed<'_, ColumnDef> {
@@ -136,7 +191,7 @@ fn column(input: Tokens<'_>) -> Parsed<'_, ColumnDef> {
     loop {
         if let Ok((after, _)) = keywords(&["NOT", "NULL"])(rest) {
             (rest, not_null) = (after, true);
-        } else if let Ok((after, _)) = keyword("KEY")(rest) {
+        } else if let Ok((after, _)) = (opt(keyword("PRIMARY")), keyword("KEY")).parse(rest) {
             (rest, key) = (after, true);
         } else {
             return Ok((
@@ -236,13 +291,15 @@ fn object_kind(input: Tokens<'_>) -> Parsed<'_, ObjectKind> {
         map(keyword("STREAM"), |_| ObjectKind::Stream),
         map(keyword("QUERY"), |_| ObjectKind::Query),
         map(keyword("CONNECTOR"), |_| ObjectKind::Connector),
+        map(keyword("VIEW"), |_| ObjectKind::View),
+        map(keyword("TABLE"), |_| ObjectKind::Table),
     ))
     .parse(input)
 }
 
 fn show(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     let (rest, _) = keyword("SHOW")(input)?;
-    for word in ["TABLES", "VIEWS", "SCHEMAS", "FUNCTIONS"] {
+    for word in ["SCHEMAS", "FUNCTIONS"] {
         refuse(rest, &format!("SHOW {word}"), &[word])?;
     }
     let create = (opt(object_kind), object_name);
@@ -250,6 +307,8 @@ fn show(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
         map(keyword("STREAMS"), |_| Show::Streams),
         map(keyword("QUERIES"), |_| Show::Queries),
         map(keyword("CONNECTORS"), |_| Show::Connectors),
+        map(keyword("VIEWS"), |_| Show::Views),
+        map(keyword("TABLES"), |_| Show::Tables),
         map(preceded(keyword("CREATE"), cut(create)), |(kind, name)| {
             Show::Create(kind, name)
         }),
@@ -260,7 +319,7 @@ fn show(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
 
 fn drop(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     let (rest, _) = keyword("DROP")(input)?;
-    for word in ["TABLE", "VIEW", "SCHEMA", "FUNCTION"] {
+    for word in ["SCHEMA", "FUNCTION"] {
         refuse(rest, &format!("DROP {word}"), &[word])?;
     }
     let (rest, (kind, early, name, late, force)) =
@@ -325,10 +384,24 @@ fn trim(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     Ok((rest, StatementKind::Trim(Trim { stream, to })))
 }
 
+fn advance_watermark(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+    let (rest, _) = keyword("ADVANCE")(input)?;
+    let (rest, _) = cut(keywords(&["WATERMARK", "OF"])).parse(rest)?;
+    let (rest, stream) = cut(name("a stream")).parse(rest)?;
+    let time = double_quotes_are_text(true, text("a time, as in '2026-01-31 12:00:00'"));
+    let (rest, to) = cut(preceded(keywords(&["TO", "TIMESTAMP"]), time)).parse(rest)?;
+    Ok((rest, StatementKind::AdvanceWatermark { stream, to }))
+}
+
 fn explain(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     let (rest, _) = keyword("EXPLAIN")(input)?;
     refuse(rest, "EXPLAIN ANALYZE", &["ANALYZE"])?;
-    refuse(rest, "EXPLAIN FORMAT", &["FORMAT"])?;
+    let format = alt((
+        map(keyword("TEXT"), |_| ExplainFormat::Text),
+        map(keyword("JSON"), |_| ExplainFormat::Json),
+        map(keyword("DOT"), |_| ExplainFormat::Dot),
+    ));
+    let (rest, format) = opt(preceded(keyword("FORMAT"), cut(format))).parse(rest)?;
     let explained = alt((map(select, StatementKind::Select), create));
     let (after, kind) = cut(explained).parse(rest)?;
     let inner = Statement {
@@ -338,5 +411,8 @@ fn explain(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     if !matches!(&inner.kind, StatementKind::Select(_) | StatementKind::CreateStream(_)) {
         return say(SqlError::not_supported("EXPLAIN of this statement", inner.span));
     }
-    Ok((after, StatementKind::Explain(Box::new(inner))))
+    Ok((
+        after,
+        StatementKind::Explain(Box::new(inner), format.unwrap_or_default()),
+    ))
 }

@@ -10,14 +10,14 @@ use crate::span::Span;
 #[rustfmt::skip]
 pub const KEYWORDS: &[&str] = &[
     "ADVANCE", "ALL", "ANALYZE", "AND", "ARRAY", "AS", "ASC", "BEGINNING", "BETWEEN", "BY", "CASE", "CAST", "CHANGES",
-    "CONNECTOR", "CONNECTORS", "CREATE", "CROSS", "DATE", "DESC", "DESCRIBE", "DISTINCT", "DIV", "DROP", "ELSE", "EMIT",
+    "CONNECTOR", "CONNECTORS", "CREATE", "CROSS", "DATE", "DESC", "DESCRIBE", "DISTINCT", "DIV", "DOT", "DROP", "ELSE", "EMIT",
     "END", "ESCAPE", "EXIST", "EXISTS", "EXPLAIN", "FALSE", "FILTER", "FINAL", "FORCE", "FORMAT", "FROM", "FULL",
     "FUNCTION", "FUNCTIONS", "GRACE", "GROUP", "HAVING", "HOP", "HOPPING", "IF", "IN", "INNER", "INSERT", "INTERVAL",
-    "INTO", "IS", "JOIN", "KEY", "LEFT", "LIKE", "LIMIT", "MATERIALIZED", "NOT", "NULL", "OFFSET", "ON", "OR",
-    "ORDER", "OVER", "PAUSE", "PERIODIC", "QUERIES", "QUERY", "RESUME", "RIGHT", "SCHEMA", "SCHEMAS", "SELECT",
-    "SESSION", "SET", "SHOW", "SINK", "SOURCE", "STREAM", "STREAMS", "SYMMETRIC", "TABLE", "TABLES", "TERMINATE",
-    "THEN", "TIMESTAMP", "TO", "TOPIC", "TRIM", "TRUE", "TUMBLE", "TUMBLING", "UNION", "USING", "VALUES", "VIEW",
-    "VIEWS", "WHEN", "WHERE", "WITH", "WITHIN",
+    "INTO", "IS", "JOIN", "JSON", "KEY", "LEFT", "LIKE", "LIMIT", "MATERIALIZED", "NOT", "NULL", "OF", "OFFSET", "ON",
+    "OR", "ORDER", "OUTER", "OVER", "PAUSE", "PERIODIC", "PRIMARY", "QUERIES", "QUERY", "RESUME", "RIGHT", "SCHEMA", "SCHEMAS", "SELECT",
+    "SESSION", "SET", "SHOW", "SILENCE", "SINK", "SOURCE", "STREAM", "STREAMS", "SYMMETRIC", "TABLE", "TABLES",
+    "TERMINATE", "TEXT", "THEN", "TIMESTAMP", "TO", "TOPIC", "TRIM", "TRUE", "TUMBLE", "TUMBLING", "UNION", "USING", "VALUES",
+    "VIEW", "VIEWS", "WATERMARK", "WHEN", "WHERE", "WITH", "WITHIN",
 ];
 
 /// The keywords that cannot be a name without quotes: those that begin or join clauses and expressions.

@@ -13,6 +13,7 @@ mod assemble;
 mod create;
 mod expression;
 mod insert;
+mod join;
 mod option;
 mod path;
 mod projection;
@@ -94,6 +95,28 @@ impl<'a> Binder<'a> {
         let stream = self.stream(&trim.stream)?;
         let to = trim.to.as_ref().map(|to| select::place(to, stream)).transpose()?;
         Ok((stream, to.unwrap_or(Start::Latest)))
+    }
+
+    /// What FROM names: a stream, or the plain revisions of one, `name$log`.
+    fn source(&self, name: &ast::Name) -> Result<&'a Arc<StreamRow>, SqlError> {
+        let revisions = name
+            .text
+            .strip_suffix("$log")
+            .filter(|_| self.catalog.stream(&name.text).is_none());
+        match revisions.and_then(|stream| self.catalog.stream(stream)) {
+            Some(stream) => Ok(stream),
+            None => self.stream(name),
+        }
+    }
+
+    /// Whether the rows that a stream has now are kept.
+    fn is_view(&self, stream: &StreamRow) -> bool {
+        crate::view::is_view(stream)
+    }
+
+    /// A moment as a statement writes it.
+    pub fn moment(&self, text: &ast::Text) -> Result<TimestampUs, SqlError> {
+        expression::literal_moment(&text.text, text.span).map(TimestampUs)
     }
 
     /// The active stream of that name.

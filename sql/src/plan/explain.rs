@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::parse::is_plain_name;
 use crate::plan::physical::{
-    Aggregate, BinaryOp, Emit, Expr, Form, Node, Op, PathStep, Plan, Routing, Schema, Sink, SinkItem, Source,
-    SourceColumn, Start, StateBound, Template, TemplatePart, UnaryOp, WindowKind,
+    Aggregate, BinaryOp, Emit, Expr, Form, Join, Node, Op, PathStep, Plan, Routing, Schema, Sink, SinkItem, Source,
+    SourceColumn, Start, StateBound, Template, TemplatePart, Throttle, UnaryOp, WindowKind,
 };
 use crate::types::{Interval, Literal};
 
@@ -26,32 +26,68 @@ pub fn explain(plan: &Plan) -> Vec<String> {
         };
         lines.push(format!("Sort {}", join(plan.order_by.iter().map(item))));
     }
-    let empty = Schema::default();
-    for node in plan.nodes.iter().rev() {
-        let input = node
-            .inputs
-            .first()
-            .and_then(|id| plan.nodes.iter().find(|node| node.id == *id));
-        lines.push(operator(node, input.map_or(&empty, |input| &input.schema)));
-    }
     for (depth, line) in lines.iter_mut().enumerate() {
         line.insert_str(0, &"  ".repeat(depth));
+    }
+    if let Some(sink) = plan.nodes.last() {
+        draw(plan, sink, lines.len(), &mut lines);
     }
     lines
 }
 
-fn operator(node: &Node, input: &Schema) -> String {
+/// An operator, and under it those that feed it.
+fn draw(plan: &Plan, node: &Node, depth: usize, lines: &mut Vec<String>) {
+    let inputs = inputs(plan, node);
+    lines.push(format!("{}{}", "  ".repeat(depth), operator(node, &inputs)));
+    for input in inputs {
+        draw(plan, input, depth + 1, lines);
+    }
+}
+
+/// Those that feed an operator.
+pub fn inputs<'p>(plan: &'p Plan, node: &Node) -> Vec<&'p Node> {
+    let inputs = node.inputs.iter();
+    inputs
+        .filter_map(|id| plan.nodes.iter().find(|node| node.id == *id))
+        .collect()
+}
+
+/// An operator in one line; `inputs` are those that feed it.
+pub fn operator(node: &Node, inputs: &[&Node]) -> String {
+    let empty = Schema::default();
+    let input = inputs.first().map_or(&empty, |input| &input.schema);
     let mut line = match &node.op {
         Op::Source(source) => self::source(source, &node.schema),
         Op::Filter(predicate) => format!("Filter {}", show(predicate, input)),
         Op::Project(columns) => format!("Project {}", list(columns, input)),
         Op::Exchange(to) => format!("Exchange {}", routing(to, input)),
         Op::Window(window) => {
-            let WindowKind::Tumbling { size_us } = window.kind;
-            format!("Window tumbling {}, grace {}", length(size_us), length(window.grace_us))
+            format!(
+                "Window {}, grace {}",
+                window_kind(&window.kind),
+                length(window.grace_us)
+            )
         }
         Op::Aggregate(aggregate) => self::aggregate(aggregate, input),
+        Op::WindowAggregate { aggregate, kind } => {
+            let how = match kind {
+                WindowKind::Session { .. } => "sessions are merged",
+                _ => "by panes",
+            };
+            format!("{}, {how}", self::aggregate(aggregate, input))
+        }
+        Op::Throttle(Throttle::Every { us }) => format!("Throttle once in {}", length(*us)),
+        Op::Throttle(Throttle::Silence { us }) => format!("Throttle until {} of silence", length(*us)),
         Op::Sink(sink) => self::sink(sink, input),
+        Op::View { sink, retention_us } => {
+            let view = self::sink(sink, input).replacen("Sink", "View", 1);
+            match retention_us {
+                Some(us) => format!("{view}, windows dropped after {}", length(*us)),
+                None => view,
+            }
+        }
+        Op::Join(join) => self::join_line(join, inputs),
+        Op::FromUpsert { key, .. } => format!("Changes by {}", name(input, key.index())),
     };
     let form = match node.form {
         Form::Append => "append",
@@ -67,16 +103,42 @@ fn operator(node: &Node, input: &Schema) -> String {
     match node.bound {
         StateBound::Stateless => {}
         StateBound::Windows { retention_us } => {
-            write!(
-                line,
-                ", keeps a row per key and window until {} after its end",
-                length(retention_us)
-            )
-            .unwrap_or_default();
+            let (row, from) = match node.op {
+                Op::Join(_) => ("each row", "its time"),
+                Op::View { .. } => ("a row per key and window", "its start"),
+                _ => ("a row per key and window", "its end"),
+            };
+            write!(line, ", keeps {row} until {} after {from}", length(retention_us)).unwrap_or_default();
         }
+        StateBound::Waiting => line.push_str(", keeps the changes that wait"),
         StateBound::Keys => line.push_str(", keeps a row per key for ever (warning: unbounded)"),
     }
     line
+}
+
+fn join_line(join: &Join, inputs: &[&Node]) -> String {
+    let kind = format!("{:?}", join.kind).to_lowercase();
+    let [left, right] = inputs else {
+        return format!("Join {kind}");
+    };
+    let pair = |(of_left, of_right): &(Expr, Expr)| {
+        format!("{} = {}", show(of_left, &left.schema), show(of_right, &right.schema))
+    };
+    let on = self::join(join.keys.iter().map(pair));
+    match join.within_us {
+        Some(us) => format!("Join {kind} on {on} within {}", length(us)),
+        None => format!("Lookup {kind} on {on}"),
+    }
+}
+
+fn window_kind(kind: &WindowKind) -> String {
+    match kind {
+        WindowKind::Tumbling { size_us } => format!("tumbling {}", length(*size_us)),
+        WindowKind::Hopping { size_us, advance_us } => {
+            format!("hopping {} every {}", length(*size_us), length(*advance_us))
+        }
+        WindowKind::Session { gap_us } => format!("session with a gap of {}", length(*gap_us)),
+    }
 }
 
 fn source(source: &Source, schema: &Schema) -> String {
@@ -120,7 +182,7 @@ fn aggregate(aggregate: &Aggregate, input: &Schema) -> String {
             .filter
             .as_ref()
             .map(|filter| format!(" FILTER (WHERE {})", show(filter, input)));
-        format!("{}({argument}){}", call.function.name(), filter.unwrap_or_default())
+        format!("{}{}", call.function.call(&argument), filter.unwrap_or_default())
     });
     let mut line = format!("Aggregate {}", join(calls)).trim_end().to_owned();
     let window = aggregate.window.map(|_| "window".to_owned());

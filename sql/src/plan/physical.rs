@@ -16,9 +16,11 @@
 //! whose state it takes over. Enum variants are numbered by their order: new ones go last, none is removed.
 //! [`Plan::encode`] writes [`PLAN_VERSION`] first; a plan of a later version is refused, never guessed at.
 
+mod aggregate;
 mod encoding;
 mod expr;
 
+pub use aggregate::AggregateFunction;
 pub use encoding::{PLAN_VERSION, PlanError};
 pub use expr::{BinaryOp, Expr, UnaryOp};
 
@@ -120,6 +122,8 @@ pub enum StateBound {
     Windows { retention_us: i64 },
     /// A row per key, for ever: EXPLAIN warns.
     Keys,
+    /// The changes that wait for their time.
+    Waiting,
 }
 
 /// When an aggregate speaks.
@@ -144,12 +148,70 @@ pub enum Op {
     Project(Vec<Expr>),
     /// Keeps the rows that this task's group is to have; in a one-shot or push read all pass.
     Exchange(Routing),
-    /// Appends the columns `window_start` and `window_end` (TIMESTAMP) by event time, and drops late rows.
+    /// Appends two TIMESTAMP columns by event time, and drops late rows: `window_start` and `window_end` of a tumbling
+    /// window; of a hopping one the start of the row's pane and of the first window that takes the row; of a session
+    /// the row's own time and that plus the gap.
     Window(Window),
     /// One row per key (and window): group columns, then `window_start` and `window_end` when windowed, then calls.
     Aggregate(Aggregate),
     /// Turns rows into records.
     Sink(Sink),
+    /// As `Aggregate`, over windows that share rows: hopping ones by panes, sessions by merging.
+    WindowAggregate { aggregate: Aggregate, kind: WindowKind },
+    /// Holds the changes of each key back, and lets through what is left of them.
+    Throttle(Throttle),
+    /// As `Sink`; the rows that are there now are kept as well, for those who read the view. Rows of windows are dropped
+    /// so long after the window's start.
+    View { sink: Sink, retention_us: Option<i64> },
+    /// Makes changes of the revisions of an upsert stream: what a key had goes, what it has comes. `key` is the column of
+    /// the record's key, `gone` the one that is TRUE for a tombstone.
+    FromUpsert { key: ColumnId, gone: ColumnId },
+    /// Brings rows of two inputs together whose keys are equal.
+    Join(Join),
+}
+
+/// Two inputs: the left one is port 0.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Join {
+    /// Which rows come out though nothing matches them.
+    pub kind: JoinKind,
+    /// Pairs that must be equal, each over its own side.
+    pub keys: Vec<(Expr, Expr)>,
+    /// How far apart their times may be. None: the right side is a table, whose row of now is looked up.
+    pub within_us: Option<i64>,
+    /// The output's columns.
+    pub output: Vec<(Side, ColumnId)>,
+}
+
+/// Which rows of a join come out though nothing matches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum JoinKind {
+    /// None.
+    Inner,
+    /// Those of the left side.
+    Left,
+    /// Those of the right side.
+    Right,
+    /// Those of both.
+    Full,
+}
+
+/// An input of a join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Side {
+    /// Port 0.
+    Left,
+    /// Port 1.
+    Right,
+}
+
+/// When held changes go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Throttle {
+    /// EMIT PERIODIC: at multiples of a period since 1970, by the step's time.
+    Every { us: i64 },
+    /// EMIT ON SILENCE: once the key has not changed for so long, by the step's time.
+    Silence { us: i64 },
 }
 
 /// Reads a stream. Its schema has one column per entry of `columns`.
@@ -215,6 +277,8 @@ pub enum SourceColumn {
     Shard,
     /// `_properties`, JSONB: the MQTT user properties, the last one of a name.
     Properties,
+    /// BOOLEAN: the record is a tombstone. Where a plan asks for it, tombstones are rows; else they are none.
+    Gone,
 }
 
 /// One step into a JSON value.
@@ -284,6 +348,20 @@ pub struct Window {
 pub enum WindowKind {
     /// Of one size, one after the other, aligned to the epoch.
     Tumbling { size_us: i64 },
+    /// Of one size, one begun after each advance, aligned to the epoch.
+    Hopping { size_us: i64, advance_us: i64 },
+    /// From a row until no other one has followed within the gap.
+    Session { gap_us: i64 },
+}
+
+impl WindowKind {
+    /// The length that GRACE is measured by.
+    pub fn size_us(&self) -> i64 {
+        match self {
+            WindowKind::Tumbling { size_us } | WindowKind::Hopping { size_us, .. } => *size_us,
+            WindowKind::Session { gap_us } => *gap_us,
+        }
+    }
 }
 
 impl Window {
@@ -302,7 +380,7 @@ impl Window {
 pub struct Aggregate {
     /// GROUP BY, without the window. Empty: one row for all.
     pub group: Vec<Expr>,
-    /// The input columns that the window operator appended.
+    /// The input columns that the window operator appended; `start` and `end` are its two, whatever they mean.
     pub window: Option<WindowColumns>,
     /// In the order of the output columns.
     pub calls: Vec<AggregateCall>,
@@ -330,66 +408,6 @@ pub struct AggregateCall {
     pub argument: Option<Expr>,
     /// `FILTER (WHERE …)`
     pub filter: Option<Expr>,
-}
-
-/// The aggregate functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
-pub enum AggregateFunction {
-    /// Rows, or rows with a value.
-    Count,
-    /// INTEGER widens to DECIMAL where it must; a FLOAT sum is exact until it is shown.
-    Sum,
-    /// FLOAT, or DECIMAL over DECIMAL.
-    Avg,
-    /// The smallest value.
-    Min,
-    /// The largest value.
-    Max,
-}
-
-impl AggregateFunction {
-    /// All, for suggestions.
-    pub const ALL: &[AggregateFunction] = &[
-        AggregateFunction::Count,
-        AggregateFunction::Sum,
-        AggregateFunction::Avg,
-        AggregateFunction::Min,
-        AggregateFunction::Max,
-    ];
-
-    /// In upper case.
-    pub fn name(self) -> &'static str {
-        match self {
-            AggregateFunction::Count => "COUNT",
-            AggregateFunction::Sum => "SUM",
-            AggregateFunction::Avg => "AVG",
-            AggregateFunction::Min => "MIN",
-            AggregateFunction::Max => "MAX",
-        }
-    }
-
-    /// By name, in any case.
-    pub fn from_name(name: &str) -> Option<AggregateFunction> {
-        AggregateFunction::ALL
-            .iter()
-            .copied()
-            .find(|function| function.name().eq_ignore_ascii_case(name))
-    }
-
-    /// The type of its result.
-    pub fn returns(self, argument: &DataType) -> DataType {
-        match self {
-            AggregateFunction::Count => DataType::Integer,
-            // SUM of INTEGER may widen to DECIMAL, so that its type is known only at run time.
-            AggregateFunction::Sum if *argument == DataType::Integer => DataType::Any,
-            AggregateFunction::Avg if *argument == DataType::Integer => DataType::Float,
-            AggregateFunction::Sum | AggregateFunction::Avg => match argument {
-                DataType::Decimal(_) => DataType::Decimal(None),
-                other => other.clone(),
-            },
-            AggregateFunction::Min | AggregateFunction::Max => argument.clone(),
-        }
-    }
 }
 
 /// Turns rows into records. Its schema is the columns that people see (a `Star` is one column `*`).

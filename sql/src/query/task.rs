@@ -10,6 +10,7 @@ use headwater_store::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::side::{self, SideStreams};
 use super::size::{StepSize, TooLarge};
 use super::{Assignment, LoadError, Progress, QueryCore, QueryRules, ReadyStep};
 use crate::change::RecordId;
@@ -183,13 +184,16 @@ impl Inbox {
 }
 
 async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &CancellationToken) -> Ended {
+    // Without them it runs as well; it only has nowhere to tell of what went wrong.
+    if let Err(error) = side::ensure(&context.store, &context.query.name).await {
+        tracing::warn!(query = %context.query.name, %error, "no streams for late rows and errors");
+    }
     let core = match load(context).await {
         Ok(core) => core,
         Err(LoadError::Read(ReadError::Stopped)) => return Ended::Stopped,
         Err(LoadError::Read(error)) => return Ended::Again(error.to_string()),
         Err(error) => return Ended::Failed(error.to_string()),
     };
-    let follower = context.store.follow_from(core.cursors().to_vec());
     context.tell(|status| {
         status.phase = TaskPhase::Running;
         status.position = Some(core.position());
@@ -202,6 +206,10 @@ async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &Ca
         unsaved: false,
         saved_at: Instant::now(),
     };
+    if let Err(ended) = serving.learn(stop).await {
+        return ended;
+    }
+    let follower = context.store.follow_from(serving.core.cursors().to_vec());
     match serving.follow(follower, stop).await {
         Ok(()) => Ended::Stopped,
         Err(ended) => ended,
@@ -223,12 +231,14 @@ async fn load(context: &TaskContext) -> Result<QueryCore, LoadError> {
         .iter()
         .filter_map(|id| catalog.stream_by_id(*id).cloned())
         .collect();
+    let side = SideStreams::find(&catalog, &query.name, group);
     let assignment = Assignment {
         query,
         output,
         inputs,
         group,
         rules,
+        side,
     };
     let now = TimestampUs::from_ms(store.now());
     let reader = store.clone();
@@ -254,6 +264,38 @@ struct Serving<'c> {
 }
 
 impl Serving<'_> {
+    /// Reads the tables that rows look into as far as they go now, before any row does.
+    async fn learn(&mut self, stop: &CancellationToken) -> Result<(), Ended> {
+        let tables = self.core.tables();
+        let mut bounds = Vec::with_capacity(tables.len());
+        for (shard, _) in &tables {
+            let (first, end) = self.context.store.bounds(*shard).await.map_err(read_failed)?;
+            bounds.push((*shard, first, end));
+        }
+        let mut follower = self.context.store.follow_from(tables);
+        loop {
+            let cursors = self.core.tables();
+            let next = |shard: &ShardId| cursors.iter().find(|(known, _)| known == shard).map(|(_, next)| *next);
+            let is_behind = |(shard, first, end): &(ShardId, Offset, Offset)| {
+                next(shard).is_some_and(|next| next.max(*first) < *end)
+            };
+            if !bounds.iter().any(is_behind) {
+                return Ok(());
+            }
+            let found = tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.save().await.and(Err(Ended::Stopped)),
+                found = follower.next(FOLLOW_BYTES) => found.map_err(read_failed)?,
+            };
+            let mut inbox = Inbox::default();
+            inbox.fill(found, self.context.step_records_max).map_err(read_failed)?;
+            for records in inbox.steps {
+                self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
+                self.step(&records).await?;
+            }
+        }
+    }
+
     async fn follow(&mut self, mut follower: Follower, stop: &CancellationToken) -> Result<(), Ended> {
         let mut leadership = self.context.store.leadership(self.context.group);
         loop {
@@ -391,7 +433,7 @@ impl Serving<'_> {
             status.records += records as u64;
             status.rows += step.rows;
             status.errors += step.errors.len() as u64;
-            status.late += step.late;
+            status.late += step.late as u64;
             status.position = Some(self.core.position());
         });
     }

@@ -10,14 +10,19 @@ use crate::calendar;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::parse::parse;
+use crate::query::side::is_side_stream;
 use crate::statement::{exists, kind_name, missing};
+use crate::view::{is_view, kind_of};
 
 impl Engine {
     /// The rows of a SHOW.
     pub(super) async fn show(&self, catalog: &Catalog, show: &Show) -> Result<Vec<String>, SqlError> {
         let stream_name = |id: &StreamId| catalog.stream_names.get(id).cloned();
         let rows: Vec<Value> = match show {
-            Show::Streams => sorted(&catalog.streams).map(stream_row).collect(),
+            Show::Streams => {
+                let own = sorted(&catalog.streams).filter(|stream| !is_side_stream(&stream.name) && !is_view(stream));
+                own.map(stream_row).collect()
+            }
             Show::Queries => {
                 let mut rows = Vec::with_capacity(catalog.queries.len());
                 for query in sorted(&catalog.queries) {
@@ -28,9 +33,32 @@ impl Engine {
             Show::Connectors => sorted(&catalog.connectors)
                 .map(|connector| connector_row(connector, &stream_name))
                 .collect(),
+            Show::Views => self.view_rows(catalog, ObjectKind::View).await,
+            Show::Tables => self.view_rows(catalog, ObjectKind::Table).await,
             Show::Create(kind, name) => vec![create_row(catalog, *kind, name)?],
         };
         Ok(rows.iter().map(Value::to_string).collect())
+    }
+
+    async fn view_rows(&self, catalog: &Catalog, kind: ObjectKind) -> Vec<Value> {
+        let views = sorted(&catalog.streams).filter(|stream| is_view(stream) && kind_of(stream) == kind);
+        let mut rows = Vec::new();
+        for view in views {
+            let Some(query) = catalog.queries.get(&view.name) else {
+                continue;
+            };
+            let position = self.query_position(catalog, query).await;
+            rows.push(json!({
+                "name": view.name,
+                "state": self.query_status(query).state,
+                "lag": position.lag,
+                "as_of": position.as_of(catalog),
+                "topic": view.options.topic,
+                "created": time(view.created_at_ms),
+                "sql": view.sql,
+            }));
+        }
+        rows
     }
 
     async fn query_row(&self, catalog: &Catalog, query: &QueryRow) -> Value {
@@ -100,11 +128,22 @@ fn time(ms: i64) -> String {
 }
 
 fn create_row(catalog: &Catalog, kind: Option<ObjectKind>, name: &Name) -> Result<Value, SqlError> {
-    let kinds = [ObjectKind::Stream, ObjectKind::Query, ObjectKind::Connector];
+    let kinds = [
+        ObjectKind::View,
+        ObjectKind::Table,
+        ObjectKind::Stream,
+        ObjectKind::Query,
+        ObjectKind::Connector,
+    ];
     let kind = kind.or_else(|| kinds.into_iter().find(|kind| exists(catalog, *kind, &name.text)));
     let kind = kind.unwrap_or(ObjectKind::Stream);
     let sql = match kind {
         ObjectKind::Stream => catalog.streams.get(&name.text).map(|stream| stream.sql.clone()),
+        ObjectKind::View | ObjectKind::Table => catalog
+            .streams
+            .get(&name.text)
+            .filter(|_| exists(catalog, kind, &name.text))
+            .map(|stream| stream.sql.clone()),
         ObjectKind::Query => catalog.queries.get(&name.text).map(|query| query.sql.clone()),
         ObjectKind::Connector => catalog
             .connectors

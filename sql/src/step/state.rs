@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! state   query u64 | slot u16 | operator u32 | table u8 | key
-//! timer   query u64 | slot u16 | operator u32 | 0xFF     | time i64, ordered | key
+//! timer   query u64 | slot u16 | operator u32 | 0xFF     | time i64, ordered | key      by event time
+//!                                               0xFE                                    by the clock of the steps
 //! ```
 //!
 //! Keys hash to the store's fixed slots (XXH3-64 over 1 024), so that state can move between groups by slot one day.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use headwater_store::{Put, ReadError, SLOTS, Table, slot, tables};
@@ -16,8 +17,25 @@ use crate::limits::STATE_SCAN_ROWS;
 use crate::plan::physical::OperatorId;
 use crate::types::TimestampUs;
 
-/// The table number of timers.
-const TIMERS: u8 = 0xFF;
+/// What a timer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimerKind {
+    /// The watermark.
+    Event,
+    /// The step's time.
+    Clock,
+}
+
+impl TimerKind {
+    /// The number of their table.
+    fn table(self) -> u8 {
+        match self {
+            TimerKind::Event => 0xFF,
+            TimerKind::Clock => 0xFE,
+        }
+    }
+}
+
 const PREFIX_BYTES: usize = 8 + 2 + 4 + 1;
 
 /// A key of an operator's table.
@@ -52,8 +70,9 @@ pub enum Committed {
 pub struct State {
     query: u64,
     committed: Committed,
-    changed: HashMap<Bytes, Option<Bytes>>,
-    timers: BTreeSet<(OperatorId, TimestampUs, Key)>,
+    /// In the order of keys: so are the puts of a step, and a Batch with the same content is the same bytes.
+    changed: BTreeMap<Bytes, Option<Bytes>>,
+    timers: BTreeSet<(OperatorId, TimerKind, TimestampUs, Key)>,
 }
 
 impl State {
@@ -66,16 +85,18 @@ impl State {
         let mut state = State {
             query,
             committed,
-            changed: HashMap::new(),
+            changed: BTreeMap::new(),
             timers: BTreeSet::new(),
         };
         if let Committed::Table(table) = &state.committed {
             for operator in operators {
                 for slot in 0..SLOTS as u16 {
-                    let prefix = prefix(query, slot, operator, TIMERS);
-                    scan(table, &prefix, |key| {
-                        state.timers.extend(read_timer(operator, slot, key));
-                    })?;
+                    for kind in [TimerKind::Event, TimerKind::Clock] {
+                        let prefix = prefix(query, slot, operator, kind.table());
+                        scan(table, &prefix, |key, _| {
+                            state.timers.extend(read_timer(operator, kind, slot, key));
+                        })?;
+                    }
                 }
             }
         }
@@ -96,41 +117,75 @@ impl State {
         self.changed.insert(row, value);
     }
 
-    pub(super) fn set_timer(&mut self, operator: OperatorId, at: TimestampUs, key: &Key) {
-        if self.timers.insert((operator, at, key.clone())) {
-            let row = self.timer_row(operator, at, key);
+    /// The rows of a table whose key begins with `key`'s, in the order of their keys.
+    pub(super) fn rows(&self, operator: OperatorId, table: u8, key: &Key) -> Result<Vec<(Key, Bytes)>, ReadError> {
+        let prefix = self.row(operator, table, key);
+        let mut rows: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+        match &self.committed {
+            Committed::Table(table) => scan(table, &prefix, |row, value| {
+                rows.insert(row.clone(), value.clone());
+            })?,
+            Committed::Memory(committed) => {
+                let found = committed
+                    .range(prefix.clone()..)
+                    .take_while(|(row, _)| row.starts_with(&prefix));
+                rows.extend(found.map(|(row, value)| (row.clone(), value.clone())));
+            }
+        }
+        let changed = self
+            .changed
+            .range(prefix.clone()..)
+            .take_while(|(row, _)| row.starts_with(&prefix));
+        for (row, value) in changed {
+            match value {
+                Some(value) => rows.insert(row.clone(), value.clone()),
+                None => rows.remove(row),
+            };
+        }
+        let key_of = |row: Bytes| Key {
+            bytes: row.slice(PREFIX_BYTES..),
+            slot: key.slot,
+        };
+        Ok(rows.into_iter().map(|(row, value)| (key_of(row), value)).collect())
+    }
+
+    pub(super) fn set_timer(&mut self, operator: OperatorId, kind: TimerKind, at: TimestampUs, key: &Key) {
+        if self.timers.insert((operator, kind, at, key.clone())) {
+            let row = self.timer_row(operator, kind, at, key);
             self.changed.insert(row, Some(Bytes::new()));
         }
     }
 
-    /// Takes the operator's first timer that is due.
-    pub fn next_timer(&mut self, operator: OperatorId, watermark: TimestampUs) -> Option<(TimestampUs, Key)> {
-        let (at, key) = self.due(operator, watermark)?;
-        self.timers.remove(&(operator, at, key.clone()));
-        let row = self.timer_row(operator, at, &key);
+    /// Takes the operator's first timer of a kind that is due.
+    pub fn next_timer(
+        &mut self,
+        operator: OperatorId,
+        kind: TimerKind,
+        time: TimestampUs,
+    ) -> Option<(TimestampUs, Key)> {
+        let (at, key) = self.due(operator, kind, time)?;
+        self.timers.remove(&(operator, kind, at, key.clone()));
+        let row = self.timer_row(operator, kind, at, &key);
         self.changed.insert(row, None);
         Some((at, key))
     }
 
-    /// The operator has a timer that is due.
-    pub fn is_due(&self, operator: OperatorId, watermark: TimestampUs) -> bool {
-        self.due(operator, watermark).is_some()
+    /// The operator has a timer of a kind that is due.
+    pub fn is_due(&self, operator: OperatorId, kind: TimerKind, time: TimestampUs) -> bool {
+        self.due(operator, kind, time).is_some()
     }
 
-    fn due(&self, operator: OperatorId, watermark: TimestampUs) -> Option<(TimestampUs, Key)> {
-        let from = (
-            operator,
-            TimestampUs::MIN,
-            Key {
-                bytes: Bytes::new(),
-                slot: 0,
-            },
-        );
-        let (found, at, key) = self.timers.range(from..).next()?.clone();
-        (found == operator && at <= watermark).then_some((at, key))
+    fn due(&self, operator: OperatorId, kind: TimerKind, time: TimestampUs) -> Option<(TimestampUs, Key)> {
+        let first = Key {
+            bytes: Bytes::new(),
+            slot: 0,
+        };
+        let from = (operator, kind, TimestampUs::MIN, first);
+        let (found, of_kind, at, key) = self.timers.range(from..).next()?.clone();
+        (found == operator && of_kind == kind && at <= time).then_some((at, key))
     }
 
-    /// Something is waiting for the watermark.
+    /// Something is waiting for its time.
     pub fn has_timers(&self) -> bool {
         !self.timers.is_empty()
     }
@@ -150,10 +205,7 @@ impl State {
                     key,
                     value,
                 };
-                let mut puts: Vec<Put> = changed.into_iter().map(put).collect();
-                // A Batch with the same content is the same bytes.
-                puts.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-                puts
+                changed.into_iter().map(put).collect()
             }
             Committed::Memory(rows) => {
                 for (key, value) in changed {
@@ -174,9 +226,9 @@ impl State {
         row.into()
     }
 
-    fn timer_row(&self, operator: OperatorId, at: TimestampUs, key: &Key) -> Bytes {
+    fn timer_row(&self, operator: OperatorId, kind: TimerKind, at: TimestampUs, key: &Key) -> Bytes {
         let mut row = Vec::with_capacity(PREFIX_BYTES + 8 + key.bytes.len());
-        row.extend(prefix(self.query, key.slot, operator, TIMERS));
+        row.extend(prefix(self.query, key.slot, operator, kind.table()));
         row.extend((at.0 as u64 ^ 1 << 63).to_be_bytes());
         row.extend_from_slice(&key.bytes);
         row.into()
@@ -192,11 +244,17 @@ fn prefix(query: u64, slot: u16, operator: OperatorId, table: u8) -> [u8; PREFIX
     bytes
 }
 
-fn read_timer(operator: OperatorId, slot: u16, row: &[u8]) -> Option<(OperatorId, TimestampUs, Key)> {
+fn read_timer(
+    operator: OperatorId,
+    kind: TimerKind,
+    slot: u16,
+    row: &[u8],
+) -> Option<(OperatorId, TimerKind, TimestampUs, Key)> {
     let (at, key) = row.get(PREFIX_BYTES..)?.split_first_chunk::<8>()?;
     let at = TimestampUs((u64::from_be_bytes(*at) ^ 1 << 63) as i64);
     Some((
         operator,
+        kind,
         at,
         Key {
             bytes: Bytes::copy_from_slice(key),
@@ -205,12 +263,12 @@ fn read_timer(operator: OperatorId, slot: u16, row: &[u8]) -> Option<(OperatorId
     ))
 }
 
-/// Shows the keys of all rows under a prefix, a page at a time.
-fn scan(table: &Table, prefix: &[u8], mut show: impl FnMut(&[u8])) -> Result<(), ReadError> {
+/// Shows all rows under a prefix, a page at a time.
+fn scan(table: &Table, prefix: &[u8], mut show: impl FnMut(&Bytes, &Bytes)) -> Result<(), ReadError> {
     let mut from: Vec<u8> = Vec::new();
     loop {
         let rows = table.scan(prefix, &from, STATE_SCAN_ROWS)?;
-        rows.iter().for_each(|(key, _)| show(key));
+        rows.iter().for_each(|(key, value)| show(key, value));
         match rows.last() {
             Some((last, _)) if rows.len() == STATE_SCAN_ROWS => {
                 from = [&last[..], &[0]].concat();
@@ -235,14 +293,36 @@ mod tests {
         let (a, b) = (Key::new("a", 1), Key::new("b", 1));
         let op = OperatorId(3);
         for (at, key) in [(20, &a), (10, &b), (10, &a), (10, &a)] {
-            state.set_timer(op, TimestampUs(at), key);
+            state.set_timer(op, TimerKind::Event, TimestampUs(at), key);
         }
-        state.set_timer(OperatorId(4), TimestampUs(5), &a);
-        assert_eq!(state.next_timer(op, TimestampUs(9)), None);
-        assert_eq!(state.next_timer(op, TimestampUs(15)), Some((TimestampUs(10), a)));
-        assert_eq!(state.next_timer(op, TimestampUs(15)), Some((TimestampUs(10), b)));
-        assert_eq!(state.next_timer(op, TimestampUs(15)), None);
+        state.set_timer(OperatorId(4), TimerKind::Event, TimestampUs(5), &a);
+        state.set_timer(op, TimerKind::Clock, TimestampUs(1), &a);
+        let mut next = |kind, time| state.next_timer(op, kind, TimestampUs(time));
+        assert_eq!(next(TimerKind::Event, 9), None);
+        assert_eq!(next(TimerKind::Event, 15), Some((TimestampUs(10), a.clone())));
+        assert_eq!(next(TimerKind::Event, 15), Some((TimestampUs(10), b)));
+        assert_eq!(next(TimerKind::Event, 15), None);
+        assert_eq!(next(TimerKind::Clock, 0), None);
+        assert_eq!(next(TimerKind::Clock, 1), Some((TimestampUs(1), a)));
         assert!(state.has_timers());
+    }
+
+    #[test]
+    fn rows_under_a_key_are_those_that_the_step_would_read_one_by_one() {
+        let mut state = memory();
+        let (op, group) = (OperatorId(1), Key::new("g", 1));
+        let of_group = |rest: &str| Key::new(format!("g{rest}"), 1);
+        for rest in ["1", "2", "3"] {
+            state.put(op, 0, &of_group(rest), Some(rest.to_owned().into()));
+        }
+        state.take_puts();
+        state.put(op, 0, &of_group("2"), None);
+        state.put(op, 0, &of_group("0"), Some("0".into()));
+        state.put(op, 1, &of_group("1"), Some("another table".into()));
+        let rows = state.rows(op, 0, &group).unwrap();
+        let found: Vec<_> = rows.iter().map(|(key, value)| (&key.bytes[..], &value[..])).collect();
+        assert_eq!(found, [(&b"g0"[..], &b"0"[..]), (b"g1", b"1"), (b"g3", b"3")]);
+        assert!(rows.iter().all(|(key, _)| key.slot == group.slot));
     }
 
     #[test]
@@ -263,9 +343,10 @@ mod tests {
         fn timer_rows_read_back_and_order_by_time(at: i64, other: i64, key: Vec<u8>) {
             let state = memory();
             let key = Key::new(key, 0);
-            let row = state.timer_row(OperatorId(9), TimestampUs(at), &key);
-            prop_assert_eq!(read_timer(OperatorId(9), key.slot, &row), Some((OperatorId(9), TimestampUs(at), key.clone())));
-            let later = state.timer_row(OperatorId(9), TimestampUs(other), &key);
+            let row = state.timer_row(OperatorId(9), TimerKind::Event, TimestampUs(at), &key);
+            let read = read_timer(OperatorId(9), TimerKind::Event, key.slot, &row);
+            prop_assert_eq!(read, Some((OperatorId(9), TimerKind::Event, TimestampUs(at), key.clone())));
+            let later = state.timer_row(OperatorId(9), TimerKind::Event, TimestampUs(other), &key);
             prop_assert_eq!(row.cmp(&later), at.cmp(&other));
         }
     }

@@ -63,9 +63,13 @@ fn statement(statement: &Statement) -> Vec<String> {
             Some(StartKind::Offset(offset)) => format!("trim {} to offset {offset}", trim.stream.text),
             None => format!("trim {} to end", trim.stream.text),
         }],
-        StatementKind::Explain(inner) => {
+        StatementKind::AdvanceWatermark { stream, to } => {
+            vec![format!("advance watermark of {} to {}", stream.text, to.text)]
+        }
+        StatementKind::Explain(inner, format) => {
             let lines = self::statement(inner).into_iter().map(|line| format!("  {line}"));
-            std::iter::once("explain".to_owned()).chain(lines).collect()
+            let head = format!("explain as {format:?}").to_lowercase();
+            std::iter::once(head).chain(lines).collect()
         }
     }
 }
@@ -76,10 +80,17 @@ fn flag(set: bool, text: &str) -> String {
 
 fn create_stream(create: &CreateStream) -> Vec<String> {
     let mut lines = vec![format!(
-        "create stream {}{}",
+        "create {} {}{}",
+        format!("{:?}", create.kind).to_lowercase(),
         create.name.text,
         flag(create.if_not_exists, " if not exists")
     )];
+    lines.extend(
+        create
+            .source
+            .iter()
+            .map(|source| format!("  from stream {}", source.text)),
+    );
     for column in &create.columns {
         let (not_null, key) = (flag(column.not_null, " not null"), flag(column.key, " key"));
         lines.push(format!(
@@ -137,6 +148,23 @@ fn select(select: &Select) -> Vec<String> {
         Source::Stream(name) => format!("from {}{alias}", name.text),
         Source::Topic(topic) => format!("from topic {}{alias}", topic.text),
     });
+    if let Some(join) = &select.from.join {
+        let (Source::Stream(Name { text: right, .. }) | Source::Topic(Text { text: right, .. })) = &join.source;
+        let alias = join
+            .alias
+            .as_ref()
+            .map(|alias| format!(" as {}", alias.text))
+            .unwrap_or_default();
+        let on = match &join.on {
+            On::Condition(on) => format!("on {}", expr(on)),
+            On::Names(names) => format!("using {}", self::join(names.iter().map(|name| name.text.clone()))),
+        };
+        let within = join
+            .within
+            .map(|within| format!(" within {}", length(within.value)))
+            .unwrap_or_default();
+        line(format!("{:?} join {right}{alias} {on}{within}", join.kind).to_lowercase());
+    }
     select
         .filter
         .iter()
@@ -150,7 +178,14 @@ fn select(select: &Select) -> Vec<String> {
             .grace
             .map(|grace| format!(" grace {}", length(grace.value)))
             .unwrap_or_default();
-        line(format!("window tumbling {}{grace}", length(window.size.value)));
+        let kind = match &window.kind {
+            WindowKind::Tumbling { size } => format!("tumbling {}", length(size.value)),
+            WindowKind::Hopping { size, advance } => {
+                format!("hopping {} every {}", length(size.value), length(advance.value))
+            }
+            WindowKind::Session { gap } => format!("session {}", length(gap.value)),
+        };
+        line(format!("window {kind}{grace}"));
     }
     select
         .having
@@ -167,10 +202,14 @@ fn select(select: &Select) -> Vec<String> {
         .limit
         .iter()
         .for_each(|limit| line(format!("limit {}", limit.count)));
-    select
-        .emit
-        .iter()
-        .for_each(|emit| line(format!("emit {:?}", emit.kind)));
+    select.emit.iter().for_each(|emit| {
+        line(match &emit.kind {
+            EmitKind::Changes => "emit Changes".to_owned(),
+            EmitKind::Final => "emit Final".to_owned(),
+            EmitKind::Periodic(every) => format!("emit every {}", length(every.value)),
+            EmitKind::Silence(silence) => format!("emit after silence of {}", length(silence.value)),
+        });
+    });
     match select.start.as_ref().map(|start| &start.kind) {
         Some(StartKind::Beginning) => line("from beginning".to_owned()),
         Some(StartKind::Timestamp(text)) => line(format!("from timestamp {}", text.text)),
@@ -206,6 +245,18 @@ fn expr(node: &Expr) -> String {
         ExprKind::Index { base, index } => format!("{}[{}]", expr(base), expr(index)),
         ExprKind::Arrow { base, key, as_text } => {
             format!("({} {} {})", if *as_text { "->>" } else { "->" }, expr(base), expr(key))
+        }
+        ExprKind::PathArrow { base, path, as_text } => {
+            format!(
+                "({} {} {})",
+                if *as_text { "#>>" } else { "#>" },
+                expr(base),
+                expr(path)
+            )
+        }
+        ExprKind::Slice { base, from, to } => {
+            let end = |end: &Option<Box<Expr>>| end.as_ref().map(|end| expr(end)).unwrap_or_default();
+            format!("{}[{}:{}]", expr(base), end(from), end(to))
         }
         ExprKind::Unary { op, operand } => format!("({} {})", format!("{op:?}").to_lowercase(), expr(operand)),
         ExprKind::Binary { op, left, right } => {
@@ -264,17 +315,20 @@ fn expr(node: &Expr) -> String {
         ExprKind::Call {
             name,
             arguments,
+            distinct,
             filter,
         } => {
             let arguments = match arguments {
                 Arguments::Star => "*".to_owned(),
                 Arguments::List(items) => list(items),
+                Arguments::From { unit, of } => format!("{} from {}", unit.text, expr(of)),
             };
             let filter = filter
                 .as_ref()
                 .map(|filter| format!(" filter {}", expr(filter)))
                 .unwrap_or_default();
-            format!("{}({arguments}){filter}", name.text)
+            let distinct = flag(distinct.is_some(), "distinct ");
+            format!("{}({distinct}{arguments}){filter}", name.text)
         }
     }
 }
@@ -324,7 +378,7 @@ fn check_expr(source: &str, node: &Expr, parent: Span) -> Result<(), TestCaseErr
         Item::All(_) => prop_assert!(false, "`*` is no expression"),
     }
     // Behind `->` a text in double quotes is a string, alone it is a name.
-    let children = if matches!(node.kind, ExprKind::Arrow { .. }) {
+    let children = if matches!(node.kind, ExprKind::Arrow { .. } | ExprKind::PathArrow { .. }) {
         1
     } else {
         usize::MAX

@@ -76,6 +76,11 @@ fn the_documentation_lists_every_function() {
             assert!(known.contains(name), "docs/sql.md lacks the function {name}");
         }
     }
+    for aggregate in headwater_sql::function::AGGREGATES {
+        for name in std::iter::once(&aggregate.name).chain(aggregate.aliases) {
+            assert!(known.contains(name), "docs/sql.md lacks the aggregate {name}");
+        }
+    }
 }
 
 /// What the documentation shows as SQL parses, and binds where it stands alone.

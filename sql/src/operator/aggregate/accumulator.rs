@@ -1,45 +1,50 @@
 //! Accumulators: what a group remembers of its rows, and the row of state that holds it.
+//!
+//! What is remembered depends on the function, and on whether rows ever go again. Each way of remembering is a file of
+//! its own: [`super::sum`], [`super::bag`], [`super::moments`], [`super::ordered`], [`super::sketch`]. All of them can be
+//! merged, which hopping windows and sessions need, and all of them take back exactly what they took in.
 
 use std::cmp::Ordering;
 
 use bytes::Bytes;
 use headwater_store::{decode_control, encode_control};
-use rust_decimal::Decimal;
-use rust_decimal::prelude::ToPrimitive;
 
-use super::exact::ExactSum;
+use super::Moment;
+use super::bag::{Bag, simplicity};
+use super::moments::Moments;
+use super::ordered::Ordered;
+use super::sketch::Sketch;
+use super::sum::Sum;
 use crate::plan::physical::AggregateFunction;
-use crate::types::Literal;
-use crate::value::{Fault, Value, encode_key};
+use crate::value::{Fault, StoredValue, Value, encode_key};
 
-/// One aggregate function over a group.
-#[derive(Debug, Clone, PartialEq)]
+/// What a function is to do, for rows of which sort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// Which one.
+    pub function: AggregateFunction,
+    /// Rows go again: nothing that may be needed later is forgotten.
+    pub retracts: bool,
+}
+
+/// One aggregate function over a group. Stored: new variants go last.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
 pub(super) enum Accumulator {
     Count(i64),
     Sum(Sum),
     Avg(Sum),
     /// The smallest so far, NULL before the first.
-    Min(Value),
+    Min(StoredValue),
     /// The largest so far.
-    Max(Value),
-}
-
-/// Numbers by type, each summed without loss.
-#[derive(Debug, Clone, PartialEq, Default, bincode::Encode, bincode::Decode)]
-pub(super) struct Sum {
-    integers: i128,
-    integer_count: i64,
-    floats: ExactSum,
-    float_count: i64,
-    /// `Decimal::serialize`
-    decimals: [u8; 16],
-    decimal_count: i64,
-    /// Decimals beyond 28 digits: it has no value from then on.
-    overflowed: bool,
+    Max(StoredValue),
+    Bag(Bag),
+    Moments(Moments),
+    Ordered(Ordered),
+    Sketch(Sketch),
 }
 
 /// A group: everything that is stored of it besides its key.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
 pub(super) struct GroupState {
     /// Rows that came less those that went.
     pub rows: i64,
@@ -49,92 +54,149 @@ pub(super) struct GroupState {
     pub accumulators: Vec<Accumulator>,
 }
 
-/// As it is stored.
-#[derive(bincode::Encode, bincode::Decode)]
-struct StoredGroup {
-    rows: i64,
-    window_end_us: Option<i64>,
-    accumulators: Vec<StoredAccumulator>,
-}
-
-#[derive(bincode::Encode, bincode::Decode)]
-enum StoredAccumulator {
-    Count(i64),
-    Sum(Sum),
-    Avg(Sum),
-    Min(Literal),
-    Max(Literal),
-}
-
 impl GroupState {
     /// As a state row.
     pub fn encode(&self) -> Bytes {
-        let stored = |accumulator: &Accumulator| match accumulator {
-            Accumulator::Count(count) => StoredAccumulator::Count(*count),
-            Accumulator::Sum(sum) => StoredAccumulator::Sum(sum.clone()),
-            Accumulator::Avg(sum) => StoredAccumulator::Avg(sum.clone()),
-            Accumulator::Min(value) => StoredAccumulator::Min(value.into()),
-            Accumulator::Max(value) => StoredAccumulator::Max(value.into()),
-        };
-        encode_control(&StoredGroup {
-            rows: self.rows,
-            window_end_us: self.window_end_us,
-            accumulators: self.accumulators.iter().map(stored).collect(),
-        })
+        encode_control(self)
     }
 
     /// From a state row of a plan with that many calls.
     pub fn decode(row: &[u8], calls: usize) -> Option<GroupState> {
-        let group: StoredGroup = decode_control(row).ok()?;
-        let accumulator = |stored| match stored {
-            StoredAccumulator::Count(count) => Accumulator::Count(count),
-            StoredAccumulator::Sum(sum) => Accumulator::Sum(sum),
-            StoredAccumulator::Avg(sum) => Accumulator::Avg(sum),
-            StoredAccumulator::Min(literal) => Accumulator::Min(Value::from(&literal)),
-            StoredAccumulator::Max(literal) => Accumulator::Max(Value::from(&literal)),
-        };
-        let accumulators: Vec<_> = group.accumulators.into_iter().map(accumulator).collect();
-        (accumulators.len() == calls).then_some(GroupState {
-            rows: group.rows,
-            window_end_us: group.window_end_us,
-            accumulators,
-        })
+        let group: GroupState = decode_control(row).ok()?;
+        (group.accumulators.len() == calls).then_some(group)
     }
 }
 
-impl Accumulator {
+impl Kind {
     /// Of no rows.
-    pub fn new(function: AggregateFunction) -> Accumulator {
-        match function {
-            AggregateFunction::Count => Accumulator::Count(0),
-            AggregateFunction::Sum => Accumulator::Sum(Sum::default()),
-            AggregateFunction::Avg => Accumulator::Avg(Sum::default()),
-            AggregateFunction::Min => Accumulator::Min(Value::Null),
-            AggregateFunction::Max => Accumulator::Max(Value::Null),
+    pub fn empty(self) -> Accumulator {
+        use AggregateFunction as F;
+        match self.function {
+            F::Count => Accumulator::Count(0),
+            F::Sum => Accumulator::Sum(Sum::default()),
+            F::Avg => Accumulator::Avg(Sum::default()),
+            F::Min if !self.retracts => Accumulator::Min(StoredValue(Value::Null)),
+            F::Max if !self.retracts => Accumulator::Max(StoredValue(Value::Null)),
+            F::ApproxCountDistinct if !self.retracts => Accumulator::Sketch(Sketch::default()),
+            F::Min
+            | F::Max
+            | F::ApproxCountDistinct
+            | F::CountDistinct
+            | F::SumDistinct
+            | F::AvgDistinct
+            | F::TopK(_)
+            | F::TopKDistinct(_)
+            | F::CollectSet
+            | F::Percentile(_) => Accumulator::Bag(Bag::default()),
+            F::First | F::Last | F::CollectList => Accumulator::Ordered(Ordered::default()),
+            F::StddevPop | F::StddevSamp | F::VarPop | F::VarSamp => Accumulator::Moments(Moments::default()),
         }
     }
 
-    /// Takes in a value so many times; NULL is none.
-    pub fn add(&mut self, value: &Value, weight: i32) -> Result<(), Fault> {
+    /// Takes a value in so many times, or back; NULL is none.
+    pub fn add(self, into: &mut Accumulator, value: &Value, weight: i32, moment: Moment) -> Result<(), Fault> {
         if value.is_null() {
             return Ok(());
         }
-        match self {
+        match into {
             Accumulator::Count(count) => *count += i64::from(weight),
             Accumulator::Sum(sum) | Accumulator::Avg(sum) => sum.add(value, weight)?,
-            Accumulator::Min(least) => keep(least, value, Ordering::Less),
-            Accumulator::Max(most) => keep(most, value, Ordering::Greater),
+            Accumulator::Min(least) => keep(&mut least.0, value, Ordering::Less),
+            Accumulator::Max(most) => keep(&mut most.0, value, Ordering::Greater),
+            Accumulator::Bag(_) if self.adds_up() && value.as_f64().is_none() => return Err(Fault::WrongType),
+            Accumulator::Bag(bag) => bag.add(value, weight),
+            Accumulator::Moments(moments) => moments.add(value, weight)?,
+            Accumulator::Ordered(ordered) => ordered.add(value, weight, moment),
+            Accumulator::Sketch(sketch) => sketch.add(value),
         }
+        self.forget(into);
         Ok(())
     }
 
+    /// Takes in what another one of the same kind holds.
+    pub fn merge(self, into: &mut Accumulator, from: &Accumulator) {
+        match (&mut *into, from) {
+            (Accumulator::Count(count), Accumulator::Count(more)) => *count += more,
+            (Accumulator::Sum(sum), Accumulator::Sum(more)) | (Accumulator::Avg(sum), Accumulator::Avg(more)) => {
+                sum.merge(more);
+            }
+            (Accumulator::Min(least), Accumulator::Min(other)) => merge_extreme(&mut least.0, &other.0, Ordering::Less),
+            (Accumulator::Max(most), Accumulator::Max(other)) => {
+                merge_extreme(&mut most.0, &other.0, Ordering::Greater);
+            }
+            (Accumulator::Bag(bag), Accumulator::Bag(more)) => bag.merge(more),
+            (Accumulator::Moments(moments), Accumulator::Moments(more)) => moments.merge(more),
+            (Accumulator::Ordered(ordered), Accumulator::Ordered(more)) => ordered.merge(more),
+            (Accumulator::Sketch(sketch), Accumulator::Sketch(more)) => sketch.merge(more),
+            // Both are of this kind.
+            _ => {}
+        }
+        self.forget(into);
+    }
+
     /// The value of the call.
-    pub fn result(&self) -> Result<Value, Fault> {
-        match self {
+    pub fn result(self, of: &Accumulator) -> Result<Value, Fault> {
+        let float = |number: Option<f64>| number.map_or(Value::Null, Value::Float);
+        match of {
             Accumulator::Count(count) => Ok(Value::Integer(*count)),
             Accumulator::Sum(sum) => sum.total(),
             Accumulator::Avg(sum) => sum.mean(),
-            Accumulator::Min(value) | Accumulator::Max(value) => Ok(value.clone()),
+            Accumulator::Min(value) | Accumulator::Max(value) => Ok(value.0.clone()),
+            Accumulator::Bag(bag) => self.of_bag(bag),
+            Accumulator::Sketch(sketch) => Ok(Value::Integer(sketch.estimate())),
+            Accumulator::Moments(moments) => {
+                let of_sample = matches!(
+                    self.function,
+                    AggregateFunction::StddevSamp | AggregateFunction::VarSamp
+                );
+                let variance = moments.variance(of_sample)?;
+                Ok(float(match self.function {
+                    AggregateFunction::StddevSamp | AggregateFunction::StddevPop => variance.map(f64::sqrt),
+                    _ => variance,
+                }))
+            }
+            Accumulator::Ordered(ordered) => Ok(match self.function {
+                AggregateFunction::First => ordered.values().next().cloned().unwrap_or(Value::Null),
+                AggregateFunction::Last => ordered.values().next_back().cloned().unwrap_or(Value::Null),
+                _ => Value::Array(ordered.values().cloned().collect()),
+            }),
+        }
+    }
+
+    fn of_bag(self, bag: &Bag) -> Result<Value, Fault> {
+        use AggregateFunction as F;
+        let largest = |count: u32| count as usize;
+        Ok(match self.function {
+            F::SumDistinct => bag.distinct_sum()?.total()?,
+            F::AvgDistinct => bag.distinct_sum()?.mean()?,
+            F::Min => bag.distinct().next().cloned().unwrap_or(Value::Null),
+            F::Max => bag.distinct().next_back().cloned().unwrap_or(Value::Null),
+            F::TopK(count) => Value::Array(bag.largest_first().take(largest(count)).cloned().collect()),
+            F::TopKDistinct(count) => Value::Array(bag.distinct().rev().take(largest(count)).cloned().collect()),
+            F::CollectSet => Value::Array(bag.distinct().cloned().collect()),
+            F::Percentile(millionths) => bag.percentile(millionths)?.map_or(Value::Null, Value::Float),
+            _ => Value::Integer(bag.distinct().count() as i64),
+        })
+    }
+
+    /// It calculates with the values of its bag.
+    fn adds_up(self) -> bool {
+        use AggregateFunction as F;
+        matches!(self.function, F::SumDistinct | F::AvgDistinct | F::Percentile(_))
+    }
+
+    /// Drops what is never shown again, where nothing is ever taken back.
+    fn forget(self, accumulator: &mut Accumulator) {
+        use AggregateFunction as F;
+        if self.retracts {
+            return;
+        }
+        match (self.function, accumulator) {
+            (F::TopK(count), Accumulator::Bag(bag)) => bag.keep_largest(count, false),
+            (F::TopKDistinct(count), Accumulator::Bag(bag)) => bag.keep_largest(count, true),
+            (F::First, Accumulator::Ordered(ordered)) => ordered.keep_first(),
+            (F::Last, Accumulator::Ordered(ordered)) => ordered.keep_last(),
+            _ => {}
         }
     }
 }
@@ -147,114 +209,64 @@ fn keep(kept: &mut Value, value: &Value, better: Ordering) {
         encode_key(value, &mut bytes);
         bytes
     };
-    let simplicity = |value: &Value| match value {
-        Value::Integer(_) => 0,
-        Value::Decimal(_) => 1,
-        _ => 2,
-    };
     let order = value.compare(kept).unwrap_or_else(|| key(value).cmp(&key(kept)));
     if kept.is_null() || order == better || (order.is_eq() && simplicity(value) < simplicity(kept)) {
         *kept = value.clone();
     }
 }
 
-impl Sum {
-    fn add(&mut self, value: &Value, weight: i32) -> Result<(), Fault> {
-        match value {
-            Value::Integer(number) => {
-                // 2^63 rows of 2^63 fit an i128; a weight is small.
-                self.integers += i128::from(*number) * i128::from(weight);
-                self.integer_count += i64::from(weight);
-            }
-            Value::Float(number) => {
-                let term = if weight < 0 { -number } else { *number };
-                (0..weight.unsigned_abs()).for_each(|_| self.floats.add(term));
-                self.float_count += i64::from(weight);
-            }
-            Value::Decimal(number) => {
-                let term = number.checked_mul(Decimal::from(weight));
-                match term.and_then(|term| Decimal::deserialize(self.decimals).checked_add(term)) {
-                    Some(sum) => self.decimals = sum.serialize(),
-                    None => self.overflowed = true,
-                }
-                self.decimal_count += i64::from(weight);
-            }
-            _ => return Err(Fault::WrongType),
-        }
-        Ok(())
-    }
-
-    fn count(&self) -> i64 {
-        self.integer_count + self.float_count + self.decimal_count
-    }
-
-    /// INTEGER, or DECIMAL where it does not fit; with a FLOAT among them FLOAT; NULL of nothing.
-    fn total(&self) -> Result<Value, Fault> {
-        if self.count() == 0 {
-            return Ok(Value::Null);
-        }
-        if self.overflowed {
-            return Err(Fault::Overflow);
-        }
-        if self.float_count != 0 {
-            return self.as_float().map(Value::Float);
-        }
-        if let (0, Ok(fits)) = (self.decimal_count, i64::try_from(self.integers)) {
-            return Ok(Value::Integer(fits));
-        }
-        self.as_decimal().map(Value::Decimal)
-    }
-
-    fn mean(&self) -> Result<Value, Fault> {
-        let count = self.count();
-        if count == 0 {
-            return Ok(Value::Null);
-        }
-        if self.overflowed {
-            return Err(Fault::Overflow);
-        }
-        if self.decimal_count != 0 && self.float_count == 0 {
-            let mean = self.as_decimal()?.checked_div(Decimal::from(count));
-            return mean.map(Value::Decimal).ok_or(Fault::Overflow);
-        }
-        Ok(Value::Float(self.as_float()? / count as f64))
-    }
-
-    fn as_decimal(&self) -> Result<Decimal, Fault> {
-        let integers = Decimal::try_from_i128_with_scale(self.integers, 0).map_err(|_| Fault::Overflow)?;
-        integers
-            .checked_add(Decimal::deserialize(self.decimals))
-            .ok_or(Fault::Overflow)
-    }
-
-    fn as_float(&self) -> Result<f64, Fault> {
-        let mut sum = self.floats.clone();
-        // An i128 in three floats, each exact: 53 bits at a time from the top.
-        let mut rest = self.integers;
-        while rest != 0 {
-            let part = rest as f64;
-            sum.add(part);
-            rest = rest.saturating_sub(part as i128);
-        }
-        if self.decimal_count != 0 {
-            sum.add(Decimal::deserialize(self.decimals).to_f64().ok_or(Fault::Overflow)?);
-        }
-        sum.value().ok_or(Fault::Overflow)
+fn merge_extreme(kept: &mut Value, other: &Value, better: Ordering) {
+    if !other.is_null() {
+        keep(kept, other, better);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::function::AGGREGATES;
     use proptest::prelude::*;
+    use rust_decimal::Decimal;
+
+    fn moment(time: i64) -> Moment {
+        Moment {
+            time,
+            ..Moment::default()
+        }
+    }
 
     fn run(function: AggregateFunction, values: &[Value]) -> Result<Value, Fault> {
-        let mut accumulator = Accumulator::new(function);
+        let kind = Kind {
+            function,
+            retracts: false,
+        };
+        let mut accumulator = kind.empty();
         let mut fault = None;
-        for value in values {
-            fault = accumulator.add(value, 1).err().or(fault);
+        for (time, value) in values.iter().enumerate() {
+            fault = kind
+                .add(&mut accumulator, value, 1, moment(time as i64))
+                .err()
+                .or(fault);
         }
-        fault.map_or_else(|| accumulator.result(), Err)
+        fault.map_or_else(|| kind.result(&accumulator), Err)
+    }
+
+    /// Every function, the ones with DISTINCT too.
+    fn all() -> Vec<AggregateFunction> {
+        let plain = AGGREGATES.iter().map(|aggregate| aggregate.function(3));
+        plain
+            .chain(AGGREGATES.iter().filter_map(|aggregate| aggregate.distinct))
+            .collect()
+    }
+
+    fn integers(numbers: &[i64]) -> Vec<Value> {
+        numbers.iter().copied().map(Value::Integer).collect()
+    }
+
+    fn shown(value: Result<Value, Fault>) -> String {
+        let mut out = String::new();
+        value.unwrap().write_json(&mut out);
+        out
     }
 
     #[test]
@@ -293,6 +305,29 @@ mod tests {
     }
 
     #[test]
+    fn each_function_gives_what_its_name_says() {
+        let values = integers(&[4, 9, 4, 1, 9, 6]);
+        let result = |function| shown(run(function, &values));
+        use AggregateFunction as F;
+        assert_eq!(result(F::CountDistinct), "4");
+        assert_eq!(result(F::SumDistinct), "20");
+        assert_eq!(result(F::AvgDistinct), "5.0");
+        assert_eq!(result(F::TopK(3)), "[9,9,6]");
+        assert_eq!(result(F::TopKDistinct(3)), "[9,6,4]");
+        assert_eq!(result(F::First), "4");
+        assert_eq!(result(F::Last), "6");
+        assert_eq!(result(F::VarPop), "8.25");
+        assert_eq!(result(F::VarSamp), "9.9");
+        assert_eq!(result(F::CollectList), "[4,9,4,1,9,6]");
+        assert_eq!(result(F::CollectSet), "[1,4,6,9]");
+        assert_eq!(result(F::ApproxCountDistinct), "4");
+        assert_eq!(result(F::Percentile(500_000)), "5.0");
+        let text = [Value::String("x".into())];
+        assert_eq!(run(F::AvgDistinct, &text), Err(Fault::WrongType));
+        assert_eq!(run(F::Percentile(1), &text), Err(Fault::WrongType));
+    }
+
+    #[test]
     fn extremes_do_not_depend_on_the_order_of_rows() {
         let mixed = [
             Value::Float(22.0),
@@ -309,26 +344,69 @@ mod tests {
         assert_eq!(run(AggregateFunction::Min, &mixed), Ok(Value::Integer(22)));
     }
 
+    fn numbers() -> impl Strategy<Value = Vec<Value>> {
+        prop::collection::vec(
+            prop_oneof![
+                (-50_i64..50).prop_map(Value::Integer),
+                (-9..9_i32).prop_map(|number| Value::Float(f64::from(number) / 4.0)),
+                (any::<i32>(), 0_u32..9).prop_map(|(n, scale)| Value::Decimal(Decimal::new(n.into(), scale))),
+            ],
+            0..20,
+        )
+    }
+
+    fn filled(kind: Kind, values: &[Value], from: i64) -> Accumulator {
+        let mut accumulator = kind.empty();
+        for (value, time) in values.iter().zip(from..) {
+            kind.add(&mut accumulator, value, 1, moment(time)).unwrap();
+        }
+        accumulator
+    }
+
     proptest! {
         #[test]
-        fn a_group_reads_back_as_it_was(
-            values in prop::collection::vec(prop_oneof![
-                any::<i64>().prop_map(Value::Integer),
-                (-1e9..1e9_f64).prop_map(Value::Float),
-                (any::<i32>(), 0_u32..9).prop_map(|(n, scale)| Value::Decimal(Decimal::new(n.into(), scale))),
-            ], 0..20),
-            window_end_us: Option<i64>,
-        ) {
-            let mut accumulators: Vec<_> = AggregateFunction::ALL.iter().map(|f| Accumulator::new(*f)).collect();
-            for accumulator in &mut accumulators {
-                for value in &values {
-                    accumulator.add(value, 1).unwrap();
-                }
-            }
+        fn a_group_reads_back_as_it_was(values in numbers(), window_end_us: Option<i64>, retracts: bool) {
+            let accumulators: Vec<_> = all()
+                .into_iter()
+                .map(|function| filled(Kind { function, retracts }, &values, 0))
+                .collect();
             let calls = accumulators.len();
             let state = GroupState { rows: values.len() as i64, window_end_us, accumulators };
             prop_assert_eq!(GroupState::decode(&state.encode(), calls), Some(state.clone()));
             prop_assert_eq!(GroupState::decode(&state.encode(), calls + 1), None);
+        }
+
+        /// Windows that are put together of panes, and sessions that meet, show what one accumulator would have shown.
+        #[test]
+        fn merged_is_as_good_as_whole(values in numbers(), at in 0..20_usize, retracts: bool) {
+            let at = at.min(values.len());
+            for function in all() {
+                let kind = Kind { function, retracts };
+                let mut merged = filled(kind, &values[..at], 0);
+                kind.merge(&mut merged, &filled(kind, &values[at..], at as i64));
+                prop_assert_eq!(kind.result(&merged), kind.result(&filled(kind, &values, 0)), "{:?}", function);
+            }
+        }
+
+        /// What goes again leaves what would be there without it.
+        #[test]
+        fn what_is_taken_back_was_never_there(values in numbers(), gone in numbers()) {
+            for function in all() {
+                let kind = Kind { function, retracts: true };
+                let mut accumulator = filled(kind, &values, 0);
+                for weight in [1, -1] {
+                    for (value, time) in gone.iter().zip(0..) {
+                        kind.add(&mut accumulator, value, weight, moment(time)).unwrap();
+                    }
+                }
+                let (left, never) = (kind.result(&accumulator), kind.result(&filled(kind, &values, 0)));
+                // Of equal numbers the one of the simplest type that was ever there is shown.
+                let equal = match (&left, &never) {
+                    (Ok(left), Ok(never)) => left == never || left.compare(never).is_some_and(Ordering::is_eq),
+                    (left, never) => left == never,
+                };
+                prop_assert!(equal, "{:?}: {:?} {:?}", function, left, never);
+            }
         }
     }
 }

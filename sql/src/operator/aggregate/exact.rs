@@ -40,6 +40,27 @@ impl ExactSum {
         }
     }
 
+    /// Adds the product of two finite factors, exactly: its float, and what that one rounds away.
+    pub fn add_product(&mut self, a: f64, b: f64) {
+        let product = a * b;
+        self.add(product);
+        if product.is_finite() {
+            self.add(a.mul_add(b, -product));
+        }
+    }
+
+    /// Adds another sum.
+    pub fn merge(&mut self, other: &ExactSum) {
+        other.parts.iter().for_each(|part| self.add(*part));
+        self.overflowed |= other.overflowed;
+    }
+
+    /// The floats that it is the sum of.
+    pub fn parts(&self) -> impl Iterator<Item = f64> + '_ {
+        let overflowed = self.overflowed.then_some(f64::INFINITY);
+        self.parts.iter().copied().chain(overflowed)
+    }
+
     /// The float nearest to the sum. None: it overflowed.
     pub fn value(&self) -> Option<f64> {
         if self.overflowed {

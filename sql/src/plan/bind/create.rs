@@ -8,7 +8,7 @@ use headwater_store::{
     StreamSpec, StreamState, TopicFilter,
 };
 
-use crate::ast::{self, ExprKind, Name, Text};
+use crate::ast::{self, ExprKind, Name, ObjectKind, Text};
 use crate::error::{SqlError, codes};
 use crate::parse::parse_expression;
 use crate::plan::bind::expression::{Expressions, Place};
@@ -17,6 +17,22 @@ use crate::plan::bind::scope::{Scope, is_system_name};
 use crate::plan::bind::template::{self, ParsedTemplate};
 use crate::plan::bind::{Binder, BoundStream, routing, select};
 use crate::plan::physical::{Source, Start, WriteRules};
+
+/// Of views and tables: as of a stream, but for what a query decides.
+const VIEW_OPTIONS: &[&str] = &[
+    "SHARDS",
+    "REPLICATE",
+    "DURATION",
+    "KEY",
+    "TIMESTAMP",
+    "DELAY",
+    "IDLE",
+    "TOPIC",
+    "QOS",
+    "RETAIN",
+    "ACK",
+    "RETENTION",
+];
 
 const STREAM_OPTIONS: &[&str] = &[
     "FORMAT",
@@ -37,7 +53,12 @@ const STREAM_OPTIONS: &[&str] = &[
 
 /// CREATE STREAM.
 pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Result<BoundStream, SqlError> {
-    check_name(&create.name, "stream")?;
+    let kind = match create.kind {
+        ObjectKind::View => "view",
+        ObjectKind::Table => "table",
+        _ => "stream",
+    };
+    check_name(&create.name, kind)?;
     let captures = captures(create)?;
     if let (Some(query), Some(first)) = (&create.query, create.topics.first()) {
         let message = "a stream takes its records from topics or from a query, not from both";
@@ -54,7 +75,11 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
             first.span,
         ));
     }
-    let mut options = Options::new(&create.options, STREAM_OPTIONS, "a stream", binder.source)?;
+    let is_view = create.kind != ObjectKind::Stream;
+    let known = if is_view { VIEW_OPTIONS } else { STREAM_OPTIONS };
+    let mut options = Options::new(&create.options, known, &format!("a {kind}"), binder.source)?;
+    let of_table = table_query(create);
+    let query = create.query.as_ref().or(of_table.as_ref());
     let mut row = StreamRow {
         id: StreamId(0),
         name: create.name.text.clone(),
@@ -70,17 +95,24 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         sql: sql.to_owned(),
     };
     let shards = plain_options(&mut options, &mut row)?;
-    let (key, topic) = record_options(&mut options, &mut row, create.query.is_some())?;
+    let (key, topic) = record_options(&mut options, &mut row, query.is_some())?;
+    let view = match is_view {
+        true => Some(routing::View {
+            retention_us: retention(&mut options, query)?,
+        }),
+        false => None,
+    };
     if !row.captures.is_empty() || row.options.topic.is_some() {
         row.placement = Placement::Topic;
     }
-    let (plan, warnings) = match &create.query {
+    let (plan, warnings) = match query {
         Some(query) => {
             let (qos, retain) = (row.options.qos, row.options.retain);
             let output = routing::Output {
                 name: &create.name,
                 topic,
-                key,
+                keys: keys(create, key)?,
+                view,
                 qos,
                 retain,
             };
@@ -111,6 +143,81 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         sql,
     };
     Ok(BoundStream { spec, plan, warnings })
+}
+
+/// RETENTION: how long a view keeps the rows of windows.
+fn retention(options: &mut Options<'_>, query: Option<&ast::Select>) -> Result<Option<i64>, SqlError> {
+    let Some(given) = options.take("RETENTION") else {
+        return Ok(None);
+    };
+    if query.is_none_or(|query| query.window.is_none()) {
+        return Err(
+            SqlError::new(codes::BAD_OPTION, "RETENTION without a window has no meaning")
+                .at(given.name.span)
+                .help("a row without a window stays until its key is gone"),
+        );
+    }
+    let us = i64::try_from(given.millis()?).unwrap_or(i64::MAX).saturating_mul(1_000);
+    Ok(Some(us))
+}
+
+/// KEY, or a table's PRIMARY KEY columns.
+fn keys(create: &ast::CreateStream, option: Option<ast::Expr>) -> Result<Vec<ast::Expr>, SqlError> {
+    let named = create.columns.iter().filter(|column| column.key);
+    let mut keys: Vec<ast::Expr> = named
+        .map(|column| ast::Expr::new(ExprKind::Name(column.name.clone()), column.name.span))
+        .collect();
+    match option {
+        Some(key) if keys.is_empty() => keys.push(key),
+        Some(key) => {
+            return Err(SqlError::new(codes::WRITTEN_TWICE, "the key is given twice").at(key.span));
+        }
+        None if create.kind == ObjectKind::Table && keys.is_empty() => {
+            return Err(SqlError::new(codes::BAD_OPTION, "a table needs a key")
+                .at(create.name.span)
+                .detail("it holds the latest row of each key")
+                .help("write PRIMARY KEY behind a column, or give the option KEY"));
+        }
+        None => {}
+    }
+    Ok(keys)
+}
+
+/// The query that makes a table of a stream: its columns, cast to their types, or the whole payload.
+fn table_query(create: &ast::CreateStream) -> Option<ast::Select> {
+    let source = create.source.as_ref()?;
+    let item = |column: &ast::ColumnDef| {
+        let name = ast::Expr::new(ExprKind::Name(column.name.clone()), column.name.span);
+        let cast = ExprKind::Cast {
+            operand: Box::new(name),
+            to: column.data_type.clone(),
+        };
+        ast::Item::Expr {
+            expr: ast::Expr::new(cast, column.span),
+            alias: Some(column.name.clone()),
+        }
+    };
+    let items = match create.columns.as_slice() {
+        [] => vec![ast::Item::All(source.span)],
+        columns => columns.iter().map(item).collect(),
+    };
+    Some(ast::Select {
+        items,
+        from: ast::From {
+            source: ast::Source::Stream(source.clone()),
+            alias: None,
+            join: None,
+        },
+        filter: None,
+        group_by: Vec::new(),
+        window: None,
+        having: None,
+        order_by: Vec::new(),
+        limit: None,
+        emit: None,
+        start: None,
+        span: source.span,
+    })
 }
 
 /// What a stream, query or connector may be called.
@@ -335,7 +442,7 @@ pub fn write_rules(stream: &StreamRow, checks: bool) -> Result<WriteRules, SqlEr
     let mut not_null = Vec::new();
     for column in &stream.columns {
         let Some(id) = (column.key || (checks && column.not_null))
-            .then(|| expressions.scope.declared_column(&column.name))
+            .then(|| expressions.scope.declared_column(0, &column.name))
             .flatten()
         else {
             continue;
@@ -364,7 +471,7 @@ pub fn write_rules(stream: &StreamRow, checks: bool) -> Result<WriteRules, SqlEr
         format: stream.options.format,
         on_error: stream.options.on_error,
         form: stream.form,
-        columns: expressions.scope.columns,
+        columns: expressions.scope.source_columns(0),
         captures: stream.captures.clone(),
         timestamp: None,
         delay_us: 0,

@@ -14,9 +14,10 @@ use crate::error::{SqlError, codes};
 use crate::plan::bind::path::{self, Steps};
 use crate::plan::bind::scope::{Scope, is_system_name};
 use crate::plan::explain::show;
-use crate::plan::physical::{AggregateCall, ColumnId, Expr, Schema, UnaryOp};
+use crate::plan::physical::{AggregateCall, ColumnId, Expr, Schema, SourceColumn, UnaryOp};
 use crate::span::Span;
 use crate::types::{DataType, Literal};
+use call::Call;
 
 /// Added to the numbers of columns of the aggregate's output.
 const AFTER: u32 = 1 << 30;
@@ -124,6 +125,15 @@ impl Grouping {
     }
 }
 
+/// The columns by which the revisions of a source become changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Upsert {
+    /// The record's key.
+    pub key: ColumnId,
+    /// It is a tombstone.
+    pub gone: ColumnId,
+}
+
 /// Binds the expressions of one query or stream.
 #[derive(Debug)]
 pub struct Expressions<'a> {
@@ -135,6 +145,10 @@ pub struct Expressions<'a> {
     pub windowed: bool,
     /// Some: the query groups.
     pub grouping: Option<Grouping>,
+    /// Some: the source is read as changes by key.
+    pub upsert: Option<Upsert>,
+    /// What the key of a join's rows is.
+    pub joined: Vec<Expr>,
     /// What looks like a slip.
     pub warnings: Vec<String>,
 }
@@ -147,7 +161,24 @@ impl<'a> Expressions<'a> {
             aliases: Vec::new(),
             windowed: false,
             grouping: None,
+            upsert: None,
+            joined: Vec::new(),
             warnings: Vec::new(),
+        }
+    }
+
+    /// Reads the source as changes by key.
+    pub fn by_key(&mut self) {
+        self.upsert = Some(self.changes_of(0));
+    }
+
+    /// The columns by which a source is read as changes by key.
+    pub fn changes_of(&mut self, part: usize) -> Upsert {
+        Upsert {
+            key: self.scope.column_of(part, SourceColumn::Key, "_key", DataType::Any),
+            gone: self
+                .scope
+                .column_of(part, SourceColumn::Gone, "_gone", DataType::Boolean),
         }
     }
 
@@ -223,7 +254,18 @@ impl<'a> Expressions<'a> {
             ExprKind::Name(_)
             | ExprKind::Member { .. }
             | ExprKind::Index { .. }
-            | ExprKind::Arrow { as_text: false, .. } => self.path(ast, place),
+            | ExprKind::Arrow { as_text: false, .. }
+            | ExprKind::PathArrow { as_text: false, .. } => self.path(ast, place),
+            ExprKind::PathArrow { base, path, .. } => {
+                let base = self.part(base, place)?;
+                let expr = Expr::Path {
+                    operand: Box::new(base.expr),
+                    steps: path::several(path)?,
+                    as_text: true,
+                };
+                Ok(Typed::new(expr, DataType::String))
+            }
+            ExprKind::Slice { base, from, to } => self.slice(base, from.as_deref(), to.as_deref(), place),
             ExprKind::Arrow { base, key, .. } => {
                 let base = self.part(base, place)?;
                 let steps = vec![path::step(key)?];
@@ -237,8 +279,18 @@ impl<'a> Expressions<'a> {
             ExprKind::Call {
                 name,
                 arguments,
+                distinct,
                 filter,
-            } => self.call(ast, name, arguments, filter.as_deref(), place),
+            } => {
+                let call = Call {
+                    ast,
+                    name,
+                    arguments,
+                    distinct: *distinct,
+                    filter: filter.as_deref(),
+                };
+                self.call(call, place)
+            }
             ExprKind::Cast { operand, to } => {
                 let operand = self.part(operand, place)?;
                 let to = to.data_type.clone();
@@ -283,9 +335,11 @@ impl<'a> Expressions<'a> {
             return into(base, steps, ast.span);
         };
         let mut name = name.clone();
-        if self.scope.is_qualifier(&name.text)
+        let mut part = None;
+        if let Some(qualified) = self.scope.qualifier(&name.text)
             && let Some((text, span)) = steps.take_member()
         {
+            part = Some(qualified);
             name = Name {
                 text,
                 quote: name.quote,
@@ -300,7 +354,7 @@ impl<'a> Expressions<'a> {
                 name.text
             ));
         }
-        let column = self.scope.resolve(&name, &mut steps)?;
+        let column = self.scope.resolve(&name, &mut steps, part)?;
         if let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) {
             grouping.ungrouped.push((column, ast.span));
         }
@@ -347,6 +401,37 @@ impl<'a> Expressions<'a> {
                 .at(name.span)
                 .help("write the condition in HAVING")
         })
+    }
+
+    /// `a[1:3]` is a call of ARRAY_SLICE.
+    fn slice(
+        &mut self,
+        base: &ast::Expr,
+        from: Option<&ast::Expr>,
+        to: Option<&ast::Expr>,
+        place: Place,
+    ) -> Result<Typed, SqlError> {
+        let whole = self.part(base, place)?;
+        if !matches!(whole.data_type, DataType::Any | DataType::Jsonb | DataType::Array(_)) {
+            let message = format!("a slice is of an array, this is {}", article(&whole.data_type));
+            return Err(SqlError::new(codes::WRONG_TYPE, message).at(base.span));
+        }
+        let mut arguments = vec![whole.expr];
+        for end in [from, to] {
+            arguments.push(match end {
+                None => Expr::Literal(Literal::Null),
+                Some(end) => {
+                    let bound = self.part(end, place)?;
+                    if !matches!(bound.data_type, DataType::Any | DataType::Integer) {
+                        let message = format!("a slice ends at an INTEGER, this is {}", article(&bound.data_type));
+                        return Err(SqlError::new(codes::WRONG_TYPE, message).at(end.span));
+                    }
+                    bound.expr
+                }
+            });
+        }
+        let function = "ARRAY_SLICE".to_owned();
+        Ok(Typed::new(Expr::Call { function, arguments }, whole.data_type))
     }
 
     fn case(

@@ -9,7 +9,6 @@ use crate::span::Span;
 #[derive(Debug)]
 pub struct Options<'a> {
     rest: Vec<&'a WithOption>,
-    known: &'static [&'static str],
     source: &'a str,
 }
 
@@ -53,14 +52,12 @@ impl<'a> Options<'a> {
         }
         Ok(Options {
             rest: options.iter().collect(),
-            known,
             source,
         })
     }
 
-    /// The option of that name, if it is given.
+    /// The option of that name, if it is given; what the owner does not know never is.
     pub fn take(&mut self, name: &str) -> Option<Given<'a>> {
-        debug_assert!(self.known.contains(&name), "{name} is not in the list of options");
         let at = self
             .rest
             .iter()

@@ -83,10 +83,40 @@ pub fn path(expr: &Expr) -> Result<(&Expr, Steps), SqlError> {
                 key,
                 as_text: false,
             } => (base, step(key)?, key.span),
+            ExprKind::PathArrow {
+                base,
+                path,
+                as_text: false,
+            } => {
+                let several = several(path)?.into_iter().rev();
+                several.for_each(|step| steps.push_front((step, path.span)));
+                at = base;
+                continue;
+            }
             _ => return Ok((at, Steps(steps))),
         };
         steps.push_front((step, span));
         at = base;
+    }
+}
+
+/// The steps of `#>`: `'{a,0}'` as PostgreSQL writes them, or an array of keys and positions.
+pub fn several(path: &Expr) -> Result<Vec<PathStep>, SqlError> {
+    match &path.kind {
+        ExprKind::Array(steps) => steps.iter().map(step).collect(),
+        ExprKind::Text(text) => {
+            let inside = text.trim();
+            let inside = inside
+                .strip_prefix('{')
+                .and_then(|inside| inside.strip_suffix('}'))
+                .unwrap_or(inside);
+            let step = |text: &str| match text.trim().parse() {
+                Ok(index) => PathStep::Index(index),
+                Err(_) => PathStep::Member(text.trim().to_owned()),
+            };
+            Ok(inside.split(',').map(step).collect())
+        }
+        _ => Ok(vec![step(path)?]),
     }
 }
 

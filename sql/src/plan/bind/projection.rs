@@ -5,7 +5,7 @@ use crate::error::{SqlError, codes};
 use crate::plan::bind::expression::{Expressions, Place, Typed};
 use crate::plan::explain::show;
 use crate::plan::physical::{ColumnId, Expr, Schema, SinkItem};
-use crate::types::DataType;
+use crate::types::{DataType, Literal};
 
 /// The columns of the Project operator: those people see, then those only keys, topics and ORDER BY need.
 #[derive(Debug, Default)]
@@ -75,16 +75,19 @@ pub fn project(
 
 /// `*`: the payload as it stands, or the declared columns; what another item is called is left to that item.
 fn project_all(names: &[String], expressions: &mut Expressions<'_>, projection: &mut Projection) {
+    if expressions.scope.parts() > 1 {
+        return project_sides(names, expressions, projection);
+    }
     let scope = &mut expressions.scope;
     if scope.is_open() {
-        let star = Expr::Column(scope.star());
+        let star = Expr::Column(scope.star(0));
         let column = projection.column(&star, "*", &DataType::Jsonb);
         projection.items.push(SinkItem::Star(column));
         return;
     }
-    for (name, data_type) in scope.declared().to_vec() {
+    for (name, data_type) in scope.declared(0).to_vec() {
         if !names.contains(&name)
-            && let Some(column) = scope.declared_column(&name)
+            && let Some(column) = scope.declared_column(0, &name)
         {
             projection.item(
                 Typed {
@@ -94,6 +97,38 @@ fn project_all(names: &[String], expressions: &mut Expressions<'_>, projection: 
                 &name,
             );
         }
+    }
+}
+
+/// `*` of a join: an object for each side, called as that side; NULL where it is not there.
+fn project_sides(names: &[String], expressions: &mut Expressions<'_>, projection: &mut Projection) {
+    let scope = &mut expressions.scope;
+    for part in 0..scope.parts() {
+        let name = scope.name(part).to_owned();
+        if names.contains(&name) {
+            continue;
+        }
+        let star = match scope.is_part_open(part) {
+            true => Expr::Column(scope.star(part)),
+            false => {
+                let mut arguments = Vec::new();
+                for (name, _) in scope.declared(part).to_vec() {
+                    if let Some(column) = scope.declared_column(part, &name) {
+                        arguments.push(Expr::Literal(Literal::String(name)));
+                        arguments.push(Expr::Column(column));
+                    }
+                }
+                Expr::Call {
+                    function: "JSON_OBJECT".to_owned(),
+                    arguments,
+                }
+            }
+        };
+        let typed = Typed {
+            expr: star,
+            data_type: DataType::Jsonb,
+        };
+        projection.item(typed, &name);
     }
 }
 
@@ -134,6 +169,7 @@ fn natural_name(expr: &ast::Expr) -> String {
             _ => natural_name(base),
         },
         ExprKind::Cast { operand, .. } => natural_name(operand),
+        ExprKind::PathArrow { base, .. } | ExprKind::Slice { base, .. } => natural_name(base),
         ExprKind::Call { name, .. } => name.text.to_ascii_lowercase(),
         ExprKind::Case { .. } => "case".to_owned(),
         _ => "expr".to_owned(),

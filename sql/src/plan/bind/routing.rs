@@ -17,12 +17,21 @@ pub struct Output<'a> {
     pub name: &'a Name,
     /// TOPIC
     pub topic: Option<ParsedTemplate>,
-    /// KEY
-    pub key: Option<ast::Expr>,
+    /// KEY, or the PRIMARY KEY columns of a table. Empty: the source's own key.
+    pub keys: Vec<ast::Expr>,
+    /// The rows that are there now are kept: it is a view or table.
+    pub view: Option<View>,
     /// QOS
     pub qos: Qos,
     /// RETAIN
     pub retain: bool,
+}
+
+/// What is said of a view besides its query.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// Rows of windows are dropped so long after the window's start.
+    pub retention_us: Option<i64>,
 }
 
 /// What places a row, for the Exchange (over the source) and for the Sink (over the projection), with the record's key.
@@ -81,12 +90,31 @@ fn key(
     expressions: &mut Expressions<'_>,
     output: Option<&Output<'_>>,
 ) -> Result<(Vec<Typed>, Option<Typed>), SqlError> {
-    let own = output.and_then(|output| output.key.as_ref());
+    let own = output.map_or(&[][..], |output| &output.keys);
     let Some(grouping) = &expressions.grouping else {
-        let key = own.map(|key| expressions.bind(key, Place::Output)).transpose()?;
-        return Ok((key.into_iter().collect(), None));
+        let mut keys = Vec::with_capacity(own.len());
+        for key in own {
+            keys.push(expressions.bind(key, Place::Output)?);
+        }
+        if keys.is_empty() {
+            let of_join = expressions.joined.iter().map(|expr| Typed {
+                expr: expr.clone(),
+                data_type: DataType::Any,
+            });
+            keys.extend(of_join);
+        }
+        if keys.is_empty()
+            && let Some(upsert) = &expressions.upsert
+        {
+            // A row of it is the row of that key of the source.
+            keys.push(Typed {
+                expr: Expr::Column(upsert.key),
+                data_type: DataType::Any,
+            });
+        }
+        return Ok((keys, None));
     };
-    if let Some(own) = own {
+    if let Some(own) = own.first() {
         return Err(
             SqlError::new(codes::BAD_OPTION, "KEY cannot be given to a query that groups")
                 .at(own.span)

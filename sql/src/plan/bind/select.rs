@@ -1,19 +1,20 @@
 //! SELECT: clauses to operators.
 
-use headwater_store::StreamRow;
+use headwater_store::{StreamForm, StreamRow};
 
 use crate::ast::{self, EmitKind, ExprKind, Item, StartKind};
 use crate::error::{SqlError, codes};
+use crate::function;
+use crate::limits::WINDOWS_PER_ROW_MAX;
 use crate::parse::parse_expression;
-use crate::plan::bind::assemble::Parts;
-use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, literal_moment};
+use crate::plan::bind::assemble::{JoinParts, Parts};
+use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, Upsert, literal_moment};
+use crate::plan::bind::join::{self, BoundJoin};
 use crate::plan::bind::projection::{Projection, output_names, project};
 use crate::plan::bind::routing::{Output, routing};
 use crate::plan::bind::scope::Scope;
 use crate::plan::bind::{Binder, BoundSelect, topic};
-use crate::plan::physical::{
-    AggregateFunction, BinaryOp, Emit, Expr, OrderBy, Plan, Source, Start, Window, WindowKind,
-};
+use crate::plan::physical::{BinaryOp, Emit, Expr, OrderBy, Plan, Source, Start, Throttle, Window, WindowKind};
 use crate::types::DataType;
 
 /// The delay of the watermark behind event times that records carry, unless DELAY says another.
@@ -47,8 +48,29 @@ pub fn plan(
         .alias
         .as_ref()
         .map_or(stream.name.as_str(), |alias| &alias.text);
-    let mut expressions = Expressions::new(Scope::new(stream, qualifier, &captures)?);
-    let timestamp = event_time(stream, &mut expressions)?;
+    let mut scope = Scope::new(stream, qualifier, &captures)?;
+    let right = match &select.from.join {
+        Some(join) => {
+            refuse_own(&join.source, output)?;
+            Some((join, join::right_side(binder, join, stream, &mut scope)?))
+        }
+        None => None,
+    };
+    let mut expressions = Expressions::new(scope);
+    let timestamp = Scope::focused(&mut expressions, 0, |expressions| event_time(stream, expressions))?;
+    let joined = match right {
+        Some((ast, right)) => {
+            let bound = join::join(ast, right, asks_revisions(&ast.source, right), &mut expressions)?;
+            expressions.joined = bound.key_values().collect();
+            Some(bound)
+        }
+        None => None,
+    };
+    let plain = asks_revisions(&select.from.source, stream);
+    if stream.form == StreamForm::Upsert && emit != Emit::AtEnd && !plain {
+        refuse_sessions(select)?;
+        expressions.by_key();
+    }
     let on_topic = filter
         .as_ref()
         .and_then(|filter| topic::condition(&mut expressions.scope, filter));
@@ -72,14 +94,8 @@ pub fn plan(
         .filter
         .as_ref()
         .map(|filter| expressions.condition(filter, Place::Where, "WHERE"));
-    let condition = match (on_topic, condition.transpose()?) {
-        (Some(a), Some(b)) => Some(Expr::Binary {
-            op: BinaryOp::And,
-            left: Box::new(a),
-            right: Box::new(b),
-        }),
-        (a, b) => a.or(b),
-    };
+    let on_join = joined.as_ref().and_then(|joined| joined.rest.clone());
+    let condition = and(and(on_topic, on_join), condition.transpose()?);
     let window = window(select, emit)?;
     bind_grouping(select, &mut expressions)?;
     check_final(select, emit)?;
@@ -88,32 +104,45 @@ pub fn plan(
     let having = having(select, &mut expressions)?;
     let order_by = order_by(select, &mut expressions, &mut projection)?;
     let (exchange, sink) = routing(&mut expressions, &mut projection, &names, select, output)?;
-    let start = start(select, stream, output.is_some())?;
-    let source = Source {
-        stream: stream.id,
-        name: stream.name.clone(),
-        format: stream.options.format,
-        on_error: stream.options.on_error,
-        form: stream.form,
-        columns: expressions.scope.columns.clone(),
+    let start = start(binder, select, stream, output)?;
+    let right = match &joined {
+        Some(joined) => Some(right_source(select, joined, &start, &mut expressions)?),
+        None => None,
+    };
+    let scope = &expressions.scope;
+    let left = Described {
+        part: 0,
+        stream,
+        plain,
         captures,
-        delay_us: stream
-            .options
-            .delay_ms
-            .map_or(if timestamp.is_some() { DELAY_US } else { 0 }, micros),
-        idle_us: stream.options.idle_ms.map(micros),
         timestamp,
         start,
     };
+    let source = left.source(scope);
+    let joined = joined.zip(right).map(|(bound, (right, upsert))| JoinParts {
+        join: bound.operator(scope),
+        left: scope.source_schema(0),
+        right: right.source(scope),
+        right_schema: scope.source_schema(1),
+        upsert: upsert.map(|upsert| Upsert {
+            key: scope.local(upsert.key).1,
+            gone: scope.local(upsert.gone).1,
+        }),
+    });
     let limit = select.limit.map(|limit| limit.count);
     let parts = Parts {
         source,
+        joined,
         condition,
         exchange,
         window,
+        throttle: throttle(select)?,
         having,
         projection,
         sink,
+        upsert: expressions.upsert,
+        keyed: output.is_some_and(|output| output.view.is_some() && !output.keys.is_empty()),
+        view: output.and_then(|output| output.view),
         order_by,
         limit,
         emit,
@@ -124,13 +153,101 @@ pub fn plan(
     ))
 }
 
+/// One side of FROM, before all of its columns are known.
+struct Described<'a> {
+    part: usize,
+    stream: &'a StreamRow,
+    /// Its plain revisions are asked for.
+    plain: bool,
+    captures: Vec<String>,
+    timestamp: Option<Expr>,
+    start: Start,
+}
+
+impl Described<'_> {
+    fn source(self, scope: &Scope<'_>) -> Source {
+        let options = &self.stream.options;
+        let delay_us = if self.timestamp.is_some() { DELAY_US } else { 0 };
+        let log = if self.plain { "$log" } else { "" };
+        Source {
+            stream: self.stream.id,
+            name: format!("{}{log}", self.stream.name),
+            format: options.format,
+            on_error: options.on_error,
+            form: self.stream.form,
+            columns: scope.source_columns(self.part),
+            captures: self.captures,
+            delay_us: options.delay_ms.map_or(delay_us, micros),
+            idle_us: options.idle_ms.map(micros),
+            timestamp: self.timestamp.map(|expr| join::local(&expr, scope)),
+            start: self.start,
+        }
+    }
+}
+
+/// The right side of a join; with the columns by which a table's revisions become its rows.
+fn right_source<'a>(
+    select: &ast::Select,
+    joined: &BoundJoin<'a>,
+    left_start: &Start,
+    expressions: &mut Expressions<'a>,
+) -> Result<(Described<'a>, Option<Upsert>), SqlError> {
+    let stream = joined.right;
+    let timestamp = Scope::focused(expressions, 1, |expressions| event_time(stream, expressions))?;
+    let upsert = joined.lookup.then(|| expressions.changes_of(1));
+    if let (Start::Offset(_), Some(start)) = (left_start, &select.start) {
+        return Err(
+            SqlError::new(codes::BAD_START, "an offset is of one stream, and a join has two")
+                .at(start.span)
+                .help("name a time: FROM TIMESTAMP '…'"),
+        );
+    }
+    // A table is what it is, whatever was said of the stream.
+    let start = if joined.lookup {
+        Start::Earliest
+    } else {
+        left_start.clone()
+    };
+    let plain = select
+        .from
+        .join
+        .as_ref()
+        .is_some_and(|join| asks_revisions(&join.source, stream));
+    let described = Described {
+        part: 1,
+        stream,
+        plain,
+        captures: stream.captures.clone(),
+        timestamp,
+        start,
+    };
+    Ok((described, upsert))
+}
+
+/// `name$log`
+fn asks_revisions(source: &ast::Source, stream: &StreamRow) -> bool {
+    matches!(source, ast::Source::Stream(name) if name.text != stream.name)
+}
+
+fn and(a: Option<Expr>, b: Option<Expr>) -> Option<Expr> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(Expr::Binary {
+            op: BinaryOp::And,
+            left: Box::new(a),
+            right: Box::new(b),
+        }),
+        (a, b) => a.or(b),
+    }
+}
+
 fn micros(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 
 fn emit(select: &ast::Select, persistent: bool) -> Emit {
     match select.emit.map(|emit| emit.kind) {
-        Some(EmitKind::Changes) => Emit::Changes,
+        // The two that hold changes back work on what EMIT CHANGES says.
+        Some(EmitKind::Changes | EmitKind::Periodic(_) | EmitKind::Silence(_)) => Emit::Changes,
         Some(EmitKind::Final) => Emit::Final,
         None if persistent => Emit::Changes,
         None => Emit::AtEnd,
@@ -162,15 +279,8 @@ fn source<'a>(
 ) -> Result<(&'a StreamRow, Option<headwater_store::TopicFilter>), SqlError> {
     match &select.from.source {
         ast::Source::Stream(name) => {
-            if let Some(output) = output.filter(|output| output.name.text == name.text) {
-                return Err(SqlError::new(
-                    codes::FEEDS_ITSELF,
-                    format!("`{}` would read what it writes", output.name.text),
-                )
-                .at(name.span)
-                .help("give the new stream another name"));
-            }
-            Ok((binder.stream(name)?, None))
+            refuse_own(&select.from.source, output)?;
+            Ok((binder.source(name)?, None))
         }
         ast::Source::Topic(text) if output.is_some() => {
             Err(
@@ -184,6 +294,19 @@ fn source<'a>(
             let (stream, filter) = topic::source(binder.catalog, text)?;
             Ok((stream, Some(filter)))
         }
+    }
+}
+
+/// A query cannot read what it writes.
+fn refuse_own(source: &ast::Source, output: Option<&Output<'_>>) -> Result<(), SqlError> {
+    match (source, output) {
+        (ast::Source::Stream(name), Some(output)) if output.name.text == name.text => Err(SqlError::new(
+            codes::FEEDS_ITSELF,
+            format!("`{}` would read what it writes", output.name.text),
+        )
+        .at(name.span)
+        .help("give the new stream another name")),
+        _ => Ok(()),
     }
 }
 
@@ -215,36 +338,81 @@ pub fn as_timestamp(typed: Typed) -> Expr {
 
 fn window(select: &ast::Select, emit: Emit) -> Result<Option<Window>, SqlError> {
     let Some(window) = &select.window else { return Ok(None) };
-    let fixed = |interval: &ast::Interval, least: i64| {
-        interval.value.fixed_us().filter(|us| *us >= least).ok_or_else(|| {
-            SqlError::new(
-                codes::BAD_WINDOW,
-                "a window needs a length of at least 1 millisecond that does not depend on the calendar",
-            )
-            .at(interval.span)
-            .help("units up to WEEK have a fixed length")
-        })
+    let kind = match &window.kind {
+        ast::WindowKind::Tumbling { size } => WindowKind::Tumbling {
+            size_us: length(size, 1_000)?,
+        },
+        ast::WindowKind::Session { gap } => WindowKind::Session {
+            gap_us: length(gap, 1_000)?,
+        },
+        ast::WindowKind::Hopping { size, advance } => hopping(size, advance)?,
     };
-    let size_us = fixed(&window.size, 1_000)?;
     let grace_us = match &window.grace {
-        Some(grace) => fixed(grace, 0)?,
-        None => Window::default_grace_us(size_us, emit),
+        Some(grace) => length(grace, 0)?,
+        None => Window::default_grace_us(kind.size_us(), emit),
     };
-    Ok(Some(Window {
-        kind: WindowKind::Tumbling { size_us },
-        grace_us,
-    }))
+    Ok(Some(Window { kind, grace_us }))
+}
+
+/// A length of time that does not depend on the calendar.
+fn length(interval: &ast::Interval, least_us: i64) -> Result<i64, SqlError> {
+    interval.value.fixed_us().filter(|us| *us >= least_us).ok_or_else(|| {
+        SqlError::new(
+            codes::BAD_WINDOW,
+            "a window needs a length of at least 1 millisecond that does not depend on the calendar",
+        )
+        .at(interval.span)
+        .help("units up to WEEK have a fixed length")
+    })
+}
+
+fn hopping(size: &ast::Interval, advance: &ast::Interval) -> Result<WindowKind, SqlError> {
+    let (size_us, advance_us) = (length(size, 1_000)?, length(advance, 1_000)?);
+    if size_us / advance_us >= WINDOWS_PER_ROW_MAX {
+        let message = format!("each row would be in more than {WINDOWS_PER_ROW_MAX} windows");
+        return Err(SqlError::new(codes::BAD_WINDOW, message)
+            .at(size.span.to(advance.span))
+            .help("let windows begin less often: HOPPING (size, advance)"));
+    }
+    Ok(match size_us == advance_us {
+        true => WindowKind::Tumbling { size_us },
+        false => WindowKind::Hopping { size_us, advance_us },
+    })
+}
+
+/// What holds the changes of a query back, if something does.
+fn throttle(select: &ast::Select) -> Result<Option<Throttle>, SqlError> {
+    let Some(emit) = select.emit else { return Ok(None) };
+    let (throttle, what) = match &emit.kind {
+        EmitKind::Changes | EmitKind::Final => return Ok(None),
+        EmitKind::Periodic(every) => (
+            Throttle::Every {
+                us: length(every, 1_000)?,
+            },
+            "EMIT PERIODIC",
+        ),
+        EmitKind::Silence(silence) => (
+            Throttle::Silence {
+                us: length(silence, 1_000)?,
+            },
+            "EMIT ON SILENCE",
+        ),
+    };
+    if groups(select) {
+        return Ok(Some(throttle));
+    }
+    Err(
+        SqlError::new(codes::FINAL_WITHOUT_WINDOW, format!("{what} needs GROUP BY"))
+            .at(emit.span)
+            .detail("it holds back the changes of a key, and the rows of this query have none")
+            .help("add GROUP BY, or write EMIT CHANGES"),
+    )
 }
 
 /// Binds GROUP BY, where the query groups at all.
 fn bind_grouping(select: &ast::Select, expressions: &mut Expressions<'_>) -> Result<(), SqlError> {
     let windowed = select.window.is_some();
-    let items = select.items.iter().filter_map(|item| match item {
-        Item::Expr { expr, .. } => Some(expr),
-        Item::All(_) => None,
-    });
-    let order = select.order_by.iter().map(|item| &item.expr);
-    let aggregates = items.chain(&select.having).chain(order).any(has_aggregate);
+    let aggregates = aggregates(select);
     if let (Some(window), true, false) = (&select.window, select.group_by.is_empty(), aggregates) {
         return Err(
             SqlError::new(codes::BAD_WINDOW, "a window without GROUP BY or an aggregate function")
@@ -252,7 +420,7 @@ fn bind_grouping(select: &ast::Select, expressions: &mut Expressions<'_>) -> Res
                 .help("a window collects rows: SELECT COUNT(*) … GROUP BY TUMBLING (…)"),
         );
     }
-    if !windowed && !aggregates && select.group_by.is_empty() {
+    if !groups(select) {
         return Ok(());
     }
     let mut group: Vec<Typed> = Vec::new();
@@ -283,8 +451,23 @@ fn bind_grouping(select: &ast::Select, expressions: &mut Expressions<'_>) -> Res
     Ok(())
 }
 
+/// It asks for an aggregate function somewhere.
+fn aggregates(select: &ast::Select) -> bool {
+    let items = select.items.iter().filter_map(|item| match item {
+        Item::Expr { expr, .. } => Some(expr),
+        Item::All(_) => None,
+    });
+    let order = select.order_by.iter().map(|item| &item.expr);
+    items.chain(&select.having).chain(order).any(has_aggregate)
+}
+
+/// Its rows are those of groups.
+fn groups(select: &ast::Select) -> bool {
+    select.window.is_some() || !select.group_by.is_empty() || aggregates(select)
+}
+
 fn has_aggregate(expr: &ast::Expr) -> bool {
-    let own = matches!(&expr.kind, ExprKind::Call { name, .. } if AggregateFunction::from_name(&name.text).is_some());
+    let own = matches!(&expr.kind, ExprKind::Call { name, .. } if function::aggregate(&name.text).is_some());
     own || expr.kind.children().any(has_aggregate)
 }
 
@@ -330,15 +513,43 @@ fn order_by(
     Ok(order)
 }
 
-fn start(select: &ast::Select, stream: &StreamRow, persistent: bool) -> Result<Start, SqlError> {
-    let Some(start) = &select.start else {
-        return Ok(if persistent || select.emit.is_some() {
-            Start::Latest
-        } else {
-            Start::Earliest
-        });
-    };
-    place(start, stream)
+fn start(
+    binder: &Binder<'_>,
+    select: &ast::Select,
+    stream: &StreamRow,
+    output: Option<&Output<'_>>,
+) -> Result<Start, SqlError> {
+    let of_view = binder.is_view(stream);
+    if let Some(start) = &select.start {
+        if of_view && output.is_none() {
+            return Err(
+                SqlError::not_supported("reading a view from another time than now", start.span)
+                    .help(format!("its changes are a stream: SELECT … FROM {}$log", stream.name)),
+            );
+        }
+        return place(start, stream);
+    }
+    // Views and tables hold all there is, and are made of all there is.
+    let all = of_view || output.is_some_and(|output| output.view.is_some());
+    let goes_on = output.is_some() || select.emit.is_some();
+    Ok(if goes_on && !all {
+        Start::Latest
+    } else {
+        Start::Earliest
+    })
+}
+
+/// A session cannot be taken apart again.
+fn refuse_sessions(select: &ast::Select) -> Result<(), SqlError> {
+    match &select.window {
+        Some(ast::Window {
+            kind: ast::WindowKind::Session { .. },
+            span,
+            ..
+        }) => Err(SqlError::not_supported("a session window over rows that change", *span)
+            .help("read the plain revisions, FROM \"name$log\", or use a tumbling or hopping window")),
+        _ => Ok(()),
+    }
 }
 
 /// A place in a stream that a statement names.

@@ -3,8 +3,8 @@
 use headwater_store::{StreamForm, StreamId};
 
 use super::{
-    AggregateCall, AggregateFunction, Expr, Form, Node, Op, OperatorId, Plan, Routing, Sink, SinkItem, Source,
-    TemplatePart,
+    Aggregate, Expr, Form, Join, Node, Op, OperatorId, Plan, Routing, Side, Sink, SinkItem, Source, TemplatePart,
+    WindowKind,
 };
 
 /// The version that [`Plan::encode`] writes.
@@ -69,7 +69,11 @@ impl Plan {
             let Some(inputs) = inputs.collect::<Option<Vec<_>>>() else {
                 return invalid("an operator comes before its input");
             };
-            let wanted = usize::from(!matches!(node.op, Op::Source(_)));
+            let wanted = match node.op {
+                Op::Source(_) => 0,
+                Op::Join(_) => 2,
+                _ => 1,
+            };
             if inputs.len() != wanted {
                 return invalid("an operator has the wrong number of inputs");
             }
@@ -77,6 +81,11 @@ impl Plan {
                 Op::Source(source) => source.columns.len(),
                 _ => inputs[0].schema.columns.len(),
             };
+            if let (Op::Join(join), [left, right]) = (&node.op, inputs.as_slice())
+                && !join.fits(left, right)
+            {
+                return invalid("a join reads a column that is not there");
+            }
             let mut known = true;
             node.op.expressions(&mut |expr| {
                 expr.walk(&mut |part| {
@@ -85,13 +94,15 @@ impl Plan {
                     }
                 });
             });
-            let extremes =
-                |call: &AggregateCall| matches!(call.function, AggregateFunction::Min | AggregateFunction::Max);
-            if let Op::Aggregate(aggregate) = &node.op
-                && inputs[0].form != Form::Append
-                && aggregate.calls.iter().any(extremes)
+            if let (
+                Op::WindowAggregate {
+                    kind: WindowKind::Session { .. },
+                    ..
+                },
+                true,
+            ) = (&node.op, inputs.first().is_some_and(|input| input.form != Form::Append))
             {
-                return invalid("MIN and MAX of rows that go again are not supported yet");
+                return invalid("sessions of rows that go again are not supported");
             }
             if !known {
                 return invalid("an expression reads a column that is not there");
@@ -134,14 +145,38 @@ impl Plan {
     /// The last node and its sink.
     pub fn sink(&self) -> Option<(&Node, &Sink)> {
         self.nodes.last().and_then(|node| match &node.op {
-            Op::Sink(sink) => Some((node, sink)),
+            Op::Sink(sink) | Op::View { sink, .. } => Some((node, sink)),
             _ => None,
         })
     }
 
+    /// The node that keeps the rows of a view, where the plan is one's.
+    pub fn view(&self) -> Option<&Node> {
+        self.nodes.last().filter(|node| matches!(node.op, Op::View { .. }))
+    }
+
+    /// The streams of tables that rows of other streams look into.
+    pub fn tables(&self) -> Vec<StreamId> {
+        let node = |id: &OperatorId| self.nodes.iter().find(|node| node.id == *id);
+        let mut tables = Vec::new();
+        for join in &self.nodes {
+            let Op::Join(Join { within_us: None, .. }) = &join.op else {
+                continue;
+            };
+            let mut at = join.inputs.get(1).and_then(node);
+            while let Some(below) = at {
+                if let Op::Source(source) = &below.op {
+                    tables.push(source.stream);
+                }
+                at = below.inputs.first().and_then(node);
+            }
+        }
+        tables
+    }
+
     /// Rows are grouped.
     pub fn aggregates(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.op, Op::Aggregate(_)))
+        self.nodes.iter().any(|node| node.op.aggregate().is_some())
     }
 
     /// The streams it reads, each once.
@@ -162,6 +197,19 @@ impl Plan {
 }
 
 impl Op {
+    /// What it groups by and works out, if it groups.
+    pub fn aggregate(&self) -> Option<&Aggregate> {
+        match self {
+            Op::Aggregate(aggregate) | Op::WindowAggregate { aggregate, .. } => Some(aggregate),
+            _ => None,
+        }
+    }
+
+    /// It may ask to be called at a later time.
+    pub fn has_timers(&self) -> bool {
+        self.aggregate().is_some() || matches!(self, Op::Throttle(_) | Op::View { .. } | Op::Join(_))
+    }
+
     /// All expressions of this operator.
     pub fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         match self {
@@ -169,18 +217,39 @@ impl Op {
             Op::Filter(predicate) => visit(predicate),
             Op::Project(columns) => columns.iter().for_each(visit),
             Op::Exchange(routing) => routing.expressions(visit),
-            Op::Window(_) => {}
-            Op::Aggregate(aggregate) => {
+            Op::Window(_) | Op::Throttle(_) | Op::FromUpsert { .. } | Op::Join(_) => {}
+            Op::Aggregate(aggregate) | Op::WindowAggregate { aggregate, .. } => {
                 aggregate.group.iter().for_each(&mut *visit);
                 for call in &aggregate.calls {
                     call.argument.iter().chain(&call.filter).for_each(&mut *visit);
                 }
             }
-            Op::Sink(sink) => {
+            Op::Sink(sink) | Op::View { sink, .. } => {
                 sink.key.iter().for_each(&mut *visit);
                 sink.routing.expressions(visit);
             }
         }
+    }
+}
+
+impl Join {
+    /// Its columns are there.
+    fn fits(&self, left: &Node, right: &Node) -> bool {
+        let (left, right) = (left.schema.columns.len(), right.schema.columns.len());
+        let mut fits = !self.keys.is_empty();
+        for (of_left, of_right) in &self.keys {
+            for (expr, width) in [(of_left, left), (of_right, right)] {
+                expr.walk(&mut |part| {
+                    if let Expr::Column(column) = part {
+                        fits &= column.index() < width;
+                    }
+                });
+            }
+        }
+        fits && self.output.iter().all(|(side, column)| match side {
+            Side::Left => column.index() < left,
+            Side::Right => column.index() < right,
+        })
     }
 }
 
@@ -200,8 +269,8 @@ impl Routing {
 mod tests {
     use super::*;
     use crate::plan::physical::{
-        Aggregate, BinaryOp, ColumnId, Emit, PathStep, Schema, SourceColumn, Start, StateBound, Template, UnaryOp,
-        WindowColumns,
+        AggregateCall, AggregateFunction, BinaryOp, ColumnId, Emit, PathStep, Schema, SourceColumn, Start, StateBound,
+        Template, UnaryOp, WindowColumns,
     };
     use crate::types::{DataType, Interval, Literal};
     use headwater_store::{Format, OnError, Qos};
@@ -396,12 +465,21 @@ mod tests {
             Op::Sink(sink) => sink.items.push(SinkItem::Star(ColumnId(9))),
             _ => unreachable!(),
         }));
-        assert!(refused(|plan| match &mut plan.nodes[2].op {
+        let sessions = |plan: &mut Plan| match plan.nodes[2].op.clone() {
             Op::Aggregate(aggregate) => {
-                aggregate.calls[0].function = AggregateFunction::Min;
-                plan.nodes[1].form = Form::Retract;
+                let kind = WindowKind::Session { gap_us: 1 };
+                plan.nodes[2].op = Op::WindowAggregate { aggregate, kind };
             }
             _ => unreachable!(),
+        };
+        assert!(!refused(sessions));
+        assert!(refused(|plan| {
+            plan.nodes[1].form = Form::Retract;
+            let Op::Aggregate(aggregate) = plan.nodes[2].op.clone() else {
+                unreachable!()
+            };
+            let kind = WindowKind::Session { gap_us: 1 };
+            plan.nodes[2].op = Op::WindowAggregate { aggregate, kind };
         }));
     }
 

@@ -1,0 +1,237 @@
+//! GROUP BY without a window, and over tumbling ones: a row has one group.
+
+use std::collections::HashMap;
+
+use super::accumulator::GroupState;
+use super::output::Output;
+use super::{ChangedBy, Groups, Inputs, NOBODY, split_at};
+use crate::change::Delta;
+use crate::limits::GROUPS_CACHED_MAX;
+use crate::operator::{Operator, Place, Port};
+use crate::plan::physical::{Aggregate, Emit, Node, PlanError};
+use crate::step::{Key, Step, Stop};
+use crate::types::TimestampUs;
+use crate::value::{Value, encode_key};
+
+/// The table of accumulators.
+const GROUPS: u8 = 0;
+
+#[derive(Debug)]
+pub(in crate::operator) struct GroupBy {
+    shared: Groups,
+    /// Groups seen lately, by key: decoded state.
+    groups: HashMap<Vec<u8>, Group>,
+    /// Keys changed in this step, in the order of their first change.
+    dirty: Vec<Vec<u8>>,
+    out: Output,
+}
+
+#[derive(Debug)]
+struct Group {
+    key: Key,
+    state: GroupState,
+    /// In this step: the row it had at its begin, None if it had none. Outer None: not changed in this step.
+    before: Option<Option<Vec<Value>>>,
+    changed_by: ChangedBy,
+}
+
+impl GroupBy {
+    pub fn new(node: &Node, aggregate: &Aggregate, retracts: bool, place: &Place) -> Result<GroupBy, PlanError> {
+        Ok(GroupBy {
+            shared: Groups::new(node, aggregate, retracts, place)?,
+            groups: HashMap::new(),
+            dirty: Vec::new(),
+            out: Output::default(),
+        })
+    }
+
+    /// Brings the group of a key into memory, as it is or new, and notes that it changes in this step.
+    fn touch(
+        &mut self,
+        bytes: &[u8],
+        spread_by: usize,
+        delta: &Delta,
+        row: usize,
+        step: &mut Step<'_>,
+    ) -> Result<(), Stop> {
+        let changed_by = (delta.time[row], delta.origin[row]);
+        if let Some(group) = self.groups.get_mut(bytes) {
+            group.changed_by = changed_by;
+            if group.before.is_some() {
+                return Ok(());
+            }
+        } else {
+            self.shared.check_room(self.groups.len())?;
+            let key = Key::new(bytes.to_vec(), spread_by);
+            let state = match self.load(&key, step)? {
+                Some(state) => state,
+                None => self.begin(&key, delta, row, step),
+            };
+            let group = Group {
+                key,
+                state,
+                before: None,
+                changed_by,
+            };
+            self.groups.insert(bytes.to_vec(), group);
+        }
+        let spoke = |group: &&Group| self.shared.emit == Emit::Changes && group.state.rows > 0;
+        let before = self.groups.get(bytes).filter(spoke).map(|group| self.row(group).0);
+        if let Some(group) = self.groups.get_mut(bytes) {
+            group.before = Some(before);
+        }
+        if self.shared.emit != Emit::AtEnd {
+            self.dirty.push(bytes.to_vec());
+        }
+        Ok(())
+    }
+
+    fn load(&self, key: &Key, step: &Step<'_>) -> Result<Option<GroupState>, Stop> {
+        let Some(row) = step.get(GROUPS, key)? else {
+            return Ok(None);
+        };
+        let state = GroupState::decode(&row, self.shared.calls.len());
+        state.ok_or(Stop::State(self.shared.operator)).map(Some)
+    }
+
+    fn begin(&self, key: &Key, delta: &Delta, row: usize, step: &mut Step<'_>) -> GroupState {
+        let window_end_us = self.shared.window.map(|_| self.shared.window_of(delta, row).1);
+        if let (Some(end), Emit::Changes | Emit::Final) = (window_end_us, self.shared.emit) {
+            step.set_timer(TimestampUs(end).plus_us(self.shared.grace_us), key);
+        }
+        GroupState {
+            rows: 0,
+            window_end_us,
+            accumulators: self.shared.empty(),
+        }
+    }
+
+    fn accumulate(&mut self, bytes: &[u8], inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
+        if let Some(group) = self.groups.get_mut(bytes) {
+            group.state.rows += i64::from(delta.weight(row));
+            self.shared.add(&mut group.state.accumulators, inputs, delta, row, step);
+        }
+    }
+
+    fn row(&self, group: &Group) -> super::output::Row {
+        let start = || split_at(&group.key).map_or(i64::MAX, |(_, start)| start);
+        let window = group.state.window_end_us.map(|end| (start(), end));
+        self.shared.row(&group.key.bytes, window, &group.state.accumulators)
+    }
+
+    /// Writes the changed groups, and says what became of their rows.
+    fn speak(&mut self, step: &mut Step<'_>) {
+        for bytes in std::mem::take(&mut self.dirty) {
+            // A window that closed in this step has spoken already.
+            let Some(mut group) = self.groups.remove(&bytes) else {
+                continue;
+            };
+            let before = group.before.take();
+            if group.state.rows > 0 {
+                step.put(GROUPS, &group.key, group.state.encode());
+            } else {
+                step.delete(GROUPS, &group.key);
+            }
+            if self.shared.emit == Emit::Changes {
+                self.say_change(before.flatten(), &group, step);
+            }
+            if group.state.rows > 0 {
+                self.groups.insert(bytes, group);
+            }
+        }
+        // All are written: forgetting them costs reading them again, keeping them all costs memory without bound.
+        if self.shared.groups_max.is_none() && self.groups.len() > GROUPS_CACHED_MAX {
+            self.groups.clear();
+        }
+    }
+
+    fn say_change(&mut self, before: Option<Vec<Value>>, group: &Group, step: &mut Step<'_>) {
+        let after = (group.state.rows > 0).then(|| self.row(group));
+        self.out.change(before, after, group.changed_by, step);
+    }
+
+    fn speak_all(&mut self, step: &mut Step<'_>) {
+        let mut groups: Vec<Group> = std::mem::take(&mut self.groups).into_values().collect();
+        groups.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        // COUNT(*) of nothing is one row.
+        if groups.is_empty() && self.shared.keys.is_empty() && self.shared.window.is_none() {
+            let state = GroupState {
+                rows: 1,
+                window_end_us: None,
+                accumulators: self.shared.empty(),
+            };
+            groups.push(Group {
+                key: Key::new(Vec::new(), 0),
+                state,
+                before: None,
+                changed_by: NOBODY,
+            });
+        }
+        // Rows that went again leave groups of none.
+        for group in groups.iter().filter(|group| group.state.rows > 0) {
+            let row = self.row(group);
+            self.out.once(row, group.changed_by, step);
+        }
+    }
+}
+
+impl Operator for GroupBy {
+    fn apply(&mut self, _: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
+        let inputs = self.shared.inputs(delta, step);
+        let mut bytes = Vec::new();
+        for row in 0..delta.len() {
+            bytes.clear();
+            inputs.encode_group(row, &mut bytes);
+            // The window is no part of what spreads.
+            let spread_by = bytes.len();
+            if self.shared.window.is_some() {
+                encode_key(&Value::Timestamp(self.shared.window_of(delta, row).0), &mut bytes);
+            }
+            self.touch(&bytes, spread_by, delta, row, step)?;
+            self.accumulate(&bytes, &inputs, delta, row, step);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, _: Port, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
+        if self.shared.emit != Emit::AtEnd {
+            self.speak(step);
+        } else if watermark == TimestampUs::MAX {
+            self.speak_all(step);
+        }
+        let said = self.out.take(&self.shared);
+        step.emit(said);
+        Ok(())
+    }
+
+    /// A window is over.
+    fn timer(&mut self, _: TimestampUs, key: &Key, step: &mut Step<'_>) -> Result<(), Stop> {
+        let group = match self.groups.remove(&key.bytes[..]) {
+            Some(group) => group,
+            None => {
+                let Some(state) = self.load(key, step)? else {
+                    return Ok(());
+                };
+                Group {
+                    key: key.clone(),
+                    state,
+                    before: None,
+                    changed_by: NOBODY,
+                }
+            }
+        };
+        step.delete(GROUPS, key);
+        let said = self.out.bytes;
+        match (self.shared.emit, &group.before) {
+            (Emit::Final, _) if group.state.rows > 0 => {
+                let row = self.row(&group);
+                self.out.once(row, group.changed_by, step);
+            }
+            // Its last change may be of this very step; the row it leaves behind stands for ever.
+            (Emit::Changes, Some(before)) => self.say_change(before.clone(), &group, step),
+            _ => {}
+        }
+        step.weigh_timer(self.out.bytes - said + key.bytes.len());
+        Ok(())
+    }
+}
