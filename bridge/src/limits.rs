@@ -40,6 +40,8 @@ pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 pub const READ_RECORDS_MAX: usize = 10_000;
 /// As above, the default.
 pub const READ_RECORDS_DEFAULT: usize = 100;
+/// Bytes of record batches that are looked at before what was found of a key is counted.
+pub const KEY_READ_BYTES: usize = 4 << 20;
 /// Bytes of payloads of one `GET /v1/streams/{name}/records`.
 pub const READ_BYTES_MAX: usize = 8 << 20;
 /// The longest `wait` of such a read.

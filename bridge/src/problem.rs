@@ -44,7 +44,7 @@ codes! {
     NOT_JSON = 6006 400 "the request body is not the JSON that is expected here";
     BAD_FIELD = 6007 400 "a field is missing or has a value it cannot have";
     PAYLOAD_NOT_JSON = 6008 400 "flag 0 says that the payload is JSON, and it is not";
-    BAD_PARAMETER = 6009 400 "a query parameter has a value it cannot have";
+    BAD_PARAMETER = 6009 400 "a query parameter or a header has a value it cannot have";
     BAD_TOPIC = 6010 400 "the topic is not valid";
     NOT_CAPTURED = 6011 422 "the stream does not capture this topic";
     NOT_ACCEPTABLE = 6012 406 "the answer cannot be given in a form the client accepts";

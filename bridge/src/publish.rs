@@ -4,6 +4,9 @@
 //! INSERT's row. One with `_topic` is a publish: it goes the way of an MQTT PUBLISH, to every stream that captures the
 //! topic and to the subscribers, on condition that the named stream is among the captures.
 //!
+//! With an `Idempotency-Key` a request can be sent again: what of it is in already is not written a second time. All its
+//! records then go the way of an append, those with `_topic` by the topic's route.
+//!
 //! Several groups commit each for itself. Where only a part of an array is in, the answer says which, and it is one that
 //! no client repeats by itself: that would append the part again.
 
@@ -14,7 +17,8 @@ use std::task::Poll;
 
 use futures_util::poll;
 use headwater_broker::{PublishError, Published};
-use headwater_sql::{AppendError, Fate, Patience, Place, SqlError};
+use headwater_sql::limits::APPEND_NAME_BYTES_MAX;
+use headwater_sql::{AppendError, Fate, Outgoing, Patience, Place, SqlError};
 use headwater_store::{Record, StreamRow, WriteError};
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
@@ -27,6 +31,9 @@ use crate::metrics;
 use crate::problem::{Problem, codes, unknown_stream};
 use crate::routes::{Answer, RawRequest, Shared};
 
+/// draft-ietf-httpapi-idempotency-key-header
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// A request's records are given up rather than held for ever: the client can wait as well.
 const PATIENCE: Patience = Patience {
     admission: ADMISSION_TIMEOUT,
@@ -35,11 +42,12 @@ const PATIENCE: Patience = Patience {
 
 /// Publishes what one body holds.
 pub(crate) async fn publish(shared: &Shared, name: &str, request: RawRequest) -> Answer {
+    let once = once(name, &request)?;
     let body = shared.bodies.read(request.into_body()).await?;
     // A wrong name is told before what may be wrong with the body.
     let stream = stream(shared, name)?;
     let records = message::parse(&body.bytes)?;
-    let outcome = write(shared, &stream, records).await?;
+    let outcome = write(shared, &stream, records, once.as_deref()).await?;
     metrics::published(outcome.committed());
     let name_of = |place: &Place| {
         let catalog = shared.store.catalog().borrow().clone();
@@ -48,6 +56,24 @@ pub(crate) async fn publish(shared: &Shared, name: &str, request: RawRequest) ->
     };
     let answer = outcome.answer(name, &name_of)?;
     Ok(body::json(StatusCode::OK, &answer))
+}
+
+/// The name of a request that may come again, if it has one. Streams do not share names.
+fn once(stream: &str, request: &RawRequest) -> Result<Option<String>, Problem> {
+    let Some(value) = request.headers().get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let key = value.to_str().ok().filter(|key| !key.is_empty());
+    match key.map(|key| format!("http/{stream}/{key}")) {
+        Some(name) if name.len() <= APPEND_NAME_BYTES_MAX => Ok(Some(name)),
+        _ => {
+            let problem = Problem::new(
+                codes::BAD_PARAMETER,
+                "the Idempotency-Key is empty, too long, or not ASCII",
+            );
+            Err(problem.help("use a UUID, a new one for each body"))
+        }
+    }
 }
 
 /// The stream, provided that clients may write to it: the rule is that of INSERT.
@@ -67,6 +93,8 @@ struct Outcome {
     fates: Vec<Fate>,
     /// Why some are not in.
     problem: Option<Problem>,
+    /// The request may come again as it is.
+    named: bool,
 }
 
 impl Outcome {
@@ -87,16 +115,22 @@ impl Outcome {
                 .collect()
         };
         let (missing, unknown) = (numbers(Fate::NotWritten), numbers(Fate::Unknown));
+        let repeated = numbers(Fate::Repeated);
         let ids = self.fates.iter().enumerate().filter_map(|(number, fate)| match fate {
             Fate::Committed(place) => Some((number, id(place, &stream_of(place)))),
             _ => None,
         });
         let Some(problem) = self.problem else {
             let ids: Vec<_> = ids.map(|(_, id)| Value::Object(id)).collect();
-            return Ok(json!({ "streamName": name, "recordIds": ids }));
+            let mut answer = json!({ "streamName": name, "recordIds": ids });
+            if !repeated.is_empty() {
+                answer["repeated"] = json!(repeated);
+            }
+            return Ok(answer);
         };
-        // All or nothing of it can be repeated as it is: the problem's own status says whether that helps.
-        if committed == 0 {
+        // Nothing of it is in, or what is in will be known again: it can be repeated as it is, and the problem's own status
+        // says whether that helps.
+        if committed == 0 || self.named {
             return Err(problem);
         }
         let ids: Vec<_> = ids
@@ -137,7 +171,12 @@ fn id(place: &Place, stream: &str) -> Map<String, Value> {
 
 /// Commits the records: one Batch for each group that they fall into, and one for each record with a topic. An error:
 /// nothing was begun.
-async fn write(shared: &Shared, stream: &StreamRow, mut records: Vec<Record>) -> Result<Outcome, Problem> {
+async fn write(
+    shared: &Shared,
+    stream: &StreamRow,
+    mut records: Vec<Record>,
+    once: Option<&str>,
+) -> Result<Outcome, Problem> {
     let published: Vec<bool> = records.iter().map(|record| record.topic.is_some()).collect();
     for record in &records {
         captured(shared, stream, record)?;
@@ -146,21 +185,30 @@ async fn write(shared: &Shared, stream: &StreamRow, mut records: Vec<Record>) ->
     let mut outcome = Outcome {
         fates: vec![Fate::NotWritten; records.len()],
         problem: None,
+        named: once.is_some(),
     };
     let (published, appended): (Vec<_>, Vec<_>) = records
         .into_iter()
+        .zip(published)
+        .map(|(record, published)| Outgoing { record, published })
         .enumerate()
-        .partition(|(number, _)| published[*number]);
+        .partition(|(_, row)| row.published && once.is_none());
     publish_topics(shared, published, &mut outcome).await;
     if outcome.problem.is_none() && !appended.is_empty() {
-        append(shared, stream, appended, &mut outcome).await;
+        append(shared, stream, appended, once, &mut outcome).await;
     }
     Ok(outcome)
 }
 
-async fn append(shared: &Shared, stream: &StreamRow, records: Vec<(usize, Record)>, outcome: &mut Outcome) {
-    let (numbers, records): (Vec<_>, Vec<_>) = records.into_iter().unzip();
-    let appended = shared.engine.append(stream, records, PATIENCE).await;
+async fn append(
+    shared: &Shared,
+    stream: &StreamRow,
+    rows: Vec<(usize, Outgoing)>,
+    once: Option<&str>,
+    outcome: &mut Outcome,
+) {
+    let (numbers, rows): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    let appended = shared.engine.append(stream, &rows, PATIENCE, once).await;
     for (number, fate) in numbers.into_iter().zip(appended.fates) {
         outcome.fates[number] = fate;
     }
@@ -173,9 +221,9 @@ async fn append(shared: &Shared, stream: &StreamRow, records: Vec<(usize, Record
 
 /// The way of an MQTT PUBLISH. Each is begun, in the order of the request, before any is waited for: so they commit
 /// together and in that order.
-async fn publish_topics(shared: &Shared, records: Vec<(usize, Record)>, outcome: &mut Outcome) {
-    let mut pending = Vec::with_capacity(records.len());
-    for (number, record) in records {
+async fn publish_topics(shared: &Shared, rows: Vec<(usize, Outgoing)>, outcome: &mut Outcome) {
+    let mut pending = Vec::with_capacity(rows.len());
+    for (number, Outgoing { record, .. }) in rows {
         let mut publish = Box::pin(timeout(COMMIT_TIMEOUT, shared.publisher.publish(record)));
         match poll!(&mut publish) {
             Poll::Ready(published) => outcome.published(number, published),
@@ -246,11 +294,13 @@ mod tests {
                 position,
             }),
             'u' => Fate::Unknown,
+            'r' => Fate::Repeated,
             _ => Fate::NotWritten,
         };
         Outcome {
             fates: (0..).zip(fates.chars()).map(fate).collect(),
             problem: None,
+            named: false,
         }
     }
 
@@ -286,6 +336,16 @@ mod tests {
             let (status, problem) = refused(fates);
             assert_eq!((status, &problem["code"]), (503, &json!("HW4003")), "{fates}");
         }
+        let mut named = outcome("cn");
+        (named.named, named.problem) = (true, Some(WriteError::Indefinite("leader lost").into()));
+        let problem = named.answer("s", &|_| "s".to_owned()).unwrap_err();
+        assert_eq!(
+            problem.into_response().status().as_u16(),
+            503,
+            "what is in is known again"
+        );
+        let again = outcome("rc").answer("s", &|_| "s".to_owned()).unwrap();
+        assert_eq!(again["repeated"], json!([0]));
         let all = outcome("cc").answer("s", &|_| "s".to_owned()).unwrap();
         assert_eq!(all["recordIds"][1]["recordId"], "s:3:41");
         assert_eq!(all["recordIds"][1].get("index"), None);

@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use headwater_config::Millis;
-use headwater_store::{Header, Offset, Position, Record, ShardId, StreamRow, TimestampMs};
+use headwater_store::{Header, KeyRead, Offset, Position, Record, ShardId, StreamRow, TimestampMs};
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::body;
-use crate::limits::{READ_BYTES_MAX, READ_RECORDS_DEFAULT, READ_RECORDS_MAX, READ_WAIT_MAX};
+use crate::limits::{KEY_READ_BYTES, READ_BYTES_MAX, READ_RECORDS_DEFAULT, READ_RECORDS_MAX, READ_WAIT_MAX};
 use crate::payload;
 use crate::problem::{Problem, codes, unknown_stream};
 use crate::routes::{Answer, RawRequest, Shared, parameter};
 
-/// `?from=earliest|latest|OFFSET|@MS|@-1h&limit=100&wait=5s&shard=0`
+/// `?from=earliest|latest|OFFSET|@MS|@-1h&limit=100&wait=5s&shard=0&key=device-1`
 pub(crate) async fn read(shared: &Shared, name: &str, request: &RawRequest) -> Answer {
     let stream = shared
         .store
@@ -28,14 +29,13 @@ pub(crate) async fn read(shared: &Shared, name: &str, request: &RawRequest) -> A
         .ok_or_else(|| unknown_stream(name))?;
     let asked = Asked::parse(|name| parameter(request, name), &stream, shared.store.now())?;
     let cursors = shared.store.resolve(asked.shards.clone(), asked.from).await?;
-    let mut found = stored(shared, &cursors, asked.limit).await?;
+    let mut found = stored(shared, &cursors, &asked).await?;
     if found.is_empty() && !asked.wait.is_zero() {
-        let mut follower = shared.store.follow_from(cursors.clone());
         tokio::select! {
-            waited = timeout(asked.wait, follower.next(1)) => drop(waited.ok().transpose()?),
+            waited = timeout(asked.wait, wait_for(shared, &cursors, asked.key.as_deref())) => waited.unwrap_or(Ok(()))?,
             () = shared.stopping.cancelled() => {}
         }
-        found = stored(shared, &cursors, asked.limit).await?;
+        found = stored(shared, &cursors, &asked).await?;
     }
     // Shards have no order among them; the append time is what people expect to see sorted.
     found.sort_by_key(|(shard, offset, record)| (record.timestamp, shard.number, *offset));
@@ -51,14 +51,59 @@ pub(crate) async fn read(shared: &Shared, name: &str, request: &RawRequest) -> A
     ))
 }
 
+async fn of_key(
+    shared: &Shared,
+    shard: ShardId,
+    key: &Bytes,
+    mut from: Offset,
+    limit: usize,
+    bytes_max: usize,
+) -> Result<Vec<(ShardId, Offset, Record)>, Problem> {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    loop {
+        let KeyRead { records, next } = shared.store.read_key(shard, key.clone(), from, KEY_READ_BYTES).await?;
+        for (offset, record) in records {
+            bytes += record.size_bytes();
+            found.push((shard, offset, record));
+            if found.len() == limit || bytes >= bytes_max {
+                return Ok(found);
+            }
+        }
+        match next {
+            Some(next) => from = next,
+            None => return Ok(found),
+        }
+    }
+}
+
+/// Returns when there is a record behind `cursors`, of that key if one is asked for.
+async fn wait_for(shared: &Shared, cursors: &[(ShardId, Offset)], key: Option<&[u8]>) -> Result<(), Problem> {
+    let mut follower = shared.store.follow_from(cursors.to_vec());
+    loop {
+        let batch = follower.next(1).await?;
+        let Some(key) = key else { return Ok(()) };
+        for (stored, from) in batch {
+            let records = stored.records_from(from)?;
+            if records.iter().any(|(_, record)| record.key_or_topic() == Some(key)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
 async fn stored(
     shared: &Shared,
     cursors: &[(ShardId, Offset)],
-    limit: usize,
+    asked: &Asked,
 ) -> Result<Vec<(ShardId, Offset, Record)>, Problem> {
     let mut found = Vec::new();
+    let bytes_each = READ_BYTES_MAX / cursors.len().max(1);
     for (shard, from) in cursors {
-        let (mut next, mut left, mut bytes) = (*from, limit, READ_BYTES_MAX / cursors.len().max(1));
+        if let Some(key) = &asked.key {
+            found.extend(of_key(shared, *shard, key, *from, asked.limit, bytes_each).await?);
+            continue;
+        }
+        let (mut next, mut left, mut bytes) = (*from, asked.limit, bytes_each);
         while left > 0 && bytes > 0 {
             let batches = shared.store.read(*shard, next, bytes).await?;
             if batches.is_empty() {
@@ -89,6 +134,8 @@ struct Asked {
     limit: usize,
     wait: Duration,
     shards: Vec<ShardId>,
+    /// Only records of this key, or of this topic where they have no key.
+    key: Option<Bytes>,
 }
 
 impl Asked {
@@ -153,6 +200,7 @@ impl Asked {
             limit,
             wait,
             shards,
+            key: parameter("key").map(Bytes::from),
         })
     }
 }

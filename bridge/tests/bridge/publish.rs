@@ -142,6 +142,89 @@ async fn an_array_is_answered_in_its_order_whatever_shards_it_falls_into() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_again_is_written_once() {
+    let node = Node::start(&[]).await;
+    node.sql("CREATE STREAM s WITH (SHARDS = 4); CREATE STREAM plant FROM TOPIC 'plant/{device}';")
+        .await;
+    let send = async |path: &str, key: &str, body: &Value| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        let answer = node.ask("POST", path, &headers, &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    };
+    let records: Vec<_> = (0..10)
+        .map(|n| json!({"payload": {"n": n}, "key": format!("k{n}")}))
+        .collect();
+    let body = Value::Array(records);
+    let first = send("/streams/s:publish", "4711", &body).await;
+    assert_eq!(first["recordIds"].as_array().map(Vec::len), Some(10));
+    let again = send("/streams/s:publish", "4711", &body).await;
+    assert_eq!(again["recordIds"], json!([]));
+    assert_eq!(again["repeated"], json!((0..10).collect::<Vec<_>>()));
+    assert_eq!(node.records("s").await.len(), 10);
+    send("/streams/s:publish", "4712", &body).await;
+    assert_eq!(node.records("s").await.len(), 20, "another request");
+    let published = json!({"payload": {"t": 1}, "_topic": "plant/a"});
+    send("/streams/plant:publish", "4711", &published).await;
+    assert_eq!(
+        send("/streams/plant:publish", "4711", &published).await["repeated"],
+        json!([0])
+    );
+    assert_eq!(
+        node.records("plant").await[0]["topic"],
+        "plant/a",
+        "streams do not share names"
+    );
+    assert_eq!(node.records("plant").await.len(), 1);
+    let long = "x".repeat(500);
+    let answer = node
+        .ask(
+            "POST",
+            "/streams/s:publish",
+            &[("idempotency-key", &long)],
+            "{\"payload\":1}",
+        )
+        .await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "HW6009"),
+        "{}",
+        answer.text
+    );
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_one_key_are_found() {
+    let node = Node::start(&[]).await;
+    node.sql("CREATE STREAM s WITH (SHARDS = 2); CREATE STREAM plant FROM TOPIC 'plant/{device}';")
+        .await;
+    for n in 0..9 {
+        let body = json!({"payload": {"n": n}, "key": format!("k{}", n % 3)});
+        node.post("/streams/s:publish", &body.to_string()).await;
+    }
+    let body = json!({"payload": {"t": 1}, "_topic": "plant/a"});
+    node.post("/streams/plant:publish", &body.to_string()).await;
+    let found = async |path: &str| {
+        let answer = node.get(path).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let records = answer.json()["records"].as_array().cloned().unwrap_or_default();
+        records.iter().map(|record| record["value"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        found("/v1/streams/s/records?key=k1").await,
+        [json!({"n": 1}), json!({"n": 4}), json!({"n": 7})]
+    );
+    assert_eq!(found("/v1/streams/s/records?key=k1&limit=2").await.len(), 2);
+    assert_eq!(found("/v1/streams/s/records?key=k9").await, [] as [Value; 0]);
+    assert_eq!(
+        found("/v1/streams/plant/records?key=plant%2Fa").await,
+        [json!({"t": 1})]
+    );
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_published_where_the_stream_captures_it() {
     let node = Node::start(&[]).await;
     node.sql("CREATE STREAM plant FROM TOPIC 'plant/{device}/temp'; CREATE STREAM s;")
