@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use headwater_store::limits::BATCH_BYTES_MAX;
 use headwater_store::{
-    Append, Batch, Committed, GroupId, Offset, Placement, Receipt, Record, RouteRevision, ShardId, Store, StreamRow,
-    WriteError, retained_put, shard_for,
+    Append, Batch, Committed, GroupId, Offset, Placement, Producer, Receipt, Record, RouteRevision, ShardId, Store,
+    StreamRow, WriteError, retained_put, shard_for,
 };
 use tokio::time::timeout;
 
@@ -18,7 +18,8 @@ use crate::limits::ROUTE_RETRIES_MAX;
 
 /// A record on its way.
 #[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
+    /// What is appended; its key and topic are those of the stream's own rules.
     pub record: Record,
     /// It takes its topic's route, as if it had been published: to the topic's home and copies. The route must lead to
     /// the stream.
@@ -50,6 +51,8 @@ pub struct Place {
 pub enum Fate {
     /// It is committed.
     Committed(Place),
+    /// It was committed before, by an earlier attempt of the same name.
+    Repeated,
     /// Nothing of it is written.
     NotWritten,
     /// It may be committed, or become so, or not.
@@ -105,12 +108,14 @@ struct Seat {
     position: u64,
 }
 
-/// Writes `rows` to the stream; `None` waits as long as it takes.
+/// Writes `rows` to the stream; no patience waits as long as it takes. What is written under a name (`once`) and was
+/// written under it before is not written again.
 pub(crate) async fn append(
     store: &Store,
     stream: &StreamRow,
     rows: &[Outgoing],
     patience: Option<Patience>,
+    once: Option<&str>,
 ) -> Appended {
     let mut appended = Appended {
         fates: vec![Fate::NotWritten; rows.len()],
@@ -119,7 +124,12 @@ pub(crate) async fn append(
     let mut left: Vec<usize> = (0..rows.len()).collect();
     for _ in 0..ROUTE_RETRIES_MAX {
         match share_out(store, stream, rows, &left) {
-            Ok(shares) => left = appended.write(store, shares, patience).await,
+            Ok(mut shares) => {
+                for share in &mut shares {
+                    share.name(once);
+                }
+                left = appended.write(store, shares, patience).await;
+            }
             Err(error) => appended.error = Some(error),
         }
         if left.is_empty() || appended.error.is_some() {
@@ -170,6 +180,13 @@ impl Appended {
     }
 
     fn settle(&mut self, rows: &[Seat], outcome: Result<Committed, WriteError>) {
+        let outcome = match outcome {
+            Err(WriteError::Duplicate) => {
+                rows.iter().for_each(|seat| self.fates[seat.row] = Fate::Repeated);
+                return;
+            }
+            outcome => outcome,
+        };
         for seat in rows {
             self.fates[seat.row] = match &outcome {
                 Ok(committed) => Fate::Committed(Place {
@@ -261,6 +278,16 @@ fn share_of(shares: &mut Vec<Share>, group: GroupId, revision: RouteRevision) ->
 }
 
 impl Share {
+    /// A share is known again by the name of the whole and its first record: the same records fall into the same groups.
+    fn name(&mut self, once: Option<&str>) {
+        let first = self.rows.first().map_or(0, |seat| seat.row);
+        self.batch.producer = once.map(|once| Producer {
+            id: format!("{once}/{first}").into(),
+            epoch: 0,
+            sequence: 0,
+        });
+    }
+
     /// Adds a record; gives its append and its position there.
     fn push(&mut self, shard: ShardId, record: Record) -> (usize, u64) {
         let appends = &mut self.batch.appends;
@@ -343,6 +370,7 @@ mod tests {
             leader: None,
         };
         appended.settle(&seats(&[2, 5], 3), Err(elsewhere));
+        appended.settle(&seats(&[6], 4), Err(WriteError::Duplicate));
         let place = |position| {
             Fate::Committed(Place {
                 shard: first[0].shard,
@@ -351,7 +379,10 @@ mod tests {
             })
         };
         let (no, unknown) = (Fate::NotWritten, Fate::Unknown);
-        assert_eq!(appended.fates, [place(0), unknown, no, place(1), unknown, no, no]);
+        assert_eq!(
+            appended.fates,
+            [place(0), unknown, no, place(1), unknown, no, Fate::Repeated]
+        );
         let error = appended.error.map(|error| error.to_string());
         assert_eq!(
             error.as_deref(),

@@ -81,6 +81,8 @@ pub struct QueryStatus {
     pub rows: u64,
     pub errors: u64,
     pub late: u64,
+    /// Of the records, a second. None: nothing of it runs here.
+    pub rate: Option<u64>,
 }
 
 impl Engine {
@@ -223,14 +225,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Appends records to `stream` by name: those of one group in one Batch. Tells what became of each.
-    pub async fn append(&self, stream: &StreamRow, records: Vec<Record>, patience: Patience) -> Appended {
-        let outgoing = |record| Outgoing {
-            record,
-            published: false,
-        };
-        let rows: Vec<_> = records.into_iter().map(outgoing).collect();
-        append(&self.inner.store, stream, &rows, Some(patience)).await
+    /// Appends records to `stream` by name: those of one group in one Batch. Tells what became of each. `once` names the
+    /// whole of them, at most `APPEND_NAME_BYTES_MAX` bytes: what was written under that name within a day is not written
+    /// again.
+    pub async fn append(
+        &self,
+        stream: &StreamRow,
+        rows: &[Outgoing],
+        patience: Patience,
+        once: Option<&str>,
+    ) -> Appended {
+        append(&self.inner.store, stream, rows, Some(patience), once).await
     }
 
     /// What a query is doing on this node.
@@ -242,6 +247,7 @@ impl Engine {
             rows: 0,
             errors: 0,
             late: 0,
+            rate: None,
         };
         let tasks = self.inner.statuses.of(query.id);
         let has = |phase| tasks.iter().any(|task| task.phase == phase);
@@ -251,13 +257,16 @@ impl Engine {
             QueryState::Running if has(TaskPhase::Waiting) || tasks.is_empty() => "waiting",
             QueryState::Running => "running",
         };
+        let mut began: Option<tokio::time::Instant> = None;
         for task in tasks {
             all.last_error = all.last_error.or(task.last_error);
             all.records += task.records;
             all.rows += task.rows;
             all.errors += task.errors;
             all.late += task.late;
+            began = began.into_iter().chain(task.began).min();
         }
+        all.rate = began.map(|began| all.records / began.elapsed().as_secs().max(1));
         all
     }
 }

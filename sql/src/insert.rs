@@ -32,7 +32,7 @@ pub(crate) async fn insert(
     address(stream, rules, &mut records, now).map_err(|misfit| refusal(misfit, count))?;
     let outgoing = |(record, published)| Outgoing { record, published };
     let outgoing: Vec<_> = records.into_iter().zip(published).map(outgoing).collect();
-    finish(append(store, stream, &outgoing, None).await)
+    finish(append(store, stream, &outgoing, None, None).await)
 }
 
 fn record(stream: &StreamRow, row: InsertRow) -> Record {

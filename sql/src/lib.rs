@@ -68,7 +68,7 @@ pub mod value;
 mod view;
 mod watermark;
 
-pub use append::{AppendError, Appended, Fate, Patience, Place};
+pub use append::{AppendError, Appended, Fate, Outgoing, Patience, Place};
 pub use connector::{ConnectorCheck, ConnectorError};
 pub use engine::{Engine, QueryStatus, StartError};
 pub use error::{Code, ErrorKind, Location, Report, SqlError, codes};

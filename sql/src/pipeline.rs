@@ -340,3 +340,6 @@ impl SourceStage {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

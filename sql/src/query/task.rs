@@ -52,6 +52,8 @@ pub struct TaskStatus {
     pub errors: u64,
     /// Rows that came too late.
     pub late: u64,
+    /// When it was started here. None: it has not begun.
+    pub began: Option<Instant>,
     /// How far it has come since it was started here. None: it has not begun.
     pub position: Option<TaskPosition>,
 }
@@ -196,6 +198,7 @@ async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &Ca
     };
     context.tell(|status| {
         status.phase = TaskPhase::Running;
+        status.began.get_or_insert_with(Instant::now);
         status.position = Some(core.position());
     });
     let mut serving = Serving {

@@ -71,6 +71,7 @@ impl Engine {
             "output": stream_name(&query.output),
             "inputs": query.inputs.iter().filter_map(stream_name).collect::<Vec<_>>(),
             "records": status.records,
+            "rate": status.rate,
             "rows": status.rows,
             "errors": status.errors,
             "late": status.late,

@@ -55,11 +55,17 @@ impl Node {
             let mut lines = Vec::new();
             for outcome in outcomes {
                 match outcome {
-                    Outcome::Done { message } => lines.push(message),
-                    Outcome::Rows(rows) => match rows.collect().await {
-                        Ok(rows) => lines.extend(rows.iter().map(|row| masked(row))),
-                        Err(error) => lines.push(error.to_string()),
-                    },
+                    Outcome::Done { message, warnings } => {
+                        lines.push(message);
+                        lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
+                    }
+                    Outcome::Rows(rows) => {
+                        lines.extend(rows.warnings().iter().map(|warning| format!("warning: {warning}")));
+                        match rows.collect().await {
+                            Ok(rows) => lines.extend(rows.iter().map(|row| masked(row))),
+                            Err(error) => lines.push(error.to_string()),
+                        }
+                    }
                     Outcome::Changes(_) => lines.push("(changes)".to_owned()),
                 }
             }
@@ -83,7 +89,7 @@ fn masked(row: &str) -> String {
     if let Some(object) = row.as_object_mut() {
         for (name, value) in object {
             let running = name == "state" && matches!(value.as_str(), Some("waiting" | "running"));
-            if name == "created" || name == "windows" {
+            if matches!(name.as_str(), "created" | "windows" | "rate") {
                 *value = "…".into();
             } else if running {
                 *value = "running or waiting".into();

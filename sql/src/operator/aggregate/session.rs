@@ -129,6 +129,10 @@ impl SessionGroupBy {
                 continue;
             };
             self.held -= 1;
+            if at != start {
+                // At once: should the key's last session end in this step, what is stored is all that is known of it.
+                step.delete(SESSIONS, &key_at(bytes, &[at]));
+            }
             match &mut joined {
                 None => {
                     // A timer is of one start: that of a later one finds nothing.

@@ -1,0 +1,246 @@
+//! Windows and joins against a few lines that do the same to a whole list, over generated events and whatever cuts them
+//! into steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use headwater_store::{
+    Catalog, GroupId, Offset, Placement, Record, ShardId, StreamForm, StreamId, StreamOptions, StreamRow, StreamState,
+    TimestampMs,
+};
+use proptest::prelude::*;
+
+use super::Pipeline;
+use crate::ast::StatementKind;
+use crate::change::RecordId;
+use crate::operator::Place;
+use crate::parse::parse;
+use crate::plan::Binder;
+use crate::step::{Committed, State};
+use crate::types::TimestampUs;
+use crate::watermark::{WatermarkRules, Watermarks, advance_to};
+
+const SECOND_US: i64 = 1_000_000;
+/// Later than any event.
+const END_S: i64 = 1_000_000;
+
+/// An event of stream 1 or 2: which, its key, its time in seconds.
+type Event = (u64, u8, i64);
+
+fn stream(id: u64, name: &str) -> StreamRow {
+    StreamRow {
+        id: StreamId(id),
+        name: name.to_owned(),
+        state: StreamState::Active,
+        placement: Placement::Key,
+        shards: vec![GroupId(1)],
+        columns: Vec::new(),
+        captures: Vec::new(),
+        form: StreamForm::Append,
+        options: StreamOptions {
+            timestamp: Some("at".to_owned()),
+            delay_ms: Some(0),
+            ..StreamOptions::default()
+        },
+        query: None,
+        created_at_ms: 0,
+        sql: String::new(),
+    }
+}
+
+fn shard(id: u64) -> ShardId {
+    ShardId {
+        group: GroupId(1),
+        stream: StreamId(id),
+        number: 0,
+    }
+}
+
+/// The rows that a query puts out over the events, cut into steps after so many of them each.
+fn run(sql: &str, events: &[Event], cuts: &[usize]) -> Vec<String> {
+    let mut catalog = Catalog::default();
+    for row in [stream(1, "l"), stream(2, "r")] {
+        catalog.stream_names.insert(row.id, row.name.clone());
+        catalog.streams.insert(row.name.clone(), Arc::new(row));
+    }
+    let statements = parse(sql).unwrap();
+    let StatementKind::Select(select) = &statements[0].kind else {
+        panic!("{sql} is no SELECT");
+    };
+    let plan = Binder::new(&catalog, sql).select(select).unwrap().plan;
+    let rules = WatermarkRules {
+        delay_us: 0,
+        idle_us: i64::MAX,
+        future_skew_us: i64::MAX,
+    };
+    let marks = |(_, source): (_, &crate::plan::physical::Source)| {
+        let shards = [(shard(source.stream.0), TimestampUs::MIN)];
+        Some(Watermarks::new(rules, shards, TimestampUs::MIN, TimestampUs(0)))
+    };
+    let state = State::load(0, Committed::Memory(BTreeMap::new()), []).unwrap();
+    let watermarks = plan.sources().map(marks).collect();
+    let mut pipeline = Pipeline::new(&plan, &Place::Here, state, watermarks).unwrap();
+
+    let record = |(offset, (stream, key, at)): (usize, &Event)| {
+        let payload = format!(r#"{{"k":{key},"v":{offset},"at":{}}}"#, at * 1_000);
+        let id = RecordId {
+            shard: shard(*stream),
+            offset: Offset(offset as u64),
+        };
+        let timestamp = TimestampMs(END_S * 1_000);
+        (
+            id,
+            Record {
+                timestamp,
+                ..Record::new(payload)
+            },
+        )
+    };
+    let mut records: Vec<_> = events.iter().enumerate().map(record).collect();
+    for stream in [1, 2] {
+        let id = RecordId {
+            shard: shard(stream),
+            offset: Offset(u64::MAX),
+        };
+        records.push((id, advance_to(TimestampUs(END_S * SECOND_US))));
+    }
+    let mut rows = Vec::new();
+    let (mut rest, mut cuts) = (&records[..], cuts.iter().cycle());
+    while !rest.is_empty() {
+        // Steps of one source each: which of two sources a step reads first is no promise.
+        let same = rest.iter().take_while(|(id, _)| id.shard == rest[0].0.shard).count();
+        let (step, later) = rest.split_at(cuts.next().map_or(1, |cut| (*cut).clamp(1, same)));
+        rest = later;
+        pipeline.apply(step, TimestampUs(0)).unwrap();
+        let mut more = true;
+        while more {
+            let finished = pipeline.finish(TimestampUs(0), false, usize::MAX).unwrap();
+            assert!(finished.errors.is_empty() && finished.shared_errors.is_empty());
+            rows.extend(finished.rows.into_iter().map(|row| row.payload.unwrap_or_default()));
+            more = finished.more;
+        }
+    }
+    rows
+}
+
+fn sorted(mut rows: Vec<String>) -> Vec<String> {
+    rows.sort_unstable();
+    rows
+}
+
+fn events(streams: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Vec<Event>> {
+    // Nearly in order, with stragglers: time goes on with the number of the event.
+    let event = (streams, 0..3_u8, -25..10_i64);
+    prop::collection::vec(event, 0..60).prop_map(|events| {
+        let at = |(number, (stream, key, off)): (usize, Event)| (stream, key, (2 * number as i64 + off).max(0));
+        events.into_iter().enumerate().map(at).collect()
+    })
+}
+
+fn cuts() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(1..12_usize, 1..6)
+}
+
+/// The events of one stream with the watermark before each.
+fn with_frontier(events: &[Event], stream: u64) -> impl Iterator<Item = (usize, Event, i64)> + '_ {
+    let mut watermark = i64::MIN;
+    let own = events.iter().enumerate().filter(move |(_, event)| event.0 == stream);
+    own.map(move |(number, event)| {
+        let before = watermark;
+        watermark = watermark.max(event.2);
+        (number, *event, before)
+    })
+}
+
+fn time(seconds: i64) -> String {
+    crate::calendar::format_timestamp(seconds * SECOND_US)
+}
+
+proptest! {
+    #[test]
+    fn hopping_windows_take_exactly_what_was_in_time(events in events(1..=1), cuts in cuts()) {
+        let mut windows: BTreeMap<(u8, i64), (usize, usize)> = BTreeMap::new();
+        for (number, (_, key, at), frontier) in with_frontier(&events, 1) {
+            for start in ((at - 9).div_euclid(4) * 4..=at).step_by(4) {
+                if start + 10 > at && start + 10 > frontier {
+                    let (count, total) = windows.entry((key, start)).or_default();
+                    (*count, *total) = (*count + 1, *total + number);
+                }
+            }
+        }
+        let row = |((key, start), (n, total)): ((u8, i64), (usize, usize))| {
+            format!(r#"{{"k":{key},"window_start":"{}","n":{n},"total":{total},"high":"#, time(start))
+        };
+        let expected = sorted(windows.into_iter().map(row).collect());
+        let sql = "SELECT k, window_start, COUNT(*) AS n, SUM(v) AS total, MAX(v) AS high FROM l
+                   GROUP BY k, HOPPING (INTERVAL 10 SECOND, INTERVAL 4 SECOND) EMIT FINAL";
+        let rows = run(sql, &events, &cuts);
+        prop_assert_eq!(&rows, &run(sql, &events, &[1]), "whatever the steps are");
+        let without_high = |row: &String| row.split_inclusive("\"high\":").next().unwrap_or_default().to_owned();
+        prop_assert_eq!(sorted(rows.iter().map(without_high).collect()), expected);
+    }
+
+    #[test]
+    fn sessions_are_what_one_list_would_make_of_them(events in events(1..=1), cuts in cuts()) {
+        const GAP: i64 = 5;
+        // Per key: first, last + gap, how many.
+        let mut sessions: BTreeMap<u8, Vec<(i64, i64, usize)>> = BTreeMap::new();
+        for (_, (_, key, at), frontier) in with_frontier(&events, 1) {
+            if at + GAP <= frontier {
+                continue;
+            }
+            let of_key = sessions.entry(key).or_default();
+            let meets = |(start, end, _): &(i64, i64, usize)| *start <= at + GAP && *end >= at && *end > frontier;
+            let (met, mut others): (Vec<_>, Vec<_>) = of_key.iter().copied().partition(meets);
+            let one = met.iter().fold((at, at + GAP, 1), |one, met| (one.0.min(met.0), one.1.max(met.1), one.2 + met.2));
+            others.push(one);
+            *of_key = others;
+        }
+        let row = |(key, (start, end, n)): (u8, (i64, i64, usize))| {
+            format!(r#"{{"k":{key},"window_start":"{}","window_end":"{}","n":{n}}}"#, time(start), time(end))
+        };
+        let all = sessions.into_iter().flat_map(|(key, of_key)| of_key.into_iter().map(move |session| (key, session)));
+        let expected = sorted(all.map(row).collect());
+        let sql = "SELECT k, window_start, window_end, COUNT(*) AS n FROM l GROUP BY k, SESSION (INTERVAL 5 SECOND) EMIT FINAL";
+        let rows = run(sql, &events, &cuts);
+        prop_assert_eq!(&rows, &run(sql, &events, &[1]), "whatever the steps are");
+        prop_assert_eq!(sorted(rows), expected);
+    }
+
+    #[test]
+    fn a_full_join_brings_each_pair_once_and_each_lonely_row_once(events in events(1..=2), cuts in cuts()) {
+        const WITHIN: i64 = 6;
+        let mut late = BTreeSet::new();
+        let mut frontier = BTreeMap::new();
+        for stream in [1, 2] {
+            for (number, (_, _, at), before) in with_frontier(&events, stream) {
+                frontier.insert(number, before);
+                if at + WITHIN <= before {
+                    late.insert(number);
+                }
+            }
+        }
+        let (mut expected, mut matched) = (Vec::new(), BTreeSet::new());
+        let shown = |left: Option<usize>, right: Option<usize>| {
+            let show = |side: Option<usize>| side.map_or("null".to_owned(), |number| number.to_string());
+            format!(r#"{{"l":{},"r":{}}}"#, show(left), show(right))
+        };
+        for (number, (stream, key, at)) in events.iter().enumerate().filter(|(number, _)| !late.contains(number)) {
+            for (earlier, (other, their_key, their_at)) in events[..number].iter().enumerate() {
+                let waits = !late.contains(&earlier) && their_at + WITHIN > frontier[&number];
+                if stream != other && key == their_key && (at - their_at).abs() <= WITHIN && waits {
+                    let (left, right) = if *stream == 1 { (number, earlier) } else { (earlier, number) };
+                    expected.push(shown(Some(left), Some(right)));
+                    matched.extend([number, earlier]);
+                }
+            }
+        }
+        for (number, (stream, ..)) in events.iter().enumerate() {
+            if !late.contains(&number) && !matched.contains(&number) {
+                expected.push(if *stream == 1 { shown(Some(number), None) } else { shown(None, Some(number)) });
+            }
+        }
+        let sql = "SELECT l.v AS l, r.v AS r FROM l FULL JOIN r ON l.k = r.k WITHIN (INTERVAL 6 SECOND) EMIT CHANGES";
+        prop_assert_eq!(sorted(run(sql, &events, &cuts)), sorted(expected));
+    }
+}
