@@ -6,4 +6,5 @@ mod bench;
 mod clients;
 mod demo;
 mod folders;
+mod mqtt_transports;
 mod webhook;

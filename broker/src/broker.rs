@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater_config::BrokerConfig;
 use headwater_store::Store;
-use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::clients::ClientInfo;
@@ -16,12 +16,13 @@ use crate::limits::STOP_WAIT_MS;
 use crate::listener::{self, Shared};
 use crate::publish::Publisher;
 use crate::sys;
+use crate::transport::{Transport, doors};
 
 /// A running broker.
 #[derive(Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
-    local_addr: SocketAddr,
+    local_addrs: Vec<(Transport, SocketAddr)>,
     /// The listener and all connections.
     connections: TaskTracker,
     /// The dispatchers, and whoever looks after sessions and figures.
@@ -31,10 +32,11 @@ pub struct Broker {
 impl Broker {
     /// Opens the port and starts to serve. What is committed from now on is delivered.
     pub async fn start(store: Store, config: &BrokerConfig) -> Result<Broker, BrokerError> {
-        let address = config.mqtt_listen;
-        let listen = |source| BrokerError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local_addr = listener.local_addr().map_err(listen)?;
+        let doors = doors(config).await?;
+        let local_addrs: Vec<_> = doors
+            .iter()
+            .filter_map(|door| Some((door.transport, door.local_addr()?)))
+            .collect();
         let shared = Arc::new(Shared::new(store.clone(), config));
         let dispatchers = store.data_groups().map(|group| {
             let follower = store.follow_group(group);
@@ -49,24 +51,29 @@ impl Broker {
         tasks.push(tokio::spawn(shared.sessions.clone().run()));
         tasks.push(tokio::spawn(sys::run(shared.clone())));
         let connections = TaskTracker::new();
-        connections.spawn(listener::run(
-            listener,
-            shared.clone(),
-            connections.clone(),
-            config.connections_max,
-        ));
-        tracing::info!(address = %local_addr, "MQTT");
+        let free = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
+        for door in doors {
+            tracing::info!(transport = ?door.transport, address = ?door.local_addr(), "MQTT");
+            connections.spawn(listener::run(door, shared.clone(), connections.clone(), free.clone()));
+        }
         Ok(Broker {
             shared,
-            local_addr,
+            local_addrs,
             connections,
             tasks,
         })
     }
 
-    /// Where it listens, with the port that the system chose if it was asked to.
+    /// Where it listens for plain MQTT, with the port that the system chose if it was asked to.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        // The configuration has no way to leave that listener out.
+        self.local_addr_of(Transport::Tcp).unwrap_or(([0, 0, 0, 0], 0).into())
+    }
+
+    /// The same for another transport, if it is configured.
+    pub fn local_addr_of(&self, transport: Transport) -> Option<SocketAddr> {
+        let found = self.local_addrs.iter().find(|(of, _)| *of == transport);
+        found.map(|(_, address)| *address)
     }
 
     /// For publishing without a connection.

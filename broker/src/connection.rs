@@ -21,7 +21,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::catch_up;
@@ -40,6 +39,7 @@ use crate::retained::Scan;
 use crate::session::{Action, Delivered, Output, Session, Subscribed, Subscription};
 use crate::sessions::Held;
 use crate::subscriptions::Subscriber;
+use crate::transport::Stream;
 
 use pages::Pages;
 use progress::Progress;
@@ -52,7 +52,7 @@ pub use handshake::run;
 struct Connection {
     shared: Arc<Shared>,
     client: Arc<Client>,
-    stream: TcpStream,
+    stream: Stream,
     decoder: Decoder,
     session: Session,
     pipeline: Pipeline,
@@ -84,7 +84,7 @@ impl Connection {
     fn new(
         shared: Arc<Shared>,
         client: Arc<Client>,
-        stream: TcpStream,
+        stream: Stream,
         decoder: Decoder,
         session: Session,
         input: BytesMut,
@@ -243,22 +243,18 @@ impl Connection {
     fn poll_write(&mut self, context: &mut Context<'_>) -> Step {
         let mut moved = false;
         while !self.output.ready.is_empty() {
-            match self.stream.try_write(&self.output.ready) {
-                Ok(0) => return Err(End::Lost),
-                Ok(written) => {
+            match self.stream.poll_write(context, &self.output.ready) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(End::Lost),
+                Poll::Ready(Ok(written)) => {
                     self.output.ready.advance(written);
                     self.shared.metrics.sent_bytes.increment(written as u64);
                     moved = true;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    match self.stream.poll_write_ready(context) {
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(_)) => return Err(End::Lost),
-                        Poll::Pending => return Ok(moved),
-                    }
-                }
-                Err(_) => return Err(End::Lost),
+                Poll::Pending => return Ok(moved),
             }
+        }
+        if let Poll::Ready(Err(_)) = self.stream.poll_flush(context) {
+            return Err(End::Lost);
         }
         if self.output.ready.capacity() > WRITE_BYTES_KEPT {
             self.output.ready = BytesMut::new();
@@ -282,33 +278,23 @@ impl Connection {
         if !self.may_read() {
             return Ok(moved);
         }
-        match self.stream.poll_read_ready(context) {
+        match self.stream.poll_read(context, &mut self.input, self.read_bytes) {
             Poll::Pending => {
                 if self.input.is_empty() {
                     self.input = BytesMut::new();
                 }
                 return Ok(moved);
             }
-            Poll::Ready(Err(_)) => return Err(End::Lost),
-            Poll::Ready(Ok(())) => {}
-        }
-        if self.input.capacity() - self.input.len() < self.read_bytes / 2 {
-            self.input.reserve(self.read_bytes);
-        }
-        let room = self.input.capacity() - self.input.len();
-        match self.stream.try_read_buf(&mut self.input) {
-            Ok(0) => return Err(End::Lost),
-            Ok(read) => {
+            Poll::Ready(Ok(0) | Err(_)) => return Err(End::Lost),
+            Poll::Ready(Ok(read)) => {
                 self.shared.metrics.received_bytes.increment(read as u64);
                 self.read_bytes = match read {
-                    _ if read == room => (self.read_bytes * 2).min(READ_BYTES_MAX),
+                    _ if self.input.len() == self.input.capacity() => (self.read_bytes * 2).min(READ_BYTES_MAX),
                     _ if read < self.read_bytes / 4 => (self.read_bytes / 2).max(READ_BYTES_MIN),
                     _ => self.read_bytes,
                 };
                 moved = true;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => moved = true,
-            Err(_) => return Err(End::Lost),
         }
         Ok(self.take_packets()? | moved)
     }

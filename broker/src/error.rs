@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use headwater_store::{TopicError, WriteError};
 
@@ -16,6 +17,12 @@ pub enum BrokerError {
         address: SocketAddr,
         source: std::io::Error,
     },
+    /// The path is taken, or not ours.
+    #[error("cannot listen for MQTT on the socket {}: {source}; choose another path with broker.unix_listen", .path.display())]
+    Socket { path: PathBuf, source: std::io::Error },
+    /// The certificate or its key cannot be used.
+    #[error("cannot use {} for TLS: {reason}; broker.tls_certificate and broker.tls_key must be PEM files that belong together", .path.display())]
+    Tls { path: PathBuf, reason: String },
     /// The store does not give them.
     #[error("cannot read the sessions of clients that are away: {0}")]
     Sessions(#[source] crate::sessions::SessionError),

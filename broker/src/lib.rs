@@ -2,7 +2,7 @@
 //!
 //! # A message's way
 //!
-//! 1. `listener` accepts a socket and gives it a task: `connection`.
+//! 1. `listener` accepts a socket, of whatever `transport`, and gives it a task: `connection`.
 //! 2. The connection reads a large piece and takes `packet`s off it, for MQTT 3.1, 3.1.1 or 5.0 alike.
 //! 3. `session` is the protocol's state: it takes a packet and says what to do. It does no input or output.
 //! 4. `pipeline` turns the messages of one read into one Batch per group (`publish` knows how), submits them in
@@ -29,7 +29,7 @@
 //!
 //! - a store: nothing is kept here; what survives a restart is in the log and its tables.
 //! - a queue for those who are away: their messages are in the log, and they have a place in it.
-//! - a home for users or TLS, yet: each of them is refused by the code that the
+//! - a home for users, yet: each of them is refused by the code that the
 //!   protocol has for it (`docs/mqtt.md`).
 //! - related to SQL: queries read the log, and their results are delivered like any other record with a topic.
 
@@ -55,8 +55,10 @@ mod sessions;
 mod share;
 mod subscriptions;
 mod sys;
+mod transport;
 
 pub use broker::Broker;
 pub use clients::ClientInfo;
 pub use error::{BrokerError, PublishError};
 pub use publish::{Published, Publisher};
+pub use transport::Transport;

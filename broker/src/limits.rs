@@ -56,6 +56,8 @@ pub const SHARE_WINDOW_MAX: usize = 32;
 pub const SHARE_PAUSE_MS: u64 = 50;
 /// How often `$SYS` looks for figures that changed, in milliseconds.
 pub const SYS_PERIOD_MS: u64 = 10_000;
+/// What a WebSocket frame may hold besides one packet of the largest size.
+pub const WEBSOCKET_FRAME_BYTES_MAX: usize = 64 << 10;
 /// How often a message is routed again because the routing moved under it, before it is refused.
 pub const ROUTE_ATTEMPTS_MAX: u32 = 100;
 /// The pause before such an attempt, in milliseconds.
@@ -65,7 +67,7 @@ pub const TAKEOVER_WAIT_MS: u64 = 2_000;
 /// How long the last bytes (a DISCONNECT, acknowledgements) may take to leave.
 pub const FLUSH_WAIT_MS: u64 = 1_000;
 /// What a client may still send after the broker ended its connection, before the socket is reset.
-pub const LINGER_BYTES_MAX: u64 = 1 << 20;
+pub const LINGER_BYTES_MAX: usize = 1 << 20;
 /// How long a connection that ends waits for the outcome of what its client published.
 pub const DRAIN_WAIT_MS: u64 = 5_000;
 /// How long stopping waits for all connections.

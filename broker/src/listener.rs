@@ -1,6 +1,5 @@
-//! The MQTT port: accepts sockets, up to a limit, and gives each its task.
+//! The MQTT ports: accept sockets, up to a limit, and give each its task.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,7 +7,6 @@ use std::time::Duration;
 use bytestring::ByteString;
 use headwater_config::BrokerConfig;
 use headwater_store::{GroupId, LogIndex, Store};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +23,7 @@ use crate::sessions::Sessions;
 use crate::share::Shares;
 use crate::subscriptions::Subscriptions;
 use crate::sys::Sys;
+use crate::transport::Door;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -113,12 +112,11 @@ impl Shared {
     }
 }
 
-/// Accepts until the broker stops.
-pub async fn run(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, connections_max: usize) {
-    let free = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+/// Accepts until the broker stops. `free` has a permit for each connection that there may be, at all doors together.
+pub async fn run(door: Door, shared: Arc<Shared>, tasks: TaskTracker, free: Arc<Semaphore>) {
     loop {
-        let (stream, peer) = tokio::select! {
-            accepted = listener.accept() => match accepted {
+        let (guest, peer) = tokio::select! {
+            accepted = door.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -134,15 +132,10 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker,
             continue;
         };
         shared.metrics.connections_accepted.increment(1);
-        tasks.spawn(serve(shared.clone(), stream, peer, permit));
+        let served = connection::run(shared.clone(), guest, peer);
+        tasks.spawn(async move {
+            served.await;
+            drop(permit);
+        });
     }
-}
-
-async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: tokio::sync::OwnedSemaphorePermit) {
-    // Acknowledgements are small and are waited for; each write is already everything there is.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "TCP_NODELAY");
-    }
-    connection::run(shared, stream, peer).await;
-    drop(permit);
 }

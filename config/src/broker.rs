@@ -1,17 +1,24 @@
 //! `[broker]`
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use crate::error::ConfigError;
-use crate::units::{ByteSize, Millis};
+use crate::units::{ByteSize, Millis, OptionalAddr};
 
 /// The keys of `[broker]`; `default.toml` says what each is for.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BrokerConfig {
     pub mqtt_listen: SocketAddr,
+    pub mqtts_listen: OptionalAddr,
+    pub ws_listen: OptionalAddr,
+    pub wss_listen: OptionalAddr,
+    pub unix_listen: PathBuf,
+    pub tls_certificate: PathBuf,
+    pub tls_key: PathBuf,
     pub packet_max: ByteSize,
     pub connect_timeout: Millis,
     pub connections_max: usize,
@@ -26,6 +33,13 @@ pub struct BrokerConfig {
 
 impl BrokerConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let secure = self.mqtts_listen.0.is_some() || self.wss_listen.0.is_some();
+        let files = [&self.tls_certificate, &self.tls_key];
+        ConfigError::unless(
+            !secure || files.iter().all(|file| !file.as_os_str().is_empty()),
+            "broker.tls_certificate",
+            "and broker.tls_key must name PEM files for mqtts_listen and wss_listen",
+        )?;
         let packet = (1 << 10)..=268_435_460;
         ConfigError::unless(
             packet.contains(&self.packet_max.0),

@@ -1,6 +1,7 @@
 //! Sizes and durations as people write them.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,6 +38,31 @@ impl FromStr for ByteSize {
             _ => return Err(help()),
         };
         scaled(number, factor).map(ByteSize).ok_or_else(help)
+    }
+}
+
+/// An address to listen at, or none: `"127.0.0.1:8883"` or `""`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionalAddr(pub Option<SocketAddr>);
+
+impl FromStr for OptionalAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(OptionalAddr(None)),
+            _ => match text.parse() {
+                Ok(address) => Ok(OptionalAddr(Some(address))),
+                Err(_) => Err(format!("`{text}` is not an address: write 127.0.0.1:8883, or nothing")),
+            },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OptionalAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 

@@ -4,16 +4,16 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use bytes::BytesMut;
 use tokio::time::timeout;
 
 use super::Connection;
 use super::shares::Joins;
 use crate::error::End;
-use crate::limits::{DRAIN_WAIT_MS, FLUSH_WAIT_MS, LINGER_BYTES_MAX};
+use crate::limits::{DRAIN_WAIT_MS, FLUSH_WAIT_MS, LINGER_BYTES_MAX, READ_BYTES_MIN};
 use crate::packet::Reason;
 use crate::sessions::{Ending, SessionError};
+use crate::transport::Stream;
 
 impl Connection {
     /// Leaves nothing behind: no subscription in memory, no message that was read and not submitted, no will unsaid, no
@@ -39,11 +39,8 @@ impl Connection {
             let _ = timeout(drain_wait, self.acknowledge_rest()).await;
         }
         self.session.goodbye(end, &mut self.output.ready);
-        let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), async {
-            self.stream.write_all(&self.output.ready).await?;
-            self.stream.shutdown().await
-        })
-        .await;
+        let last = self.stream.finish(&self.output.ready);
+        let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), last).await;
         let _ = timeout(drain_wait, self.acknowledge_rest()).await;
         let _ = timeout(drain_wait, self.leave_session(end)).await;
         // Last: a client that comes back meanwhile waits for this one's will, so its own messages come after it.
@@ -94,9 +91,16 @@ impl Connection {
 }
 
 /// Throws away what a client still sends, until it closes, for a bounded time and number of bytes.
-pub(super) async fn linger(stream: &mut TcpStream) {
-    let mut rest = stream.take(LINGER_BYTES_MAX);
-    let mut nowhere = tokio::io::sink();
-    let drained = tokio::io::copy(&mut rest, &mut nowhere);
+pub(super) async fn linger(stream: &mut Stream) {
+    let drained = async {
+        let (mut nowhere, mut total) = (BytesMut::new(), 0);
+        while total < LINGER_BYTES_MAX {
+            match stream.read(&mut nowhere, READ_BYTES_MIN).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => total += read,
+            }
+            nowhere.clear();
+        }
+    };
     let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), drained).await;
 }

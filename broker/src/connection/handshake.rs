@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use headwater_store::{TopicName, WriteError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -23,33 +21,44 @@ use crate::outbox::Outbox;
 use crate::packet::{Connect, DecodeError, Decoder, Packet, PacketId, Reason, Version};
 use crate::session::{Flight, Source, Subscribed, accept, refusal};
 use crate::sessions::{Opened, PendingRow, Receiver, SessionError, SourceRow};
+use crate::transport::{Guest, Stream};
 
 /// A client's whole stay.
-pub async fn run(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr) {
+pub async fn run(shared: Arc<Shared>, guest: Guest, peer: SocketAddr) {
     let mut input = BytesMut::new();
     let mut decoder = Decoder::new(shared.packet_max);
+    let connect = async {
+        let mut stream = guest.enter(shared.packet_max).await.map_err(Failure::Entry)?;
+        let connect = read_connect(&mut stream, &mut decoder, &mut input).await;
+        Ok((stream, connect))
+    };
     let connect = tokio::select! {
-        connect = timeout(shared.connect_timeout, read_connect(&mut stream, &mut decoder, &mut input)) => connect,
+        connect = timeout(shared.connect_timeout, connect) => connect,
         () = shared.stopping.cancelled() => return,
     };
     match connect {
-        Ok(Ok(connect)) => admit(shared, stream, peer, connect, decoder, input).await,
-        Ok(Err(Failure::Closed)) => {}
-        Ok(Err(Failure::Decode(error))) => {
+        Ok(Ok((stream, Ok(connect)))) => admit(shared, stream, peer, connect, decoder, input).await,
+        Ok(Ok((mut stream, Err(Failure::Decode(error))))) => {
             tracing::debug!(%peer, %error, "no CONNECT");
             refuse_garbage(&mut stream, &error).await;
         }
+        Ok(Ok((_, Err(Failure::Entry(error))))) | Ok(Err(Failure::Entry(error))) => {
+            tracing::debug!(%peer, %error, "no CONNECT, and no handshake before it");
+        }
+        Ok(Ok((_, Err(Failure::Closed)))) | Ok(Err(Failure::Closed | Failure::Decode(_))) => {}
         Err(_) => tracing::debug!(%peer, "no CONNECT in time"),
     }
 }
 
 enum Failure {
     Closed,
+    /// TLS or WebSocket.
+    Entry(std::io::Error),
     Decode(DecodeError),
 }
 
 async fn read_connect(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     decoder: &mut Decoder,
     input: &mut BytesMut,
 ) -> Result<Box<Connect>, Failure> {
@@ -59,8 +68,7 @@ async fn read_connect(
             Some(_) => return Err(Failure::Decode(DecodeError::ConnectFirst)),
             None => {}
         }
-        input.reserve(READ_BYTES_MIN);
-        match stream.read_buf(input).await {
+        match stream.read(input, READ_BYTES_MIN).await {
             Ok(0) | Err(_) => return Err(Failure::Closed),
             Ok(_) => {}
         }
@@ -69,7 +77,7 @@ async fn read_connect(
 
 /// A client that speaks some MQTT is told that it is not this one [MQTT-3.1.2-2]; anything else just sees the socket
 /// close, as both specifications allow.
-async fn refuse_garbage(stream: &mut TcpStream, error: &DecodeError) {
+async fn refuse_garbage(stream: &mut Stream, error: &DecodeError) {
     let DecodeError::ProtocolLevel(level) = error else {
         return;
     };
@@ -77,16 +85,12 @@ async fn refuse_garbage(stream: &mut TcpStream, error: &DecodeError) {
     send_last(stream, &refusal(version, Reason::UNSUPPORTED_PROTOCOL_VERSION, "")).await;
 }
 
-async fn send_last(stream: &mut TcpStream, bytes: &[u8]) {
-    let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), async {
-        stream.write_all(bytes).await?;
-        stream.shutdown().await
-    })
-    .await;
+async fn send_last(stream: &mut Stream, bytes: &[u8]) {
+    let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), stream.finish(bytes)).await;
     linger(stream).await;
 }
 
-async fn cannot_open(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, version: Version, error: &SessionError) {
+async fn cannot_open(shared: &Shared, mut stream: Stream, peer: SocketAddr, version: Version, error: &SessionError) {
     let (reason, detail) = match error {
         SessionError::Lost => (Reason::SERVER_BUSY, "another connection uses this client id"),
         SessionError::Write(WriteError::DiskFull { .. }) => (Reason::QUOTA_EXCEEDED, "the disk is nearly full"),
@@ -100,7 +104,7 @@ async fn cannot_open(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, v
 
 async fn admit(
     shared: Arc<Shared>,
-    mut stream: TcpStream,
+    mut stream: Stream,
     peer: SocketAddr,
     connect: Box<Connect>,
     decoder: Decoder,
