@@ -56,8 +56,7 @@ fn shard(id: u64) -> ShardId {
     }
 }
 
-/// The rows that a query puts out over the events, cut into steps after so many of them each.
-fn run(sql: &str, events: &[Event], cuts: &[usize]) -> Vec<String> {
+fn pipeline(sql: &str) -> Pipeline {
     let mut catalog = Catalog::default();
     for row in [stream(1, "l"), stream(2, "r")] {
         catalog.stream_names.insert(row.id, row.name.clone());
@@ -79,23 +78,25 @@ fn run(sql: &str, events: &[Event], cuts: &[usize]) -> Vec<String> {
     };
     let state = State::load(0, Committed::Memory(BTreeMap::new()), []).unwrap();
     let watermarks = plan.sources().map(marks).collect();
-    let mut pipeline = Pipeline::new(&plan, &Place::Here, state, watermarks).unwrap();
+    Pipeline::new(&plan, &Place::Here, state, watermarks).unwrap()
+}
 
-    let record = |(offset, (stream, key, at)): (usize, &Event)| {
-        let payload = format!(r#"{{"k":{key},"v":{offset},"at":{}}}"#, at * 1_000);
-        let id = RecordId {
-            shard: shard(*stream),
-            offset: Offset(offset as u64),
-        };
-        let timestamp = TimestampMs(END_S * 1_000);
-        (
-            id,
-            Record {
-                timestamp,
-                ..Record::new(payload)
-            },
-        )
+fn record((offset, (stream, key, at)): (usize, &Event)) -> (RecordId, Record) {
+    let payload = format!(r#"{{"k":{key},"v":{offset},"at":{}}}"#, at * 1_000);
+    let id = RecordId {
+        shard: shard(*stream),
+        offset: Offset(offset as u64),
     };
+    let record = Record {
+        timestamp: TimestampMs(END_S * 1_000),
+        ..Record::new(payload)
+    };
+    (id, record)
+}
+
+/// The rows that a query puts out over the events, cut into steps after so many of them each.
+fn run(sql: &str, events: &[Event], cuts: &[usize]) -> Vec<String> {
+    let mut pipeline = pipeline(sql);
     let mut records: Vec<_> = events.iter().enumerate().map(record).collect();
     for stream in [1, 2] {
         let id = RecordId {
@@ -154,6 +155,27 @@ fn with_frontier(events: &[Event], stream: u64) -> impl Iterator<Item = (usize, 
 
 fn time(seconds: i64) -> String {
     crate::calendar::format_timestamp(seconds * SECOND_US)
+}
+
+/// However late the step comes that finds a period over.
+#[test]
+fn what_a_period_held_goes_before_the_change_that_follows_it() {
+    for (emit, rows) in [
+        ("PERIODIC", [vec![], vec![r#"{"k":0,"n":1}"#], vec![r#"{"k":0,"n":2}"#]]),
+        ("ON SILENCE", [vec![], vec![r#"{"k":0,"n":1}"#], vec![]]),
+    ] {
+        let sql = format!("SELECT k, COUNT(*) AS n FROM l GROUP BY k EMIT {emit} INTERVAL 10 SECOND");
+        let mut pipeline = pipeline(&sql);
+        for (number, (seconds, rows)) in [1, 12, 21].into_iter().zip(rows).enumerate() {
+            let now = TimestampUs(seconds * SECOND_US);
+            if number < 2 {
+                pipeline.apply(&[record((number, &(1, 0, 0)))], now).unwrap();
+            }
+            let finished = pipeline.finish(now, false, usize::MAX).unwrap();
+            let found: Vec<_> = finished.rows.into_iter().filter_map(|row| row.payload).collect();
+            assert_eq!(found, rows, "{emit} at {seconds} s");
+        }
+    }
 }
 
 proptest! {
