@@ -28,6 +28,7 @@ mod error;
 pub mod fuzzing;
 mod health;
 pub mod limits;
+mod linger;
 mod metrics;
 mod payload;
 mod problem;

@@ -10,8 +10,11 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an admitted write may take to commit before the answer is 503 with an unknown outcome.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// An oversize body is read and thrown away for this long, so that the client gets to see the 413.
+/// An oversize body, and whatever else comes after the last answer of a connection, is read and thrown away for this
+/// long, so that the client gets to see the answer.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Of what comes after the last answer, this much is thrown away.
+pub const LINGER_BYTES_MAX: usize = 1 << 20;
 /// A connection that waits for its next request is closed after this; above EMQX's and most proxies' own limits.
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(75);
 /// Open requests get this long to finish when the server stops.

@@ -3,7 +3,6 @@
 //! Rows are pulled from the query only as fast as the client takes them. When the client goes, the body is dropped, and
 //! with it the query.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use bytes::Bytes;
@@ -19,16 +18,21 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::{HEARTBEAT, PIECE_BYTES};
 use crate::problem::{Problem, codes};
 use crate::routes::Answer;
+use crate::sql::{Statements, with_warnings};
 
 /// Everything as server-sent events: `done` for a statement without rows, `rows` or `changes` before the rows of one,
 /// the rows without an event name, `error` and `end`.
-pub(crate) async fn events(outcomes: Vec<Outcome>, stopping: CancellationToken) -> Answer {
-    respond("text/event-stream", Pieces::new(outcomes, stopping, Framing::Events)).await
+pub(crate) async fn events(statements: Statements, stopping: CancellationToken) -> Answer {
+    respond("text/event-stream", Pieces::new(statements, stopping, Framing::Events)).await
 }
 
 /// The rows of all statements, one a line. An error is the last line, as a problem object.
-pub(crate) async fn lines(outcomes: Vec<Outcome>, stopping: CancellationToken) -> Answer {
-    respond("application/x-ndjson", Pieces::new(outcomes, stopping, Framing::Lines)).await
+pub(crate) async fn lines(statements: Statements, stopping: CancellationToken) -> Answer {
+    respond(
+        "application/x-ndjson",
+        Pieces::new(statements, stopping, Framing::Lines),
+    )
+    .await
 }
 
 async fn respond(content_type: &'static str, mut pieces: Pieces) -> Answer {
@@ -48,6 +52,14 @@ async fn respond(content_type: &'static str, mut pieces: Pieces) -> Answer {
 
 /// One line of JSON.
 type Row = Result<String, SqlError>;
+
+/// What an answer waits for.
+enum News {
+    /// A row, or the end of a statement's rows.
+    Row(Option<Row>),
+    /// What became of the next statement; None: all are carried out.
+    Outcome(Result<Option<Outcome>, SqlError>),
+}
 
 /// How rows and the rest are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,9 +93,10 @@ impl Framing {
 
 /// The answer, piece by piece.
 struct Pieces {
-    outcomes: VecDeque<Outcome>,
-    /// What the first SELECT gave first, when it is known already.
-    first: Option<Option<Row>>,
+    statements: Statements,
+    /// What was written before the status was sent.
+    first: String,
+    /// Those of the statement whose turn it is.
     rows: Option<RowStream>,
     stopping: CancellationToken,
     framing: Framing,
@@ -91,10 +104,10 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(outcomes: Vec<Outcome>, stopping: CancellationToken, framing: Framing) -> Pieces {
+    fn new(statements: Statements, stopping: CancellationToken, framing: Framing) -> Pieces {
         Pieces {
-            outcomes: outcomes.into(),
-            first: None,
+            statements,
+            first: String::new(),
             rows: None,
             stopping,
             framing,
@@ -102,61 +115,79 @@ impl Pieces {
         }
     }
 
-    /// Waits for the first row of a SELECT that ends: where it fails at once, the answer can still be a proper refusal.
+    /// Runs up to the first bytes of the answer: what fails before them can still be a proper refusal.
     async fn prime(&mut self) -> Result<(), Problem> {
-        let first = self
-            .outcomes
-            .iter_mut()
-            .find(|outcome| !matches!(outcome, Outcome::Done { .. }));
-        if let Some(Outcome::Rows(rows)) = first {
-            self.first = match rows.next().await {
-                Some(Err(error)) => return Err(error.into()),
-                first => Some(first),
+        let mut out = String::new();
+        while out.is_empty() && !self.ended {
+            let mut outcome = self.statements.next().await.transpose()?;
+            // The events of a SELECT begin with its first row, or without one where it ends or waits for changes.
+            let first = match &mut outcome {
+                Some(Outcome::Rows(rows)) => Some(rows.next().await.transpose()?),
+                // Sent at once: it tells the client that the query listens from now on.
+                Some(Outcome::Changes(_)) if self.framing == Framing::Lines => {
+                    self.begin(outcome, &mut out);
+                    break;
+                }
+                _ => None,
             };
+            self.begin(outcome, &mut out);
+            if let Some(row) = first {
+                self.take(row.map(Ok), &mut out);
+            }
         }
+        self.first = out;
         Ok(())
     }
 
     /// The next bytes to send; None at the end.
     async fn next(&mut self) -> Option<String> {
-        let mut out = String::new();
+        let mut out = std::mem::take(&mut self.first);
         while !self.ended && out.is_empty() {
-            match &mut self.rows {
-                None => self.begin(&mut out),
-                Some(rows) => {
-                    let row = tokio::select! {
-                        row = rows.next() => row,
-                        () = tokio::time::sleep(HEARTBEAT) => {
-                            self.heartbeat(&mut out);
-                            continue;
-                        }
-                        () = self.stopping.cancelled() => {
-                            self.stop(&mut out);
-                            continue;
-                        }
-                    };
+            let news = tokio::select! {
+                news = Pieces::news(&mut self.rows, &mut self.statements) => news,
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    self.heartbeat(&mut out);
+                    continue;
+                }
+                () = self.stopping.cancelled() => {
+                    self.stop(&mut out);
+                    continue;
+                }
+            };
+            match news {
+                News::Row(row) => {
                     self.take(row, &mut out);
                     self.take_ready(&mut out);
                 }
+                News::Outcome(Ok(outcome)) => self.begin(outcome, &mut out),
+                News::Outcome(Err(error)) => self.fail(error, &mut out),
             }
         }
         (!out.is_empty()).then_some(out)
     }
 
-    /// The next statement's outcome, or the end.
-    fn begin(&mut self, out: &mut String) {
-        match self.outcomes.pop_front() {
-            Some(Outcome::Done { message }) => self.framing.event(out, "done", &json!({ "message": message })),
-            Some(Outcome::Rows(rows)) => {
-                self.framing.event(out, "rows", &json!({}));
-                self.rows = Some(rows);
-                if let Some(first) = self.first.take() {
-                    self.take(first, out);
-                }
+    /// The next row, or where no rows are left the next statement. Cancel-safe.
+    async fn news(rows: &mut Option<RowStream>, statements: &mut Statements) -> News {
+        match rows {
+            Some(rows) => News::Row(rows.next().await),
+            None => News::Outcome(statements.next().await.transpose()),
+        }
+    }
+
+    /// A statement's outcome, or the end.
+    fn begin(&mut self, outcome: Option<Outcome>, out: &mut String) {
+        let about = |rows: &RowStream| with_warnings(json!({}), rows.warnings());
+        match outcome {
+            Some(Outcome::Done { message, warnings }) => {
+                let data = with_warnings(json!({ "message": message }), &warnings);
+                self.framing.event(out, "done", &data);
             }
-            // Sent at once: it tells the client that the query listens from now on.
+            Some(Outcome::Rows(rows)) => {
+                self.framing.event(out, "rows", &about(&rows));
+                self.rows = Some(rows);
+            }
             Some(Outcome::Changes(rows)) => {
-                self.framing.event(out, "changes", &json!({}));
+                self.framing.event(out, "changes", &about(&rows));
                 self.rows = Some(rows);
             }
             None => {
@@ -169,12 +200,14 @@ impl Pieces {
     fn take(&mut self, row: Option<Row>, out: &mut String) {
         match row {
             Some(Ok(row)) => self.framing.row(out, &row),
-            Some(Err(error)) => {
-                self.framing.error(out, &error.into());
-                self.ended = true;
-            }
+            Some(Err(error)) => self.fail(error, out),
             None => self.rows = None,
         }
+    }
+
+    fn fail(&mut self, error: SqlError, out: &mut String) {
+        self.framing.error(out, &error.into());
+        self.ended = true;
     }
 
     /// Rows that wait already go into the same piece.

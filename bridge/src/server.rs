@@ -2,8 +2,9 @@
 //! knowledge.
 //!
 //! One task per connection. hyper hands over the requests of an HTTP/1.1 connection one at a time, so pipelined
-//! requests are answered in order by construction, each after its own commit; `pipeline_flush` only joins the answers
-//! into fewer packets. A client that wants one commit for many records sends them in one request.
+//! requests are answered in order by construction, each after its own commit. hyper's `pipeline_flush`, which joins
+//! answers while more input waits, stays off: behind input that is no HTTP, the answer that says so would never leave.
+//! A client that wants one commit for many records sends them in one request.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::body::Body;
 use crate::error::BridgeError;
 use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, HTTP2_STREAMS_MAX, KEEP_ALIVE_IDLE};
+use crate::linger::Lingering;
 use crate::metrics;
 use crate::routes::{self, Shared};
 
@@ -83,6 +85,7 @@ fn refuse(stream: TcpStream, peer: SocketAddr) {
 
 async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     stream.set_nodelay(true).ok();
+    let stream = Lingering::new(stream, shared.stopping.clone());
     let activity = Activity::new(shared.config.header_timeout.duration());
     let service = service_fn(|request| {
         let (shared, busy) = (shared.clone(), activity.begin());
@@ -95,7 +98,6 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .pipeline_flush(true)
         .max_buf_size(HEAD_BYTES_MAX)
         .header_read_timeout(None);
     builder

@@ -1,14 +1,16 @@
 //! `POST /v1/sql`: statements in, results out in the form the client accepts.
 //!
-//! Several statements run in order. A mistake found before the first result is a problem with its own status; one found
-//! later cannot change the status any more and ends the answer in the way its form has for that.
+//! All statements are parsed first, then they run in order, each when the results before it are taken. A mistake found
+//! before the first result is a problem with its own status; one found later cannot change the status any more and ends
+//! the answer in the way its form has for that.
 
-use headwater_sql::{Outcome, SqlError};
+use headwater_sql::{Engine, Outcome, Script, SqlError};
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::body::{self, RequestBody};
 use crate::limits::SQL_ANSWER_BYTES_MAX;
@@ -16,34 +18,83 @@ use crate::problem::{Problem, codes};
 use crate::push;
 use crate::routes::{Answer, RawRequest, Shared};
 
-/// Runs the statements of one request.
+/// Runs the statements of one request. Whether the answer can be given is settled before the first one is carried out.
 pub(crate) async fn run(shared: &Shared, request: RawRequest) -> Answer {
     let (head, body) = request.into_parts();
     let form = Form::accepted(&head.headers)?;
-    let statements = statements(shared, &head.headers, body).await?;
-    let outcomes = execute(shared, statements).await?;
-    let pushes = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Changes(_)));
+    let statements = Statements::new(shared, statements(shared, &head.headers, body).await?)?;
     match form {
-        Form::Events => push::events(outcomes, shared.stopping.clone()).await,
-        Form::Lines => push::lines(outcomes, shared.stopping.clone()).await,
-        Form::Any if pushes => push::events(outcomes, shared.stopping.clone()).await,
-        Form::Json if pushes => {
+        Form::Events => push::events(statements, shared.stopping.clone()).await,
+        Form::Lines => push::lines(statements, shared.stopping.clone()).await,
+        Form::Any if statements.are_endless => push::events(statements, shared.stopping.clone()).await,
+        Form::Json if statements.are_endless => {
             let detail = "changes never end, so they cannot be one JSON document";
             let help = "send accept: text/event-stream, or application/x-ndjson";
             Err(Problem::new(codes::NOT_ACCEPTABLE, detail).help(help))
         }
-        Form::Json | Form::Any => collect(outcomes).await,
+        Form::Json | Form::Any => collect(statements).await,
     }
 }
 
-/// Carries statements out on a task of their own: a client that goes away in the middle of a CREATE must not leave half
-/// of it behind.
-pub(crate) async fn execute(shared: &Shared, statements: String) -> Result<Vec<Outcome>, SqlError> {
-    let engine = shared.engine.clone();
-    let carried_out = tokio::spawn(async move { engine.execute(&statements).await });
-    carried_out
-        .await
-        .unwrap_or_else(|error| Err(SqlError::internal(format!("a statement was not finished: {error}"))))
+/// The statements of one request, each carried out when the results before it are taken, on a task of its own: a client
+/// that goes away in the middle of a CREATE must not leave half of it behind. The statements after it are not begun.
+pub(crate) struct Statements {
+    engine: Engine,
+    state: State,
+    /// Whether the rows of the last one do not end.
+    pub(crate) are_endless: bool,
+}
+
+enum State {
+    /// Parsed, and waiting to be carried out.
+    Waiting(Script),
+    /// One of them is being carried out.
+    Running(JoinHandle<Stepped>),
+    /// There is nothing more to do.
+    Over,
+}
+
+/// What became of a statement, and the statements after it.
+type Stepped = (Script, Option<Result<Outcome, SqlError>>);
+
+impl Statements {
+    /// Parses all of them.
+    pub(crate) fn new(shared: &Shared, text: String) -> Result<Statements, SqlError> {
+        let script = Script::new(text)?;
+        Ok(Statements {
+            engine: shared.engine.clone(),
+            are_endless: script.is_endless(),
+            state: State::Waiting(script),
+        })
+    }
+
+    /// The outcome of the next one; None when all are carried out. An error is the last. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Outcome, SqlError>> {
+        if let State::Waiting(_) = &self.state
+            && let State::Waiting(mut script) = std::mem::replace(&mut self.state, State::Over)
+        {
+            let engine = self.engine.clone();
+            self.state = State::Running(tokio::spawn(async move {
+                let outcome = engine.step(&mut script).await;
+                (script, outcome)
+            }));
+        }
+        let State::Running(task) = &mut self.state else {
+            return None;
+        };
+        let stepped = task.await;
+        self.state = State::Over;
+        match stepped {
+            Ok((script, Some(Ok(outcome)))) => {
+                self.state = State::Waiting(script);
+                Some(Ok(outcome))
+            }
+            Ok((_, last)) => last,
+            Err(error) => Some(Err(SqlError::internal(format!(
+                "a statement was not finished: {error}"
+            )))),
+        }
+    }
 }
 
 /// The form of an answer.
@@ -94,7 +145,7 @@ impl Form {
 /// `{"sql": "…"}`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Statements {
+struct JsonBody {
     sql: String,
 }
 
@@ -112,7 +163,7 @@ async fn statements(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
     let RequestBody { bytes, .. } = &shared.bodies.read(body).await?;
     match media_type.as_str() {
         "application/json" => {
-            let parsed: Statements = serde_json::from_slice(bytes).map_err(|error| {
+            let parsed: JsonBody = serde_json::from_slice(bytes).map_err(|error| {
                 Problem::new(codes::NOT_JSON, format!("the body is not {{\"sql\": \"…\"}}: {error}"))
             })?;
             Ok(parsed.sql)
@@ -132,30 +183,47 @@ async fn statements(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
 }
 
 /// One JSON document: `{"results": [{"message": "…"}, {"rows": [{…}, …]}]}`.
-async fn collect(outcomes: Vec<Outcome>) -> Answer {
-    let mut results = Vec::with_capacity(outcomes.len());
+async fn collect(mut statements: Statements) -> Answer {
+    let mut results = Vec::new();
     let mut bytes = 0;
-    for outcome in outcomes {
-        match outcome {
-            Outcome::Done { message } => results.push(json!({ "message": message }).to_string()),
+    while let Some(outcome) = statements.next().await {
+        match outcome? {
+            Outcome::Done { message, warnings } => {
+                results.push(with_warnings(json!({ "message": message }), &warnings).to_string());
+            }
             Outcome::Rows(mut stream) | Outcome::Changes(mut stream) => {
                 let mut rows = Vec::new();
                 while let Some(row) = stream.next().await {
                     let row = row?;
                     bytes += row.len() + 1;
                     if bytes > SQL_ANSWER_BYTES_MAX {
-                        let detail = format!("the rows have more than {SQL_ANSWER_BYTES_MAX} bytes");
+                        let number = results.len() + 1;
+                        let detail = format!(
+                            "the rows have more than {SQL_ANSWER_BYTES_MAX} bytes, counted up to statement {number}"
+                        );
                         let help = "send accept: application/x-ndjson and read them as they come, or use LIMIT";
                         return Err(Problem::new(codes::NOT_ACCEPTABLE, detail).help(help));
                     }
                     rows.push(row);
                 }
-                results.push(format!("{{\"rows\":[{}]}}", rows.join(",")));
+                let warnings = match stream.warnings() {
+                    [] => String::new(),
+                    some => format!(",\"warnings\":{}", json!(some)),
+                };
+                results.push(format!("{{\"rows\":[{}]{warnings}}}", rows.join(",")));
             }
         }
     }
     let text = format!("{{\"results\":[{}]}}", results.join(","));
     Ok(body::typed(StatusCode::OK, "application/json", text))
+}
+
+/// Adds the member `warnings` where there are some.
+pub(crate) fn with_warnings(mut object: Value, warnings: &[String]) -> Value {
+    if !warnings.is_empty() {
+        object["warnings"] = json!(warnings);
+    }
+    object
 }
 
 #[cfg(test)]

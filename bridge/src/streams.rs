@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::body;
 use crate::problem::{Problem, codes, unknown_stream};
 use crate::routes::{Answer, RawRequest, Shared, parameter};
-use crate::sql;
+use crate::sql::Statements;
 
 /// `GET /streams`
 pub(crate) fn list(shared: &Shared) -> Answer {
@@ -63,11 +63,13 @@ pub(crate) async fn delete(shared: &Shared, name: &str, request: &RawRequest) ->
 /// By way of SQL, so that a stream made here is like one made there, and names obey the same rules.
 async fn execute(shared: &Shared, statement: &str, name: &str) -> Result<(), Problem> {
     let quoted = format!("{statement} \"{}\";", name.replace('"', "\"\""));
-    match sql::execute(shared, quoted).await {
-        Ok(_) => Ok(()),
-        // The place in a statement that the client never wrote says nothing.
-        Err(error) => Err(Problem::from(error).without(&["location", "text", "statement"])),
-    }
+    let carried_out = match Statements::new(shared, quoted) {
+        Ok(mut statements) => statements.next().await.transpose(),
+        Err(error) => Err(error),
+    };
+    // The place in a statement that the client never wrote says nothing.
+    let problem = |error| Problem::from(error).without(&["location", "text", "statement"]);
+    carried_out.map(drop).map_err(problem)
 }
 
 fn describe_row(stream: &StreamRow) -> Value {

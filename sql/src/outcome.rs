@@ -12,6 +12,8 @@ pub enum Outcome {
     Done {
         /// For people: `stream demo created`.
         message: String,
+        /// What looks like a slip, a line each.
+        warnings: Vec<String>,
     },
     /// Rows that end: a one-shot SELECT, SHOW, DESCRIBE, EXPLAIN.
     Rows(RowStream),
@@ -25,6 +27,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct RowStream {
     rows: mpsc::Receiver<Result<String, SqlError>>,
+    warnings: Vec<String>,
 }
 
 /// The query's end of a [`RowStream`].
@@ -34,7 +37,8 @@ impl RowStream {
     /// A channel of rows.
     pub(crate) fn channel() -> (RowSender, RowStream) {
         let (sender, rows) = mpsc::channel(ROWS_BUFFERED_MAX);
-        (sender, RowStream { rows })
+        let warnings = Vec::new();
+        (sender, RowStream { rows, warnings })
     }
 
     /// Rows that are there already.
@@ -44,7 +48,21 @@ impl RowStream {
             // The channel has room for all of them and its receiver is held here.
             let _ = sender.try_send(Ok(row));
         }
-        RowStream { rows: stream }
+        RowStream {
+            rows: stream,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// With what looks like a slip in the statement.
+    pub(crate) fn warned(mut self, warnings: Vec<String>) -> RowStream {
+        self.warnings = warnings;
+        self
+    }
+
+    /// What looks like a slip in the statement, a line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The next row; None at the end. An error is the last item.

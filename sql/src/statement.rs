@@ -14,7 +14,7 @@ use crate::connector::ConnectorError;
 use crate::engine::Engine;
 use crate::error::{SqlError, codes};
 use crate::outcome::{Outcome, RowStream};
-use crate::parse::{did_you_mean, parse};
+use crate::parse::did_you_mean;
 use crate::plan::{Binder, explain, graph};
 use crate::query::side;
 use crate::read::resolve;
@@ -23,23 +23,8 @@ use crate::view::{is_view, kind_of};
 use crate::watermark::advance_to;
 
 impl Engine {
-    /// Carries out the statements of a text in order and gives an answer for each. All of them are parsed before the
-    /// first one is carried out; afterwards the first error ends it, and says which statement it was.
-    ///
-    /// `SELECT … EMIT` must be the last one: its rows do not end.
-    pub async fn execute(&self, sql: &str) -> Result<Vec<Outcome>, SqlError> {
-        let statements = parse(sql)?;
-        let count = statements.len();
-        refuse_early_push(&statements).map_err(|error| error.locate(sql))?;
-        let mut outcomes = Vec::with_capacity(count);
-        for (at, statement) in statements.iter().enumerate() {
-            let outcome = self.statement(statement, sql).await;
-            outcomes.push(outcome.map_err(|error| error.locate(sql).in_statement(at + 1, count))?);
-        }
-        Ok(outcomes)
-    }
-
-    async fn statement(&self, statement: &Statement, source: &str) -> Result<Outcome, SqlError> {
+    /// Carries out one statement of `source`.
+    pub(crate) async fn statement(&self, statement: &Statement, source: &str) -> Result<Outcome, SqlError> {
         // Taken once: what a statement is checked against does not change under it.
         let catalog = self.store().catalog().borrow().clone();
         let binder = Binder::new(&catalog, source);
@@ -90,14 +75,20 @@ impl Engine {
                     sql: sql.to_owned(),
                 };
                 let made = self.store().create_query(spec).await;
-                if made.is_ok() {
-                    side::ensure(self.store(), name).await?;
+                if made.is_ok()
+                    && let Err(error) = side::ensure(self.store(), name).await
+                {
+                    // The query is made, and its tasks try again.
+                    tracing::warn!(query = %name, %error, "no streams for late rows and errors yet");
                 }
                 made.map(|_| format!("{kind} {name} created, query {name} is running"))
             }
         };
         match made {
-            Ok(message) => Ok(done(with_warnings(message, &bound.warnings))),
+            Ok(message) => Ok(Outcome::Done {
+                message,
+                warnings: bound.warnings,
+            }),
             // Somebody else was faster.
             Err(CatalogError::Exists { .. }) if create.if_not_exists => {
                 Ok(done(format!("{kind} {name} exists already")))
@@ -142,13 +133,10 @@ impl Engine {
 
     async fn select(&self, binder: &Binder<'_>, select: &Select) -> Result<Outcome, SqlError> {
         let bound = binder.select(select)?;
-        for warning in &bound.warnings {
-            tracing::debug!(warning, "a SELECT looks like a slip");
-        }
-        if bound.push {
-            return Ok(Outcome::Changes(self.push(&bound.plan).await?));
-        }
-        Ok(Outcome::Rows(self.read(&bound.plan).await?))
+        Ok(match bound.push {
+            true => Outcome::Changes(self.push(&bound.plan).await?.warned(bound.warnings)),
+            false => Outcome::Rows(self.read(&bound.plan).await?.warned(bound.warnings)),
+        })
     }
 
     async fn drop_object(&self, catalog: &Catalog, drop: &Drop) -> Result<Outcome, SqlError> {
@@ -285,24 +273,6 @@ impl Engine {
     }
 }
 
-fn refuse_early_push(statements: &[Statement]) -> Result<(), SqlError> {
-    let Some((_, early)) = statements.split_last() else {
-        return Ok(());
-    };
-    let push = early.iter().find_map(|statement| match &statement.kind {
-        StatementKind::Select(select) => select.emit,
-        _ => None,
-    });
-    match push {
-        Some(emit) => Err(
-            SqlError::new(codes::ENDLESS, "a SELECT with EMIT does not end: nothing can follow it")
-                .at(emit.span)
-                .help("put it last, or leave out EMIT to read what is stored now"),
-        ),
-        None => Ok(()),
-    }
-}
-
 fn explain_statement(
     binder: &Binder<'_>,
     statement: &Statement,
@@ -366,19 +336,14 @@ fn refuse_used(catalog: &Catalog, drop: &Drop, stream: &StreamRow) -> Result<(),
 }
 
 fn done(message: String) -> Outcome {
-    Outcome::Done { message }
+    Outcome::Done {
+        message,
+        warnings: Vec::new(),
+    }
 }
 
 fn rows(rows: Vec<String>) -> Outcome {
     Outcome::Rows(RowStream::ready(rows))
-}
-
-fn with_warnings(mut message: String, warnings: &[String]) -> String {
-    for warning in warnings {
-        message.push_str("\nwarning: ");
-        message.push_str(warning);
-    }
-    message
 }
 
 fn taken(error: CatalogError, name: &Name) -> SqlError {

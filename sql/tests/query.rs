@@ -129,11 +129,21 @@ impl World {
         let mut out = String::new();
         for outcome in outcomes {
             match outcome {
-                Outcome::Done { message } => writeln!(out, "{message}").unwrap(),
-                Outcome::Rows(rows) => match rows.collect().await {
-                    Ok(rows) => rows.iter().for_each(|row| writeln!(out, "{row}").unwrap()),
-                    Err(error) => writeln!(out, "{error}").unwrap(),
-                },
+                Outcome::Done { message, warnings } => {
+                    writeln!(out, "{message}").unwrap();
+                    warnings
+                        .iter()
+                        .for_each(|warning| writeln!(out, "warning: {warning}").unwrap());
+                }
+                Outcome::Rows(rows) => {
+                    rows.warnings()
+                        .iter()
+                        .for_each(|warning| writeln!(out, "warning: {warning}").unwrap());
+                    match rows.collect().await {
+                        Ok(rows) => rows.iter().for_each(|row| writeln!(out, "{row}").unwrap()),
+                        Err(error) => writeln!(out, "{error}").unwrap(),
+                    }
+                }
                 Outcome::Changes(_) => writeln!(out, "use \\push").unwrap(),
             }
         }

@@ -171,6 +171,84 @@ async fn a_client_that_goes_ends_its_query() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_answered_is_not_carried_out() {
+    let node = Node::start(&[]).await;
+    let statements = "CREATE STREAM t1; INSERT INTO t1 (a) VALUES (77); SELECT * FROM t1 EMIT CHANGES";
+    let answer = node
+        .ask("POST", "/v1/sql", &[("accept", "application/json")], statements)
+        .await;
+    assert_eq!((answer.status, answer.code().as_str()), (406, "HW6012"));
+    let gone = node.ask("POST", "/v1/sql", &[], "SELECT * FROM t1;").await;
+    assert_eq!(gone.status, 404, "nothing was made: {}", gone.text);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_finished_statements_come_before_what_fails() {
+    let node = Node::start(&[]).await;
+    node.sql("CREATE STREAM demo; INSERT INTO demo (t) VALUES (1);").await;
+    let statements = "SELECT * FROM demo; SELECT * FROM nope; INSERT INTO demo (t) VALUES (2);";
+    let ask = async |accept| node.ask("POST", "/v1/sql", &[("accept", accept)], statements).await;
+
+    let lines = ask("application/x-ndjson").await;
+    assert_eq!(lines.status, 200, "{}", lines.text);
+    let lines: Vec<Value> = lines
+        .text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!((lines.len(), &lines[0]), (2, &json!({"t": 1})), "{lines:?}");
+    assert_eq!(
+        (&lines[1]["code"], &lines[1]["statement"]),
+        (&json!("HW3001"), &json!({"number": 2, "of": 3}))
+    );
+
+    let events = ask("text/event-stream").await.text;
+    let events: Vec<_> = events.split_terminator("\n\n").collect();
+    assert_eq!(events[..2], ["event: rows\ndata: {}", "data: {\"t\":1}"]);
+    assert!(
+        events[2].starts_with("event: error\n") && events[2].contains("HW3001"),
+        "{events:?}"
+    );
+    assert_eq!(events.len(), 3, "nothing follows: {events:?}");
+
+    assert_eq!(
+        ask("application/json").await.code(),
+        "HW3001",
+        "one document is all or nothing"
+    );
+    assert_eq!(
+        node.sql("SELECT * FROM demo;").await.len(),
+        1,
+        "what stands behind the mistake is not carried out"
+    );
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slip_is_told_with_the_rows() {
+    let node = Node::start(&[]).await;
+    node.sql("CREATE STREAM demo; INSERT INTO demo (a) VALUES ('x');").await;
+    let slip = "SELECT a FROM demo WHERE a = \"x\";";
+    let ask = async |accept, slip: &str| node.ask("POST", "/v1/sql", &[("accept", accept)], slip).await.text;
+    let document: Value = serde_json::from_str(&ask("application/json", slip).await).unwrap();
+    let warning = document["results"][0]["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("write 'x'"), "{warning}");
+    let events = ask("text/event-stream", slip).await;
+    let data = json!({"warnings": [warning]});
+    assert!(
+        events.starts_with(&format!("event: rows\ndata: {data}\n\n")),
+        "{events}"
+    );
+    let create = "CREATE STREAM s AS SELECT a FROM demo WHERE a = \"x\" EMIT CHANGES;";
+    let document: Value = serde_json::from_str(&ask("application/json", create).await).unwrap();
+    assert_eq!(document["results"][0]["warnings"], json!([warning]));
+    let fine = ask("application/json", "SELECT a FROM demo WHERE a = 'x';").await;
+    assert_eq!(fine, "{\"results\":[{\"rows\":[{\"a\":\"x\"}]}]}");
+    node.stop().await;
+}
+
 async fn listen(node: &Node, accept: &str) -> Incoming {
     let response = node
         .send(

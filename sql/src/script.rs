@@ -1,0 +1,79 @@
+//! A text of statements, carried out one after the other, at the pace of whoever takes the answers.
+
+use std::collections::VecDeque;
+
+use crate::ast::{Statement, StatementKind};
+use crate::engine::Engine;
+use crate::error::{SqlError, codes};
+use crate::outcome::Outcome;
+use crate::parse::parse;
+use crate::span::Span;
+
+/// The statements of a text, all of them parsed before the first one is carried out.
+#[derive(Debug)]
+pub struct Script {
+    source: String,
+    waiting: VecDeque<Statement>,
+    count: usize,
+}
+
+impl Script {
+    /// Parses the text. `SELECT … EMIT` must be the last statement: its rows do not end.
+    pub fn new(source: impl Into<String>) -> Result<Script, SqlError> {
+        let source = source.into();
+        let statements = parse(&source)?;
+        refuse_early_push(&statements).map_err(|error| error.locate(&source))?;
+        Ok(Script {
+            count: statements.len(),
+            waiting: statements.into(),
+            source,
+        })
+    }
+
+    /// Whether the rows of the last statement do not end.
+    pub fn is_endless(&self) -> bool {
+        self.waiting.back().is_some_and(|statement| emit(statement).is_some())
+    }
+}
+
+impl Engine {
+    /// Carries out the next statement; None when there is none left. An error says which statement it was.
+    pub async fn step(&self, script: &mut Script) -> Option<Result<Outcome, SqlError>> {
+        let statement = script.waiting.pop_front()?;
+        let outcome = self.statement(&statement, &script.source).await;
+        let (number, count) = (script.count - script.waiting.len(), script.count);
+        Some(outcome.map_err(|error| error.locate(&script.source).in_statement(number, count)))
+    }
+
+    /// Carries out all statements of a text in order and gives an answer for each; the first error ends it.
+    pub async fn execute(&self, sql: &str) -> Result<Vec<Outcome>, SqlError> {
+        let mut script = Script::new(sql)?;
+        let mut outcomes = Vec::with_capacity(script.count);
+        while let Some(outcome) = self.step(&mut script).await {
+            outcomes.push(outcome?);
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Where the EMIT of a statement stands, if it has one.
+fn emit(statement: &Statement) -> Option<Span> {
+    match &statement.kind {
+        StatementKind::Select(select) => Some(select.emit?.span),
+        _ => None,
+    }
+}
+
+fn refuse_early_push(statements: &[Statement]) -> Result<(), SqlError> {
+    let Some((_, early)) = statements.split_last() else {
+        return Ok(());
+    };
+    match early.iter().find_map(emit) {
+        Some(span) => Err(
+            SqlError::new(codes::ENDLESS, "a SELECT with EMIT does not end: nothing can follow it")
+                .at(span)
+                .help("put it last, or leave out EMIT to read what is stored now"),
+        ),
+        None => Ok(()),
+    }
+}
