@@ -4,6 +4,7 @@
 //! anywhere.
 
 mod door;
+mod proxy;
 mod websocket;
 
 use std::future::Future;

@@ -17,6 +17,7 @@ pub struct BrokerConfig {
     pub ws_listen: OptionalAddr,
     pub wss_listen: OptionalAddr,
     pub unix_listen: PathBuf,
+    pub proxy_protocol: bool,
     pub tls_certificate: PathBuf,
     pub tls_key: PathBuf,
     pub packet_max: ByteSize,

@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::tempdir;
 
 use crate::harness::clients::script;
-use crate::harness::mqtt::CONNECT_V4;
+use crate::harness::mqtt::{CONNECT_V4, answer_until_closed};
 use crate::harness::server::{Addresses, refusal};
 use crate::harness::{PATIENCE, Server};
 
@@ -91,6 +91,22 @@ fn a_unix_socket_also_after_a_kill() {
         server.kill();
         server.start_again();
     }
+}
+
+#[test]
+fn behind_a_balancer_everyone_has_to_come_through_it() {
+    let folder = tempdir().unwrap();
+    let server = Server::with(&folder.path().join("data"), &["broker.proxy_protocol=true"]);
+    let mut stream = std::net::TcpStream::connect(server.mqtt()).expect("the port is open");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    let header = b"PROXY TCP4 10.0.0.7 127.0.0.1 8080 1883\r\n";
+    stream
+        .write_all(&[header, CONNECT_V4].concat())
+        .expect("it can be written to");
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, [0x20, 2, 0, 0]);
+    assert_eq!(answer_until_closed(&server, CONNECT_V4), b"", "no header, no answer");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use headwater_store::{TopicName, WriteError};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Connection;
 use super::finish::linger;
@@ -23,31 +23,68 @@ use crate::session::{Flight, Source, Subscribed, accept, refusal};
 use crate::sessions::{Opened, PendingRow, Receiver, SessionError, SourceRow};
 use crate::transport::{Guest, Stream};
 
-/// A client's whole stay.
+/// A client's whole stay. What is needed on the way in or on the way out only is boxed: an idle client holds none of it.
 pub async fn run(shared: Arc<Shared>, guest: Guest, peer: SocketAddr) {
+    let Some(arrival) = Box::pin(arrive(&shared, guest, peer)).await else {
+        return;
+    };
+    let Some((mut connection, _gone)) = Box::pin(admit(shared, arrival)).await else {
+        return;
+    };
+    // A client whose Maximum Packet Size has no room for the answer cannot be served.
+    let end = match connection.output.ready.is_empty() {
+        true => End::server(
+            Reason::PACKET_TOO_LARGE,
+            "the client takes no packet as large as its CONNACK",
+        ),
+        false => connection.serve().await,
+    };
+    Box::pin(connection.depart(&end)).await;
+}
+
+/// A client that has sent its CONNECT.
+struct Arrival {
+    stream: Stream,
+    peer: SocketAddr,
+    connect: Box<Connect>,
+    decoder: Decoder,
+    input: BytesMut,
+}
+
+/// Waits for the CONNECT, and whatever comes before it. None: it did not come.
+async fn arrive(shared: &Shared, guest: Guest, peer: SocketAddr) -> Option<Arrival> {
     let mut input = BytesMut::new();
     let mut decoder = Decoder::new(shared.packet_max);
     let connect = async {
-        let mut stream = guest.enter(shared.packet_max).await.map_err(Failure::Entry)?;
+        let (mut stream, source) = guest.enter(shared.packet_max).await.map_err(Failure::Entry)?;
         let connect = read_connect(&mut stream, &mut decoder, &mut input).await;
-        Ok((stream, connect))
+        Ok((stream, source.unwrap_or(peer), connect))
     };
     let connect = tokio::select! {
         connect = timeout(shared.connect_timeout, connect) => connect,
-        () = shared.stopping.cancelled() => return,
+        () = shared.stopping.cancelled() => return None,
     };
     match connect {
-        Ok(Ok((stream, Ok(connect)))) => admit(shared, stream, peer, connect, decoder, input).await,
-        Ok(Ok((mut stream, Err(Failure::Decode(error))))) => {
+        Ok(Ok((stream, peer, Ok(connect)))) => {
+            return Some(Arrival {
+                stream,
+                peer,
+                connect,
+                decoder,
+                input,
+            });
+        }
+        Ok(Ok((mut stream, peer, Err(Failure::Decode(error))))) => {
             tracing::debug!(%peer, %error, "no CONNECT");
             refuse_garbage(&mut stream, &error).await;
         }
-        Ok(Ok((_, Err(Failure::Entry(error))))) | Ok(Err(Failure::Entry(error))) => {
+        Ok(Ok((_, _, Err(Failure::Entry(error))))) | Ok(Err(Failure::Entry(error))) => {
             tracing::debug!(%peer, %error, "no CONNECT, and no handshake before it");
         }
-        Ok(Ok((_, Err(Failure::Closed)))) | Ok(Err(Failure::Closed | Failure::Decode(_))) => {}
+        Ok(Ok((_, _, Err(Failure::Closed)))) | Ok(Err(Failure::Closed | Failure::Decode(_))) => {}
         Err(_) => tracing::debug!(%peer, "no CONNECT in time"),
     }
+    None
 }
 
 enum Failure {
@@ -102,21 +139,23 @@ async fn cannot_open(shared: &Shared, mut stream: Stream, peer: SocketAddr, vers
     send_last(&mut stream, &refusal(version, reason, detail)).await;
 }
 
-async fn admit(
-    shared: Arc<Shared>,
-    mut stream: Stream,
-    peer: SocketAddr,
-    connect: Box<Connect>,
-    decoder: Decoder,
-    input: BytesMut,
-) {
+/// Opens the client's session and answers. The guard lets whoever waits for the client's end go, however its task ends.
+async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>, DropGuard)> {
+    let Arrival {
+        mut stream,
+        peer,
+        connect,
+        decoder,
+        input,
+    } = arrival;
     let version = connect.version;
     let accepted = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
             tracing::debug!(%peer, %reason, detail, "CONNECT refused");
             shared.metrics.ended(&End::server(reason, detail));
-            return send_last(&mut stream, &refusal(version, reason, detail)).await;
+            send_last(&mut stream, &refusal(version, reason, detail)).await;
+            return None;
         }
     };
     drop(connect);
@@ -131,8 +170,7 @@ async fn admit(
         subscriptions: AtomicUsize::new(0),
         gone: CancellationToken::new(),
     });
-    // However this task ends, whoever waits for the client's end is let go.
-    let _gone = client.gone.clone().drop_guard();
+    let gone = client.gone.clone().drop_guard();
     if let Some(previous) = shared.clients.register(&client) {
         let _ = timeout(Duration::from_millis(TAKEOVER_WAIT_MS), previous.gone.cancelled()).await;
     }
@@ -149,35 +187,35 @@ async fn admit(
         Err(error) => {
             shared.clients.unregister(&client);
             client.gone.cancel();
-            return cannot_open(&shared, stream, peer, version, &error).await;
+            cannot_open(&shared, stream, peer, version, &error).await;
+            return None;
         }
     };
     shared.metrics.connections.increment(1.0);
     tracing::debug!(%peer, client_id = %client.client_id, version = version.as_str(), "connected");
     let connack = accepted.connack(opened.restored.is_some());
-    let mut connection = Connection::new(shared.clone(), client.clone(), stream, decoder, accepted.session, input);
+    let connection = Connection::new(shared.clone(), client, stream, decoder, accepted.session, input);
+    let mut connection = Box::new(connection);
     connection.session.send(&connack, &mut connection.output.ready);
     connection.session.set_catalog(shared.store.catalog());
     connection.take_up(opened);
-    // A client whose Maximum Packet Size has no room for the answer cannot be served.
-    let end = match connection.output.ready.is_empty() {
-        true => End::server(
-            Reason::PACKET_TOO_LARGE,
-            "the client takes no packet as large as its CONNACK",
-        ),
-        false => connection.serve().await,
-    };
-    tracing::debug!(%peer, client_id = %client.client_id, ?end, "ended");
-    shared.metrics.ended(&end);
-    connection.finish(&end).await;
-    shared.metrics.connections.decrement(1.0);
-    client.gone.cancel();
-    if matches!(end, End::Server { .. }) {
-        connection.linger().await;
-    }
+    Some((connection, gone))
 }
 
 impl Connection {
+    /// Leaves, after everything that this end asks for.
+    async fn depart(&mut self, end: &End) {
+        let client = self.client.clone();
+        tracing::debug!(peer = %client.peer, client_id = %client.client_id, ?end, "ended");
+        self.shared.metrics.ended(end);
+        self.finish(end).await;
+        self.shared.metrics.connections.decrement(1.0);
+        client.gone.cancel();
+        if matches!(end, End::Server { .. }) {
+            self.linger().await;
+        }
+    }
+
     /// Goes on with the session that was opened.
     fn take_up(&mut self, opened: Opened) {
         let Some(held) = opened.held else { return };

@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Stream;
+use super::proxy::read_header;
 use super::websocket::WebSocket;
 use crate::error::BrokerError;
 
@@ -40,6 +41,8 @@ pub struct Door {
     listener: Listener,
     /// Some for the secure ones.
     tls: Option<Arc<ServerConfig>>,
+    /// Clients come through a balancer that says who they are.
+    proxied: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +54,12 @@ enum Listener {
 /// A client that has not shown yet that it speaks what the door speaks.
 #[derive(Debug)]
 pub enum Guest {
-    Tcp(TcpStream, Transport, Option<Arc<ServerConfig>>),
+    Tcp {
+        stream: TcpStream,
+        transport: Transport,
+        tls: Option<Arc<ServerConfig>>,
+        proxied: bool,
+    },
     Unix(UnixStream),
 }
 
@@ -79,6 +87,7 @@ pub async fn doors(config: &BrokerConfig) -> Result<Vec<Door>, BrokerError> {
             transport,
             listener: Listener::Tcp(listener.map_err(|source| BrokerError::Listen { address, source })?),
             tls: tls.clone().filter(|_| secure(&transport)),
+            proxied: config.proxy_protocol,
         });
     }
     if !config.unix_listen.as_os_str().is_empty() {
@@ -91,6 +100,7 @@ pub async fn doors(config: &BrokerConfig) -> Result<Vec<Door>, BrokerError> {
             transport: Transport::Unix,
             listener: Listener::Unix(listener, path),
             tls: None,
+            proxied: false,
         });
     }
     Ok(doors)
@@ -102,7 +112,13 @@ impl Door {
         match &self.listener {
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Guest::Tcp(stream, self.transport, self.tls.clone()), peer))
+                let guest = Guest::Tcp {
+                    stream,
+                    transport: self.transport,
+                    tls: self.tls.clone(),
+                    proxied: self.proxied,
+                };
+                Ok((guest, peer))
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
@@ -130,15 +146,25 @@ impl Drop for Door {
 }
 
 impl Guest {
-    /// Goes through TLS and the WebSocket handshake, where there is one.
-    pub async fn enter(self, packet_max: usize) -> io::Result<Stream> {
-        let (stream, transport, tls) = match self {
-            Guest::Unix(stream) => return Ok(Stream::Unix(stream)),
-            Guest::Tcp(stream, transport, tls) => (stream, transport, tls),
+    /// Goes through the PROXY header, TLS and the WebSocket handshake, where there is one. Beside the stream, where the
+    /// client really comes from, if a balancer said so.
+    pub async fn enter(self, packet_max: usize) -> io::Result<(Stream, Option<SocketAddr>)> {
+        let (mut stream, transport, tls, proxied) = match self {
+            Guest::Unix(stream) => return Ok((Stream::Unix(stream), None)),
+            Guest::Tcp {
+                stream,
+                transport,
+                tls,
+                proxied,
+            } => (stream, transport, tls, proxied),
         };
         // Acknowledgements are small and are waited for; each write is already everything there is.
         stream.set_nodelay(true)?;
-        Ok(match (transport, tls) {
+        let source = match proxied {
+            true => read_header(&mut stream).await?,
+            false => None,
+        };
+        let stream = match (transport, tls) {
             (Transport::WebSocket, _) => Stream::WebSocket(Box::new(WebSocket::accept(stream, packet_max).await?)),
             (Transport::SecureWebSocket, Some(tls)) => {
                 let stream = TlsAcceptor::from(tls).accept(stream).await?;
@@ -146,7 +172,8 @@ impl Guest {
             }
             (Transport::Tls, Some(tls)) => Stream::Tls(Box::new(TlsAcceptor::from(tls).accept(stream).await?)),
             _ => Stream::Tcp(stream),
-        })
+        };
+        Ok((stream, source))
     }
 }
 
