@@ -17,7 +17,7 @@ use crate::error::BridgeError;
 use crate::limits::{METRICS_UPKEEP, STOP_TIMEOUT};
 use crate::routes::Shared;
 use crate::webhook::Statuses;
-use crate::{metrics, server, webhook};
+use crate::{connectors, metrics, server, webhook};
 
 /// The running HTTP face and the running webhooks.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ impl Bridge {
         let local_addr = listener.local_addr().map_err(BridgeError::Listener)?;
         let (stopping, killed, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let webhooks = Statuses::default();
+        engine.watch_connectors(connectors::watch(webhooks.clone()));
         let supervise = webhook::supervise(
             store.clone(),
             config.webhook.clone(),

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use headwater_config::Millis;
-use headwater_store::{Header, KeyRead, Offset, Position, Record, ShardId, StreamRow, TimestampMs};
+use headwater_store::{Header, KeyRead, Offset, Position, Qos, Record, ShardId, StreamRow, TimestampMs};
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -233,6 +233,12 @@ fn describe(stream: &StreamRow, shard: ShardId, offset: Offset, record: &Record)
     }
     if let Some(topic) = &record.topic {
         text.push_str(&format!(r#","topic":{}"#, json!(topic.as_str())));
+    }
+    if record.qos != Qos::AtMostOnce {
+        text.push_str(&format!(r#","qos":{}"#, record.qos.bits()));
+    }
+    if record.retain {
+        text.push_str(r#","retain":true"#);
     }
     let payload = record.payload.as_deref();
     match (payload, payload.and_then(payload::as_json)) {

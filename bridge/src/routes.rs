@@ -103,6 +103,32 @@ impl Resource {
         }
     }
 
+    /// The query parameters; None: any, and they mean nothing. Who publishes, scrapes or probes may have to send some that
+    /// are for a proxy on the way.
+    fn parameters(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Resource::Live | Resource::Ready | Resource::Metrics | Resource::Publish(_) => None,
+            Resource::Records(_) => Some(&["from", "limit", "shard", "key", "wait"]),
+            Resource::Stream(_) => Some(&["ignoreNonExist"]),
+            Resource::Sql | Resource::Streams | Resource::Queries | Resource::Connectors => Some(&[]),
+        }
+    }
+
+    /// A parameter that would do nothing was meant to do something.
+    fn refuse_unknown_parameters(&self, query: &str) -> Result<(), Problem> {
+        let names = query.split('&').filter(|pair| !pair.is_empty());
+        let mut names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+        let Some(known) = self.parameters() else { return Ok(()) };
+        let Some(unknown) = names.find(|name| !known.contains(name)) else {
+            return Ok(());
+        };
+        let problem = Problem::new(codes::BAD_PARAMETER, format!("there is no parameter `{unknown}` here"));
+        Err(match known {
+            [] => problem.help("this path takes none"),
+            known => problem.help(format!("this path takes {}", known.join(", "))),
+        })
+    }
+
     fn methods(&self) -> &'static str {
         match self {
             Resource::Sql | Resource::Publish(_) => "POST",
@@ -114,6 +140,7 @@ impl Resource {
 }
 
 async fn dispatch(shared: &Arc<Shared>, resource: &Resource, request: RawRequest) -> Answer {
+    resource.refuse_unknown_parameters(request.uri().query().unwrap_or_default())?;
     // hyper leaves out the body of an answer to HEAD.
     let method = if request.method() == Method::HEAD {
         Method::GET

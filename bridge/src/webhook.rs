@@ -31,7 +31,7 @@ use target::Allowed;
 
 pub(crate) use options::WebhookOptions;
 pub use options::check_connector;
-pub(crate) use status::Statuses;
+pub(crate) use status::{Snapshot, Statuses};
 
 /// Runs the webhooks of the catalog until `stopping`; then lets the attempts under way finish.
 pub(crate) async fn supervise(store: Store, config: WebhookConfig, statuses: Statuses, stopping: CancellationToken) {

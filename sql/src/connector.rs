@@ -3,12 +3,26 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headwater_store::ConnectorRow;
+
 use crate::error::{Code, codes};
 
 /// Says whether a connector of that kind (`webhook`) and direction (`sink`) can have these options, whose names are in
 /// upper case. The bridge knows connectors, and stands above this crate.
 pub type ConnectorCheck =
     Arc<dyn Fn(&str, bool, &BTreeMap<String, String>) -> Result<(), ConnectorError> + Send + Sync>;
+
+/// What a connector is doing, for SHOW CONNECTORS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectorStatus {
+    /// One word.
+    pub state: &'static str,
+    /// What went wrong last, since the server was started.
+    pub last_error: Option<String>,
+}
+
+/// Tells what a connector is doing. It is the bridge that runs them.
+pub type ConnectorWatch = Box<dyn Fn(&ConnectorRow) -> ConnectorStatus + Send + Sync>;
 
 /// Why a connector cannot be so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

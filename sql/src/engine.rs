@@ -9,18 +9,18 @@ mod position;
 mod supervisor;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use headwater_config::SqlConfig;
-use headwater_store::{GroupId, QueryRow, QueryState, ReadError, Record, Store, StreamRow};
+use headwater_store::{ConnectorRow, GroupId, QueryRow, QueryState, ReadError, Record, Store, StreamRow};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::{Misfit, address};
 use crate::append::{Appended, Outgoing, Patience, append};
-use crate::connector::{ConnectorCheck, ConnectorError};
+use crate::connector::{ConnectorCheck, ConnectorError, ConnectorStatus, ConnectorWatch};
 use crate::error::{SqlError, codes};
 use crate::insert::{self, InsertRow};
 use crate::outcome::RowStream;
@@ -48,6 +48,8 @@ pub struct Engine {
 struct Inner {
     store: Store,
     check_connector: ConnectorCheck,
+    /// Set by the bridge when it runs.
+    watch_connectors: OnceLock<ConnectorWatch>,
     rules: QueryRules,
     step_records_max: usize,
     stop: CancellationToken,
@@ -117,6 +119,7 @@ impl Engine {
         let inner = Inner {
             store,
             check_connector,
+            watch_connectors: OnceLock::new(),
             rules,
             step_records_max: config.step_records_max,
             stop,
@@ -153,6 +156,22 @@ impl Engine {
         options: &BTreeMap<String, String>,
     ) -> Result<(), ConnectorError> {
         (self.inner.check_connector)(kind, sink, options)
+    }
+
+    /// From now on `watch` tells what connectors are doing. Only the first one counts.
+    pub fn watch_connectors(&self, watch: ConnectorWatch) {
+        self.inner.watch_connectors.set(watch).ok();
+    }
+
+    /// What a connector is doing, as far as anybody here knows.
+    pub(crate) fn connector_status(&self, connector: &ConnectorRow) -> ConnectorStatus {
+        match self.inner.watch_connectors.get() {
+            Some(watch) => watch(connector),
+            None => ConnectorStatus {
+                state: if connector.running { "running" } else { "stopped" },
+                last_error: None,
+            },
+        }
     }
 
     /// Turns where the sources of a persistent query begin into offsets, once for all its tasks. To be called before

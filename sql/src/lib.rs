@@ -70,7 +70,7 @@ mod view;
 mod watermark;
 
 pub use append::{AppendError, Appended, Fate, Outgoing, Patience, Place};
-pub use connector::{ConnectorCheck, ConnectorError};
+pub use connector::{ConnectorCheck, ConnectorError, ConnectorStatus, ConnectorWatch};
 pub use engine::{Engine, QueryStatus, StartError};
 pub use error::{Code, ErrorKind, Location, Report, SqlError, codes};
 pub use outcome::{Outcome, RowStream};

@@ -29,8 +29,11 @@ pub enum OpenError {
     )]
     Groups { made: u16, configured: u16 },
     /// The file system refused.
-    #[error("cannot use the data folder {}: {source}", .path.display())]
+    #[error("cannot use the data folder {}: {source}{}", .path.display(), other_folder(.source))]
     Io { path: PathBuf, source: std::io::Error },
+    /// There is no such folder to look at.
+    #[error("the data folder {} does not exist; name another one with --data", .0.display())]
+    Missing(PathBuf),
     /// RocksDB refused.
     #[error("cannot open the records and tables: {}; `headwater store check` says whether they are damaged", .0.0)]
     Engine(#[from] EngineError),
@@ -40,6 +43,18 @@ pub enum OpenError {
     /// The state on disk contradicts itself.
     #[error("the data folder is damaged: {0}; nothing was deleted; `headwater store check` lists all damage")]
     Damaged(String),
+}
+
+/// What to do where the folder itself is the trouble.
+fn other_folder(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    match source.kind() {
+        AlreadyExists | NotADirectory => "; a file is in its place: choose another folder with --data",
+        NotFound | PermissionDenied | ReadOnlyFilesystem => {
+            "; choose a folder with --data that can be made and written, and not one in /proc or the like"
+        }
+        _ => "",
+    }
 }
 
 /// An error of the storage engine. After one from a write or a flush the node stops.

@@ -63,11 +63,15 @@ impl Folder {
             _lock: Some(lock),
         };
         folder.refuse_lost_state()?;
+        folder.refuse_lost_log()?;
         Ok(folder)
     }
 
     /// Locks a folder that exists, for reading: not a byte in it is changed.
     pub fn open_existing(path: &Path) -> Result<Folder, OpenError> {
+        if !path.try_exists().map_err(failed(path))? {
+            return Err(OpenError::Missing(path.into()));
+        }
         let lock = match File::open(path.join("LOCK")) {
             Ok(lock) => Some(lock),
             // A copy may come without it.
@@ -102,6 +106,28 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// The log engine without its files would begin anew. The log is made before the database, so where that is there the
+    /// log has been.
+    fn refuse_lost_log(&self) -> Result<(), OpenError> {
+        if !self.state().join("CURRENT").exists() {
+            return Ok(());
+        }
+        let is_log = |path: PathBuf| path.extension().is_some_and(|extension| extension == "raftlog");
+        let found = match fs::read_dir(self.raft()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(&self.path)(error)),
+            Ok(items) => items.filter_map(Result::ok).any(|item| is_log(item.path())),
+        };
+        if found {
+            return Ok(());
+        }
+        Err(OpenError::Damaged(format!(
+            "{} has no log files, and {} is there",
+            self.raft().display(),
+            self.state().display()
+        )))
     }
 
     /// The number of data groups it was made with.
@@ -161,7 +187,12 @@ fn read_format(path: &Path) -> Result<u16, OpenError> {
             .find_map(|line| line.split_once('=').filter(|(name, _)| name.trim() == key))
             .map(|(_, value)| value.trim())
     };
-    let found = value("format").unwrap_or("unknown");
+    let Some(found) = value("format") else {
+        return Err(OpenError::Damaged(format!(
+            "{} does not say which format it is",
+            path.join("FORMAT").display()
+        )));
+    };
     let ours = found == FORMAT.to_string();
     // Other versions may end otherwise; what says it is ours has to be whole.
     let whole = text.split_once(CHECKSUM).map(|(covered, crc)| crc == checksum(covered));
@@ -224,6 +255,46 @@ mod tests {
             error.contains("format 9") && error.contains("reads format 2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_folder_is_told_with_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        let said = |error: OpenError| error.to_string();
+        let error = said(Folder::open(&file, 4).unwrap_err());
+        assert!(
+            error.contains("a file is in its place") && error.contains("--data"),
+            "{error}"
+        );
+        let error = said(Folder::open(Path::new("/proc/nothing/here"), 4).unwrap_err());
+        assert!(error.contains("choose a folder with --data"), "{error}");
+        let missing = root.path().join("missing");
+        let error = said(Folder::open_existing(&missing).unwrap_err());
+        assert!(error.contains("does not exist") && !missing.exists(), "{error}");
+        let data = root.path().join("data");
+        drop(Folder::open(&data, 4).unwrap());
+        fs::write(data.join("FORMAT"), "").unwrap();
+        assert!(
+            matches!(Folder::open(&data, 4), Err(OpenError::Damaged(_))),
+            "an empty FORMAT"
+        );
+    }
+
+    #[test]
+    fn a_log_that_is_lost_is_not_begun_anew() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Folder::open(root.path(), 4).unwrap());
+        fs::create_dir(root.path().join("state")).unwrap();
+        fs::write(root.path().join("state/CURRENT"), "MANIFEST-000001").unwrap();
+        let error = Folder::open(root.path(), 4).unwrap_err().to_string();
+        assert!(error.contains("raft has no log files"), "{error}");
+        assert!(!root.path().join("raft").exists(), "nothing is made");
+        fs::create_dir(root.path().join("raft")).unwrap();
+        assert!(Folder::open(root.path(), 4).is_err(), "an empty folder is no log");
+        fs::write(root.path().join("raft/0000000000000001.raftlog"), "").unwrap();
+        Folder::open(root.path(), 4).expect("a log");
     }
 
     #[test]

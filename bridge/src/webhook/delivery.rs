@@ -39,6 +39,9 @@ pub(crate) struct Delivery {
     pub(crate) stop: CancellationToken,
 }
 
+/// The last error of a connector that a 410 has stopped.
+const GONE: &str = "the far side answered 410 Gone; RESUME CONNECTOR starts it again";
+
 /// Why deliveries ended for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -189,7 +192,11 @@ impl Delivery {
                     self.status.delivered(chunk.len() as u64);
                     return Fate::Delivered;
                 }
-                Outcome::Gone => return Fate::Ended(End::Gone),
+                Outcome::Gone => {
+                    metrics::webhook_attempt(name, "gone", begun.elapsed());
+                    self.status.failed(GONE, self.store.now());
+                    return Fate::Ended(End::Gone);
+                }
                 Outcome::Refused(reason) => {
                     metrics::webhook_attempt(name, "refused", begun.elapsed());
                     self.status.error(&reason, self.store.now());

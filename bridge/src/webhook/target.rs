@@ -63,7 +63,7 @@ impl fmt::Display for Host {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// Not a failure of the far side: nothing is sent until the configuration or the name changes.
-    #[error("{host} is {address}, which is not a public address; {}", how_to_allow(host))]
+    #[error("{}; {}", not_public(host, *address), how_to_allow(host))]
     Refused { host: String, address: IpAddr },
     #[error("cannot resolve {host}: {source}")]
     Resolve { host: String, source: io::Error },
@@ -79,6 +79,14 @@ pub(crate) enum ConnectError {
     Http { host: String, source: hyper::Error },
 }
 
+fn not_public(host: &str, address: IpAddr) -> String {
+    if host == address.to_string() {
+        format!("{address} is not a public address")
+    } else {
+        format!("{host} is {address}, which is not a public address")
+    }
+}
+
 fn how_to_allow(host: &str) -> String {
     format!("to allow it add \"{host}\" to bridge.webhook.allow_private")
 }
@@ -88,8 +96,7 @@ impl ConnectError {
     pub(crate) fn of_option(&self, option: &str) -> ConnectorError {
         match self {
             ConnectError::Refused { host, address } => {
-                let message = format!("{host} is {address}, which is not a public address");
-                ConnectorError::value(option, message).help(how_to_allow(host))
+                ConnectorError::value(option, not_public(host, *address)).help(how_to_allow(host))
             }
             other => ConnectorError::value(option, other.to_string()),
         }

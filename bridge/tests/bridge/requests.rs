@@ -39,6 +39,9 @@ async fn every_refusal_has_its_status_and_code() {
         ("GET", "/v1/streams/s/records?wait=5", "", 400, "HW6009"),
         ("GET", "/v1/streams/s/records?shard=7", "", 400, "HW6009"),
         ("GET", "/v1/streams/t/records", "", 404, "HW3001"),
+        ("GET", "/v1/streams/s/records?form=latest", "", 400, "HW6009"),
+        ("GET", "/streams?foo=1", "", 400, "HW6009"),
+        ("POST", "/v1/sql?pretty", "SHOW STREAMS;", 400, "HW6009"),
     ] {
         let answer = node.ask(method, path, &[], body).await;
         assert_eq!(

@@ -203,6 +203,23 @@ async fn gone_stops_the_connector_until_it_is_resumed() {
     })
     .await;
     assert!(target.come().is_empty(), "nothing after 410");
+    let seen = connector(&node).await;
+    let error = seen["lastError"]["message"].as_str().expect("why it stopped");
+    assert!(error.contains("410 Gone") && error.contains("RESUME"), "{seen}");
+    assert!(
+        seen["shards"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|shard| shard["state"] == "stopped"),
+        "{seen}"
+    );
+    let shown = &node.sql("SHOW CONNECTORS;").await[0];
+    assert_eq!(
+        (&shown["state"], shown["last_error"].as_str()),
+        (&json!("stopped"), Some(error)),
+        "both say the same"
+    );
     node.sql("RESUME CONNECTOR w;").await;
     assert_eq!(target.next().await.body, r#"{"n":0}"#, "nothing was skipped");
     assert_eq!(target.next().await.body, r#"{"n":1}"#);
@@ -333,7 +350,8 @@ async fn private_targets_are_refused_at_create_and_again_when_they_are_resolved(
     let node = node.restart(&QUICK[1..]).await;
     publish(&node, 0..1).await;
     let status = wait_for("the refusal", async || {
-        Some(connector(&node).await).filter(|c| c["state"] == "refused")
+        let shown = node.sql("SHOW CONNECTORS;").await.remove(0);
+        Some(connector(&node).await).filter(|c| c["state"] == "refused" && shown["state"] == "refused")
     })
     .await;
     assert!(

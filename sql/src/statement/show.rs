@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ast::{ExprKind, Name, ObjectKind, Show, StatementKind};
 use crate::calendar;
+use crate::connector::ConnectorStatus;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::parse::parse;
@@ -31,7 +32,7 @@ impl Engine {
                 rows
             }
             Show::Connectors => sorted(&catalog.connectors)
-                .map(|connector| connector_row(connector, &stream_name))
+                .map(|connector| connector_row(connector, &self.connector_status(connector), &stream_name))
                 .collect(),
             Show::Views => self.view_rows(catalog, ObjectKind::View).await,
             Show::Tables => self.view_rows(catalog, ObjectKind::Table).await,
@@ -114,12 +115,17 @@ fn stream_row(stream: &StreamRow) -> Value {
 }
 
 /// Without the options: some are secret.
-fn connector_row(connector: &ConnectorRow, stream_name: &dyn Fn(&StreamId) -> Option<String>) -> Value {
+fn connector_row(
+    connector: &ConnectorRow,
+    status: &ConnectorStatus,
+    stream_name: &dyn Fn(&StreamId) -> Option<String>,
+) -> Value {
     json!({
         "name": connector.name,
         "kind": connector.kind,
         "stream": stream_name(&connector.stream),
-        "state": if connector.running { "running" } else { "paused" },
+        "state": status.state,
+        "last_error": status.last_error,
         "created": time(connector.created_at_ms),
     })
 }
