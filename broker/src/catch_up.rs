@@ -4,11 +4,15 @@
 //! match. Where it has read everything that is applied, it opens the group in its outbox (`outbox`): the dispatcher then
 //! serves it from an exact entry on, and it reads the few entries before that one. So it misses nothing and gets nothing
 //! twice. QoS 0 is not delivered this way: it promises nothing to those who are not there.
+//!
+//! What a session that was away gets may be limited: by age, or to the newest so many messages or bytes. Those limits need
+//! to know what there is, so the log is then read twice: once to find the time from which on everything is wanted.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use headwater_store::{GroupId, LogIndex, Qos, ReadError, Record, Store};
+use headwater_store::{GroupId, LogIndex, Qos, ReadError, Record, Store, TimestampMs};
 
 use crate::cursor::{At, Cursor};
 use crate::dispatch::Dispatched;
@@ -16,12 +20,38 @@ use crate::limits::{CATCH_UP_PAGE_BYTES, CATCH_UP_TOPICS_MAX};
 use crate::outbox::{Delivery, Outbox};
 use crate::subscriptions::{Matcher, Subscriptions};
 
+/// How much of what it missed a session gets: the newest of it. 0 is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes of messages.
+    pub bytes_max: usize,
+    /// What is older is not wanted.
+    pub age_max_ms: u64,
+}
+
 /// The groups that one session is behind in, the next one to be read first.
 #[derive(Debug)]
 pub struct CatchUp {
     /// The subscriptions of this session alone.
     matcher: Matcher,
     behind: VecDeque<Behind>,
+    /// Under way until it is known what is wanted.
+    survey: Option<Survey>,
+    /// What was appended before is skipped.
+    wanted_from: TimestampMs,
+}
+
+/// Finds the newest messages that limits allow.
+#[derive(Debug)]
+struct Survey {
+    /// Groups that are not looked through, and where their look ends.
+    left: Vec<(Cursor, LogIndex)>,
+    limits: Backlog,
+    /// Times and sizes of the newest so far, the oldest of them on top.
+    newest: BinaryHeap<Reverse<(TimestampMs, usize)>>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -41,6 +71,8 @@ pub struct Page {
     pub next: LogIndex,
     /// In order.
     pub deliveries: Vec<Delivery>,
+    /// Messages that limits left out.
+    pub skipped: u64,
 }
 
 impl CatchUp {
@@ -49,6 +81,28 @@ impl CatchUp {
         CatchUp {
             matcher: Matcher::new(own, CATCH_UP_TOPICS_MAX),
             behind: VecDeque::new(),
+            survey: None,
+            wanted_from: TimestampMs(i64::MIN),
+        }
+    }
+
+    /// Leaves out what is beyond the limits, of what is applied by now.
+    pub fn limit(&mut self, limits: Backlog, store: &Store) {
+        if limits.age_max_ms > 0 {
+            let age_ms = i64::try_from(limits.age_max_ms).unwrap_or(i64::MAX);
+            self.wanted_from = TimestampMs(store.now().0.saturating_sub(age_ms));
+        }
+        if limits.messages_max > 0 || limits.bytes_max > 0 {
+            let left = self.behind.iter().map(|behind| {
+                let until = store.applied(behind.cursor.group).next();
+                (behind.cursor.clone(), until)
+            });
+            self.survey = Some(Survey {
+                left: left.collect(),
+                limits,
+                newest: BinaryHeap::new(),
+                bytes: 0,
+            });
         }
     }
 
@@ -75,49 +129,104 @@ impl CatchUp {
         !self.behind.is_empty()
     }
 
-    /// Reads the next page of the group that has waited longest. Blocks.
+    /// Reads the next page of the group that has waited longest. Nothing while limits are looked after. Blocks.
     pub fn next_page(&mut self, store: &Store) -> Result<Option<Page>, ReadError> {
+        if let Some(mut survey) = self.survey.take() {
+            self.wanted_from = survey.look(store, &mut self.matcher)?.max(self.wanted_from);
+            self.survey = Some(survey).filter(|survey| !survey.left.is_empty());
+            return Ok(None);
+        }
         let Some(mut behind) = self.behind.pop_front() else {
             return Ok(None);
         };
-        let cursor = &mut behind.cursor;
-        let (group, until) = (cursor.group, behind.until.unwrap_or(LogIndex(u64::MAX)));
-        let read = store.read_entries(group, cursor.next, CATCH_UP_PAGE_BYTES);
-        let mut deliveries = Vec::new();
-        if let Ok((entries, next)) = &read {
-            for entry in entries.iter().take_while(|entry| entry.index < until) {
-                for batch in &entry.appends {
-                    let from = cursor.resume_at(entry.index, batch.shard, batch.base);
-                    match batch.records_from(from) {
-                        Ok(records) => records.into_iter().for_each(|(offset, record)| {
-                            let (index, shard) = (entry.index, batch.shard);
-                            take(&mut self.matcher, record, At { index, shard, offset }, &mut deliveries);
-                        }),
-                        Err(error) => tracing::error!(%error, "a committed record batch cannot be delivered"),
-                    }
-                }
+        let (group, until) = (behind.cursor.group, behind.until.unwrap_or(LogIndex(u64::MAX)));
+        let (mut deliveries, mut skipped) = (Vec::new(), 0);
+        let read = read(store, &mut behind.cursor, until, &mut self.matcher, |delivery| {
+            match delivery.message.timestamp < self.wanted_from {
+                true => skipped += 1,
+                false => deliveries.push(delivery),
             }
-            cursor.skip_to(until.min(*next));
-        }
-        let next = cursor.next;
+        });
+        let next = behind.cursor.next;
         self.behind.push_back(behind);
-        read.map(|_| {
-            Some(Page {
-                group,
-                next,
-                deliveries,
-            })
-        })
+        read?;
+        Ok(Some(Page {
+            group,
+            next,
+            deliveries,
+            skipped,
+        }))
     }
 }
 
-fn take(matcher: &mut Matcher, record: Record, at: At, deliveries: &mut Vec<Delivery>) {
+impl Survey {
+    /// Looks through the next page; gives the time from which on everything is wanted, as far as is known by now.
+    fn look(&mut self, store: &Store, matcher: &mut Matcher) -> Result<TimestampMs, ReadError> {
+        let mut wanted_from = TimestampMs(i64::MIN);
+        let Some((cursor, until)) = self.left.last_mut() else {
+            return Ok(wanted_from);
+        };
+        let until = *until;
+        let (newest, bytes) = (&mut self.newest, &mut self.bytes);
+        read(store, cursor, until, matcher, |delivery| {
+            *bytes += delivery.message.size_bytes();
+            newest.push(Reverse((delivery.message.timestamp, delivery.message.size_bytes())));
+        })?;
+        if cursor.next >= until {
+            self.left.pop();
+        }
+        let Backlog {
+            messages_max,
+            bytes_max,
+            ..
+        } = self.limits;
+        let over = |count: usize, bytes: usize| {
+            (messages_max > 0 && count > messages_max) || (bytes_max > 0 && bytes > bytes_max)
+        };
+        while over(self.newest.len(), self.bytes) {
+            let Some(Reverse((time, size))) = self.newest.pop() else {
+                break;
+            };
+            self.bytes -= size;
+            wanted_from = TimestampMs(time.0.saturating_add(1));
+        }
+        Ok(wanted_from)
+    }
+}
+
+/// Reads a page of a group, and gives what its messages become for the matcher's one session. Moves the cursor behind it,
+/// to `until` at most.
+fn read(
+    store: &Store,
+    cursor: &mut Cursor,
+    until: LogIndex,
+    matcher: &mut Matcher,
+    mut give: impl FnMut(Delivery),
+) -> Result<(), ReadError> {
+    let (entries, next) = store.read_entries(cursor.group, cursor.next, CATCH_UP_PAGE_BYTES)?;
+    for entry in entries.iter().take_while(|entry| entry.index < until) {
+        for batch in &entry.appends {
+            let from = cursor.resume_at(entry.index, batch.shard, batch.base);
+            match batch.records_from(from) {
+                Ok(records) => records.into_iter().for_each(|(offset, record)| {
+                    let (index, shard) = (entry.index, batch.shard);
+                    take(matcher, record, At { index, shard, offset }, &mut give);
+                }),
+                Err(error) => tracing::error!(%error, "a committed record batch cannot be delivered"),
+            }
+        }
+    }
+    cursor.skip_to(until.min(next));
+    Ok(())
+}
+
+fn take(matcher: &mut Matcher, record: Record, at: At, give: &mut impl FnMut(Delivery)) {
     if record.topic.is_none() || record.copy || record.qos == Qos::AtMostOnce {
         return;
     }
     matcher.each(record, Some(at), |_, delivery| {
         if delivery.qos > Qos::AtMostOnce {
-            deliveries.push(delivery);
+            give(delivery);
         }
     });
 }

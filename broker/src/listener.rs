@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::catch_up::Backlog;
 use crate::clients::Clients;
 use crate::connection;
 use crate::dispatch::Dispatched;
@@ -40,6 +41,7 @@ pub struct Shared {
     pub session_limits: SessionLimits,
     pub packet_max: usize,
     pub outbox_bytes: usize,
+    pub backlog: Backlog,
     pub connect_timeout: Duration,
     /// By group, the catalog's included.
     pub dispatched: Vec<Arc<Dispatched>>,
@@ -71,6 +73,11 @@ impl Shared {
             session_limits: SessionLimits::from(config),
             packet_max: config.packet_max.as_usize(),
             outbox_bytes: config.outbox.as_usize(),
+            backlog: Backlog {
+                messages_max: config.session_messages_max,
+                bytes_max: config.session_bytes_max.as_usize(),
+                age_max_ms: config.session_age_max.0,
+            },
             connect_timeout: config.connect_timeout.duration(),
             stopping: CancellationToken::new(),
             connections: AtomicU64::new(0),

@@ -50,6 +50,7 @@ pub struct Metrics {
     pub expired_messages: Total,
     pub oversize_messages: Total,
     pub slow_clients: Total,
+    pub skipped_messages: Total,
 }
 
 impl Metrics {
@@ -71,6 +72,7 @@ impl Metrics {
             expired_messages: Total::of(counter!("headwater_mqtt_expired_messages_total")),
             oversize_messages: Total::of(counter!("headwater_mqtt_oversize_messages_total")),
             slow_clients: Total::of(counter!("headwater_mqtt_slow_clients_total")),
+            skipped_messages: Total::of(counter!("headwater_mqtt_skipped_messages_total")),
         }
     }
 
@@ -131,6 +133,10 @@ fn describe() {
     describe_counter!(
         "headwater_mqtt_oversize_messages_total",
         "deliveries left out because of the client's Maximum Packet Size"
+    );
+    describe_counter!(
+        "headwater_mqtt_skipped_messages_total",
+        "messages that a session which was away did not get because of its limits"
     );
     describe_counter!(
         "headwater_mqtt_slow_clients_total",

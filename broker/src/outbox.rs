@@ -95,7 +95,8 @@ impl Outgoing {
         })
     }
 
-    fn size_bytes(&self) -> usize {
+    /// What it costs to keep it waiting.
+    pub fn size_bytes(&self) -> usize {
         self.size_bytes
     }
 }

@@ -533,6 +533,43 @@ async fn messages_that_expired_while_it_was_away_do_not_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_gets_the_newest_of_what_it_missed_within_its_limits() {
+    for (limit, first) in [
+        ("broker.session_messages_max=10", 31),
+        // A message costs about 150 bytes here.
+        ("broker.session_bytes_max=1KiB", 34),
+        ("broker.session_age_max=1h", 1),
+    ] {
+        let server = Server::start(&[limit]).await;
+        let (mut device, _) = open(&server, "device", STAY).await;
+        subscribe(&mut device, "much/#", Qos::AtLeastOnce).await;
+        drop(device);
+        let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+        // Over all groups, and each at a time of its own.
+        for number in 1..=40 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            publish(&mut publisher, &format!("much/{number}"), number..=number).await;
+        }
+        let mut device = resume(&server, "device").await;
+        publish(&mut publisher, "much/live", 41..=41).await;
+        let mut got = Vec::new();
+        while let Some(Packet::Publish(publish)) = device.receive_within(Duration::from_millis(400)).await {
+            got.push(number(&publish));
+            device.send(&Packet::PubAck(ack(id(&publish)))).await;
+        }
+        got.sort_unstable();
+        if limit.contains("bytes") {
+            let least = *got.first().unwrap();
+            assert!((first..=38).contains(&least), "{got:?}");
+            assert_eq!(got, (least..=41).collect::<Vec<u16>>(), "the newest, without a gap");
+        } else {
+            assert_eq!(got, (first..=41).collect::<Vec<u16>>(), "{limit}");
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_comes_back_under_load_gets_everything_once() {
     let server = Server::start(&["broker.outbox=1MiB", "broker.inflight_max=16"]).await;
     let (mut device, _) = open(&server, "device", STAY).await;

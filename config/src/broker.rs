@@ -30,6 +30,9 @@ pub struct BrokerConfig {
     pub topic_alias_max: u16,
     pub keep_alive_max: Millis,
     pub session_expiry_max: Millis,
+    pub session_messages_max: usize,
+    pub session_bytes_max: ByteSize,
+    pub session_age_max: Millis,
 }
 
 impl BrokerConfig {

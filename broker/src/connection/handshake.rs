@@ -256,7 +256,7 @@ impl Connection {
             self.receive_from(subscribed);
         }
         let cursors: Vec<Cursor> = self.progress.cursors().to_vec();
-        self.read_log(cursors);
+        self.read_missed(cursors);
     }
 }
 

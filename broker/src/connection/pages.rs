@@ -170,6 +170,10 @@ impl Connection {
     }
 
     fn take_log_page(&mut self, page: catch_up::Page) {
+        if page.skipped > 0 {
+            self.shared.metrics.skipped_messages.increment(page.skipped);
+            tracing::info!(client_id = %self.client.client_id, skipped = page.skipped, "beyond the session's limits");
+        }
         if page.deliveries.is_empty() && self.deliveries.is_empty() {
             let mut cursors = self.progress.cursors().iter_mut();
             if let Some(cursor) = cursors.find(|cursor| cursor.group == page.group) {
@@ -196,6 +200,14 @@ impl Connection {
         };
         let catch_up = self.pages.catch_up.get_or_insert_with(|| Box::new(CatchUp::new(own)));
         cursors.into_iter().for_each(|cursor| catch_up.add(cursor));
+    }
+
+    /// A session that was away gets what it missed, within its limits.
+    pub(super) fn read_missed(&mut self, cursors: Vec<Cursor>) {
+        self.read_log(cursors);
+        if let Some(catch_up) = &mut self.pages.catch_up {
+            catch_up.limit(self.shared.backlog, &self.shared.store);
+        }
     }
 
     /// Groups for which the outbox was too small are read from the log.
