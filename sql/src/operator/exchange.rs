@@ -102,6 +102,9 @@ impl Operator for Exchange {
 
 /// The shard of a row's record: by its topic where it has one, else by its key without the window.
 pub(crate) fn place_of(output: &StreamRow, topic: Option<TopicName>, placement: Bytes) -> headwater_store::ShardId {
+    if output.shards.len() == 1 {
+        return output.shard(0);
+    }
     shard_for(
         output,
         &Record {

@@ -42,7 +42,10 @@ pub(super) struct RecordSink {
     /// `"name":` of each column item, ready to be written.
     labels: Vec<String>,
     key: Vec<Expression>,
-    placement: Vec<Expression>,
+    /// How many of the key's first parts place the row.
+    placed_by: usize,
+    /// What places it, where the key does not begin with that.
+    placement: Option<Vec<Expression>>,
     topic: Option<CompiledTemplate>,
     order: Vec<Expression>,
     /// The rows of this step whose key may come again: by key, in the order of their first coming.
@@ -66,7 +69,11 @@ impl RecordSink {
             items: sink.items.clone(),
             labels: sink.items.iter().map(label).collect(),
             key: compile(&sink.key)?,
-            placement: compile(&sink.routing.key)?,
+            placed_by: sink.routing.key.len().min(sink.key.len()),
+            placement: match sink.key.starts_with(&sink.routing.key) {
+                true => None,
+                false => Some(compile(&sink.routing.key)?),
+            },
             topic: sink
                 .routing
                 .topic
@@ -90,7 +97,7 @@ impl RecordSink {
         let mut spread_by = 0;
         for (number, column) in keys.iter().enumerate() {
             column.encode_key(row, &mut bytes);
-            if number < self.placement.len() {
+            if number < self.placed_by {
                 spread_by = bytes.len();
             }
         }
@@ -191,7 +198,9 @@ impl Operator for RecordSink {
                 .map(|part| part.evaluate(&delta.rows, &scope, &mut faults))
                 .collect()
         };
-        let (keys, placements, orders) = (evaluate(&self.key), evaluate(&self.placement), evaluate(&self.order));
+        let (keys, orders) = (evaluate(&self.key), evaluate(&self.order));
+        let own = self.placement.as_deref().map(&mut evaluate);
+        let placements = own.as_deref().unwrap_or(&keys[..self.placed_by]);
         let topics = self
             .topic
             .as_ref()
@@ -203,10 +212,15 @@ impl Operator for RecordSink {
             if topics.is_some() && topic.is_none() && weight > 0 {
                 step.error(origin, Fault::BadTopic);
             }
+            let key = key_of(&keys, row, origin);
             let made = SinkRow {
                 payload: (weight > 0).then(|| self.payload(&delta.rows, row)),
-                key: key_of(&keys, row, origin),
-                placement: key_of(&placements, row, origin),
+                // What places a row is its key without the window: without a window both are the same.
+                placement: match own.is_none() && placements.len() == keys.len() {
+                    true => key.clone(),
+                    false => key_of(placements, row, origin),
+                },
+                key,
                 topic,
                 order: orders.iter().map(|column| column.get(row).into_owned()).collect(),
                 origin,

@@ -35,6 +35,15 @@ struct Group {
     changed_by: ChangedBy,
 }
 
+impl Group {
+    /// Takes a row in, or back.
+    fn take(&mut self, shared: &Groups, inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
+        self.changed_by = (delta.time[row], delta.origin[row]);
+        self.state.rows += i64::from(delta.weight(row));
+        shared.add(&mut self.state.accumulators, inputs, delta, row, step);
+    }
+}
+
 impl GroupBy {
     pub fn new(node: &Node, aggregate: &Aggregate, retracts: bool, place: &Place) -> Result<GroupBy, PlanError> {
         Ok(GroupBy {
@@ -54,13 +63,7 @@ impl GroupBy {
         row: usize,
         step: &mut Step<'_>,
     ) -> Result<(), Stop> {
-        let changed_by = (delta.time[row], delta.origin[row]);
-        if let Some(group) = self.groups.get_mut(bytes) {
-            group.changed_by = changed_by;
-            if group.before.is_some() {
-                return Ok(());
-            }
-        } else {
+        if !self.groups.contains_key(bytes) {
             self.shared.check_room(self.groups.len())?;
             let key = Key::new(bytes.to_vec(), spread_by);
             let state = match self.load(&key, step)? {
@@ -71,7 +74,7 @@ impl GroupBy {
                 key,
                 state,
                 before: None,
-                changed_by,
+                changed_by: NOBODY,
             };
             self.groups.insert(bytes.to_vec(), group);
         }
@@ -103,13 +106,6 @@ impl GroupBy {
             rows: 0,
             window_end_us,
             accumulators: self.shared.empty(),
-        }
-    }
-
-    fn accumulate(&mut self, bytes: &[u8], inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
-        if let Some(group) = self.groups.get_mut(bytes) {
-            group.state.rows += i64::from(delta.weight(row));
-            self.shared.add(&mut group.state.accumulators, inputs, delta, row, step);
         }
     }
 
@@ -187,8 +183,16 @@ impl Operator for GroupBy {
             if self.shared.window.is_some() {
                 encode_key(&Value::Timestamp(self.shared.window_of(delta, row).0), &mut bytes);
             }
+            // Nearly always it has changed in this step already: then one look is enough.
+            let known = self.groups.get_mut(&bytes[..]);
+            if let Some(group) = known.filter(|group| group.before.is_some()) {
+                group.take(&self.shared, &inputs, delta, row, step);
+                continue;
+            }
             self.touch(&bytes, spread_by, delta, row, step)?;
-            self.accumulate(&bytes, &inputs, delta, row, step);
+            if let Some(group) = self.groups.get_mut(&bytes[..]) {
+                group.take(&self.shared, &inputs, delta, row, step);
+            }
         }
         Ok(())
     }
