@@ -56,6 +56,8 @@ impl Refused {
 /// What comes back, piece by piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
+    /// The statement whose result follows looks like a slip.
+    Warning(String),
     /// A statement without rows is carried out.
     Done(String),
     /// Rows follow.
@@ -197,17 +199,24 @@ impl Results {
         // A comment, which keeps the connection open, has no data.
         let Some(data) = field("data: ") else { return Ok(()) };
         let object = || serde_json::from_str::<Value>(data).unwrap_or_default();
-        match field("event: ") {
-            None => self.items.push_back(Item::Row(data.to_owned())),
-            Some("done") => self
+        let Some(event) = field("event: ") else {
+            self.items.push_back(Item::Row(data.to_owned()));
+            return Ok(());
+        };
+        if let Some(warnings) = object()["warnings"].as_array() {
+            let texts = warnings.iter().filter_map(Value::as_str);
+            self.items.extend(texts.map(|text| Item::Warning(text.to_owned())));
+        }
+        match event {
+            "done" => self
                 .items
                 .push_back(Item::Done(object()["message"].as_str().unwrap_or_default().to_owned())),
-            Some("rows") => self.items.push_back(Item::Rows),
-            Some("changes") => self.items.push_back(Item::Changes),
-            Some("error") => return Err(Refused::from_problem(&object()).into()),
-            Some("end") => self.ended = true,
+            "rows" => self.items.push_back(Item::Rows),
+            "changes" => self.items.push_back(Item::Changes),
+            "error" => return Err(Refused::from_problem(&object()).into()),
+            "end" => self.ended = true,
             // A later server may say more.
-            Some(_) => {}
+            _ => {}
         }
         Ok(())
     }

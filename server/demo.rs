@@ -253,7 +253,10 @@ async fn subscribe(mqtt: SocketAddr) -> Result<mpsc::Receiver<String>> {
         let event = timeout(PATIENCE, events.poll())
             .await
             .context("the server did not answer SUBSCRIBE within a minute")?;
-        if let Event::Incoming(Packet::SubAck(_)) = event.context("MQTT")? {
+        let event = event.with_context(|| {
+            format!("no MQTT at {mqtt}; start a server with `headwater serve`, or name another address with --mqtt")
+        })?;
+        if let Event::Incoming(Packet::SubAck(_)) = event {
             granted += 1;
         }
     }
@@ -379,7 +382,7 @@ fn try_next(args: &DemoArgs) {
   mosquitto_sub -h {host} -p {port} -v -t 'alerts/#' -t 'daily/#'
   mosquitto_pub -h {host} -p {port} -q 1 -t sensors/seattle -m '{reading}'
   {program} sql --url http://{http} -e 'SELECT device, COUNT(*) AS hot_hours FROM alerts GROUP BY device;'
-  {program} sql --url http://{http}          # then: SELECT * FROM sensors WHERE temp > 80 EMIT CHANGES;
+  {program} sql --url http://{http}          # then: SELECT device, * FROM sensors WHERE temp > 80 EMIT CHANGES;
   curl -s http://{http}/v1/sql -H 'Content-Type: application/sql' -d 'SELECT * FROM daily WHERE average > 66;'
   curl -s http://{http}/streams"
     );

@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::client::Client;
 use output::{Format, Printer};
 use session::Session;
+use shell::Turn;
 use split::Splitter;
 
 /// How to run SQL.
@@ -60,8 +61,8 @@ pub fn run(arguments: SqlArgs) -> Result<()> {
         arguments.timeout,
     );
     match (arguments.execute.as_slice(), arguments.file) {
-        (statements @ [_, ..], _) => runtime.block_on(run_text(session, &statements.join("\n"))),
-        ([], Some(path)) => read(&path).and_then(|text| runtime.block_on(run_text(session, &text))),
+        (texts @ [_, ..], _) => runtime.block_on(run_texts(session, texts)),
+        ([], Some(path)) => read(&path).and_then(|text| runtime.block_on(run_texts(session, &[text]))),
         ([], None) if std::io::stdin().is_terminal() => shell::run(&runtime, session),
         ([], None) => run_piped(&runtime, session),
     }
@@ -78,16 +79,46 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Statements that are there as a whole; the last one may lack its semicolon.
-async fn run_text(mut session: Session, text: &str) -> Result<()> {
+/// Statements that are there as a whole, one text after the other. All are parsed before the first one is sent: a slip in
+/// the last one leaves nothing half done.
+async fn run_texts(mut session: Session, texts: &[String]) -> Result<()> {
+    let mut all = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        let statements = split(text);
+        for (number, statement) in statements.iter().enumerate() {
+            let place = place((at + 1, texts.len()), (number + 1, statements.len()));
+            let parsed = headwater_sql::parse(statement).map(drop).map_err(anyhow::Error::from);
+            in_place(parsed, place.as_deref())?;
+            all.push((statement.clone(), place));
+        }
+    }
+    for (statement, place) in all {
+        in_place(session.run(&statement).await, place.as_deref())?;
+    }
+    Ok(())
+}
+
+/// The statements of a whole text; the last one may lack its semicolon.
+fn split(text: &str) -> Vec<String> {
     let mut splitter = Splitter::default();
     splitter.push(text);
-    while let Some(statement) = splitter.next_statement() {
-        session.run(&statement).await?;
-    }
-    match splitter.rest() {
-        Some(statement) => session.run(&statement).await,
-        None => Ok(()),
+    let mut statements: Vec<_> = std::iter::from_fn(|| splitter.next_statement()).collect();
+    statements.extend(splitter.rest());
+    statements
+}
+
+/// `-e 2 of 3, statement 1 of 2`, as far as there are several.
+fn place((text, texts): (usize, usize), (number, count): (usize, usize)) -> Option<String> {
+    let text = (texts > 1).then(|| format!("-e {text} of {texts}"));
+    let statement = (count > 1).then(|| format!("statement {number} of {count}"));
+    let parts: Vec<_> = text.into_iter().chain(statement).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn in_place(outcome: Result<()>, place: Option<&str>) -> Result<()> {
+    match place {
+        Some(place) => outcome.with_context(|| place.to_owned()),
+        None => outcome,
     }
 }
 
@@ -96,15 +127,14 @@ fn run_piped(runtime: &Runtime, mut session: Session) -> Result<()> {
     let mut splitter = Splitter::default();
     for line in std::io::stdin().lines() {
         let line = line.context("cannot read standard input")?;
-        if splitter.is_blank() {
-            match line.trim() {
-                ":q" => return Ok(()),
-                ":h" => {
-                    eprintln!("{}", shell::HELP);
-                    continue;
-                }
-                _ => {}
+        // In a file a line of a string may well begin with a colon.
+        match Turn::of_command(&line).filter(|_| !splitter.is_quoted()) {
+            Some(Turn::Quit) => return Ok(()),
+            Some(_) => {
+                eprintln!("{}", shell::HELP);
+                continue;
             }
+            None => {}
         }
         splitter.push(&line);
         splitter.push("\n");

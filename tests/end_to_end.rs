@@ -4,6 +4,7 @@ mod articles;
 mod bad_input;
 mod bench;
 mod clients;
+mod command_line;
 mod demo;
 mod folders;
 mod mqtt_transports;

@@ -40,10 +40,11 @@ pub struct PublishArgs {
     #[arg(long, default_value_t = 256, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(PAYLOAD_BYTES_MIN)..=i64::from(PAYLOAD_BYTES_MAX)))]
     size: u32,
-    /// Where to: {client} is the client's number, {n} the message's number modulo --topics.
+    // clap makes a line end of an n in braces.
+    /// Where to; `client` in braces stands for the client's number, `n` in braces for the message's modulo --topics.
     #[arg(long, default_value = "bench/{client}", value_name = "TEMPLATE")]
     topic: String,
-    /// How many values {n} has.
+    /// How many values `n` has in --topic.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     topics: u64,
     /// How long to publish (default: 10s).
@@ -157,8 +158,9 @@ pub async fn run(args: PublishArgs) -> Result<()> {
 /// What is not exact about the publishing side.
 fn count(args: &PublishArgs, total: &Published, problems: &mut Vec<String>) {
     if args.qos != Qos::AtMostOnce && total.acknowledged != total.sent {
+        let why = total.reason.map_or(String::new(), |reason| format!(": {reason}"));
         problems.push(format!(
-            "{} of {} messages are acknowledged, {} refused",
+            "{} of {} messages are acknowledged, {} refused{why}",
             total.acknowledged, total.sent, total.refused
         ));
     }
@@ -175,6 +177,7 @@ impl Published {
             sent: sum(|it| it.sent),
             acknowledged: sum(|it| it.acknowledged),
             refused: sum(|it| it.refused),
+            reason: clients.iter().find_map(|it| it.reason),
             ended: clients.iter().filter_map(|it| it.ended).max(),
             problem: None,
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use headwater_broker::packet::{Ack, Packet, PublishParts};
+use headwater_broker::packet::{Ack, Packet, PublishParts, Reason};
 use headwater_store::Qos;
 use tokio::sync::Notify;
 
@@ -56,6 +56,8 @@ pub struct Published {
     pub acknowledged: u64,
     /// PUBACKs that say otherwise (5.0).
     pub refused: u64,
+    /// Why, of the first one.
+    pub reason: Option<Reason>,
     /// When the last acknowledgement came, or for QoS 0 the last PINGRESP.
     pub ended: Option<Instant>,
     /// Why it ended early.
@@ -211,6 +213,7 @@ impl Publisher {
         self.load.latency.record(now.saturating_duration_since(sent));
         if ack.reason.is_error() {
             self.published.refused += 1;
+            self.published.reason.get_or_insert(ack.reason);
         } else {
             self.published.acknowledged += 1;
         }

@@ -7,12 +7,11 @@ use headwater_sql::KEYWORDS;
 use rustyline::completion::Completer;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 use tokio::runtime::Handle;
 
 use crate::client::Client;
-use crate::sql::split::Splitter;
 
 /// How long TAB may wait for the names.
 const NAMES_TIMEOUT: Duration = Duration::from_millis(500);
@@ -90,23 +89,7 @@ fn candidates(word: &str, names: Vec<String>) -> Vec<String> {
         .collect()
 }
 
-impl Validator for Assistant {
-    /// ENTER sends a whole statement or a command, and begins a new line in the middle of a statement.
-    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if is_complete(context.input()) {
-            ValidationResult::Valid(None)
-        } else {
-            ValidationResult::Incomplete
-        })
-    }
-}
-
-fn is_complete(input: &str) -> bool {
-    let mut splitter = Splitter::default();
-    splitter.push(input);
-    while splitter.next_statement().is_some() {}
-    input.trim_start().starts_with(':') || splitter.is_blank()
-}
+impl Validator for Assistant {}
 
 impl Hinter for Assistant {
     type Hint = String;
@@ -131,15 +114,5 @@ mod tests {
         assert_eq!(candidates("", names()), names());
         assert_eq!(word_before("SELECT * FROM se", 16), (14, "se"));
         assert_eq!(word_before("温=温度", "温=温度".len()), ("温=".len(), "温度"));
-    }
-
-    #[test]
-    fn a_statement_ends_with_its_semicolon() {
-        for complete in ["", "SHOW STREAMS;", ":q", "SHOW STREAMS; -- all\n"] {
-            assert!(is_complete(complete), "{complete}");
-        }
-        for incomplete in ["SHOW STREAMS", "SELECT ';", "SHOW STREAMS; SELECT 1"] {
-            assert!(!is_complete(incomplete), "{incomplete}");
-        }
     }
 }

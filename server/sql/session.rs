@@ -60,6 +60,7 @@ impl Session {
             };
             match next.await? {
                 None => return Ok(()),
+                Some(Item::Warning(warning)) => eprintln!("warning: {warning}"),
                 Some(Item::Done(message)) => eprintln!("{message}"),
                 Some(Item::Rows) => self.printer.begin(false)?,
                 Some(Item::Changes) => {

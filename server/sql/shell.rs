@@ -1,4 +1,7 @@
 //! The interactive session: a prompt with history, completion and statements over several lines.
+//!
+//! It reads line by line, with another prompt inside a statement, so that a command works on any line: somebody who does
+//! not know what is missing still gets out.
 
 use std::path::PathBuf;
 
@@ -17,13 +20,13 @@ pub const HELP: &str = "\
 Command
   :h                        help command
   :q                        quit cli
-  show queries              list all queries
-  terminate query <id>      terminate query by id
-  terminate query all       terminate all queries
-  <sql>                     run sql
+  show queries;             list all queries
+  terminate query <id>;     terminate query by id
+  terminate query all;      terminate all queries
+  <sql>;                    run sql
 
-A statement ends with `;` and may take several lines. TAB completes keywords and streams.
-Ctrl-C ends a SELECT … EMIT CHANGES, or empties the line; Ctrl-D quits.";
+A statement ends with `;` and may take several lines: `|` asks for the rest of it. TAB completes keywords and streams.
+Ctrl-C ends a SELECT … EMIT CHANGES, or drops what is typed; Ctrl-D quits.";
 
 const HISTORY_ENTRIES_MAX: usize = 10_000;
 
@@ -45,21 +48,29 @@ pub fn run(runtime: &Runtime, mut session: Session) -> Result<()> {
         env!("CARGO_PKG_VERSION"),
         session.client().url()
     );
+    let mut typed = Typed::default();
     loop {
-        match editor.readline("> ") {
-            Ok(line) if line.trim() == ":q" => break,
-            Ok(line) if line.trim().is_empty() => {}
-            Ok(line) if line.trim_start().starts_with(':') => command(line.trim()),
-            Ok(line) => {
-                // A secret is not for a file.
-                if !line.to_ascii_uppercase().contains("SECRET") {
-                    editor.add_history_entry(line.trim())?;
-                }
-                runtime.block_on(statements(&mut session, &line));
+        let line = match editor.readline(typed.prompt()) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => {
+                typed = Typed::default();
+                continue;
             }
-            Err(ReadlineError::Interrupted) => {}
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(error).context("cannot read from this terminal"),
+        };
+        match typed.line(&line) {
+            Turn::Quit => break,
+            Turn::Help => eprintln!("{HELP}"),
+            Turn::Unknown => eprintln!("`{}` is not a command\n{HELP}", line.trim()),
+            Turn::More => {}
+            Turn::Run(text) => {
+                // A secret is not for a file.
+                if !text.to_ascii_uppercase().contains("SECRET") {
+                    editor.add_history_entry(text.trim())?;
+                }
+                runtime.block_on(statements(&mut session, &text));
+            }
         }
     }
     if let Some(Err(error)) = history.map(|path| editor.save_history(&path)) {
@@ -68,11 +79,62 @@ pub fn run(runtime: &Runtime, mut session: Session) -> Result<()> {
     Ok(())
 }
 
-fn command(line: &str) {
-    if line != ":h" {
-        eprintln!("`{line}` is not a command");
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// `:h`
+    Help,
+    /// `:q`
+    Quit,
+    /// Any other word behind a colon.
+    Unknown,
+    /// Nothing yet: a statement is not finished, or not begun.
+    More,
+    /// Whole statements.
+    Run(String),
+}
+
+impl Turn {
+    /// What a line asks for if it is a command. A statement's line may begin with `::`, the cast.
+    pub fn of_command(line: &str) -> Option<Turn> {
+        let word = line.trim().strip_prefix(':').filter(|word| !word.starts_with(':'))?;
+        Some(match word {
+            "h" | "help" => Turn::Help,
+            "q" | "quit" => Turn::Quit,
+            _ => Turn::Unknown,
+        })
     }
-    eprintln!("{HELP}");
+}
+
+/// The lines of a statement that is not finished.
+#[derive(Debug, Default)]
+struct Typed(String);
+
+impl Typed {
+    fn prompt(&self) -> &'static str {
+        if self.0.is_empty() { "> " } else { "| " }
+    }
+
+    fn line(&mut self, line: &str) -> Turn {
+        if let Some(turn) = Turn::of_command(line) {
+            return turn;
+        }
+        self.0.extend([line, "\n"]);
+        let mut splitter = Splitter::default();
+        splitter.push(&self.0);
+        let mut whole = 0;
+        while splitter.next_statement().is_some() {
+            whole += 1;
+        }
+        match (splitter.is_blank(), whole) {
+            (false, _) => Turn::More,
+            (true, 0) => {
+                self.0.clear();
+                Turn::More
+            }
+            (true, _) => Turn::Run(std::mem::take(&mut self.0)),
+        }
+    }
 }
 
 /// Runs what was typed; a mistake is shown and ends what was typed with it, Ctrl-C ends it without a word.
@@ -105,4 +167,40 @@ fn history_path() -> Option<PathBuf> {
         return std::fs::create_dir_all(&folder).is_ok().then(|| folder.join("history"));
     }
     variable("HOME").map(|home| home.join(".headwater_history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_ends_with_its_semicolon_and_commands_work_on_any_line() {
+        let mut typed = Typed::default();
+        for (prompt, line, turn) in [
+            ("> ", "", Turn::More),
+            ("> ", "-- nothing", Turn::More),
+            ("> ", ":q", Turn::Quit),
+            ("> ", "SHOW STREAMS; -- all", Turn::Run("SHOW STREAMS; -- all\n".into())),
+            ("> ", "SELECT ';", Turn::More),
+            ("| ", ":h", Turn::Help),
+            ("| ", " :q ", Turn::Quit),
+            ("| ", ":r", Turn::Unknown),
+            ("| ", "' FROM s", Turn::More),
+            ("| ", "; SHOW", Turn::More),
+            (
+                "| ",
+                "QUERIES;",
+                Turn::Run("SELECT ';\n' FROM s\n; SHOW\nQUERIES;\n".into()),
+            ),
+            ("> ", "SELECT a", Turn::More),
+            (
+                "| ",
+                "::INTEGER FROM s;",
+                Turn::Run("SELECT a\n::INTEGER FROM s;\n".into()),
+            ),
+        ] {
+            assert_eq!(typed.prompt(), prompt, "before {line:?}");
+            assert_eq!(typed.line(line), turn, "{line:?}");
+        }
+    }
 }

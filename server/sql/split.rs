@@ -58,6 +58,12 @@ impl Splitter {
         !self.content && self.state == State::Plain
     }
 
+    /// Whether a string or a quoted name is open, so that the next line begins inside it.
+    pub fn is_quoted(&mut self) -> bool {
+        self.scan();
+        matches!(self.state, State::Quoted(_))
+    }
+
     /// The position after the next semicolon that ends a statement.
     fn scan(&mut self) -> Option<usize> {
         while let Some(first) = self.text[self.scanned..].chars().next() {
