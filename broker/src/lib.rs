@@ -47,6 +47,7 @@ mod outbox;
 pub mod packet;
 mod pipeline;
 mod publish;
+mod refusals;
 mod replay;
 mod resend;
 mod retained;

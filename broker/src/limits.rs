@@ -56,6 +56,10 @@ pub const SHARE_WINDOW_MAX: usize = 32;
 pub const SHARE_PAUSE_MS: u64 = 50;
 /// How often `$SYS` looks for figures that changed, in milliseconds.
 pub const SYS_PERIOD_MS: u64 = 10_000;
+/// Clients turned away that the log names one by one, in so many seconds; the others are a number.
+pub const REFUSALS_TOLD_MAX: u32 = 30;
+/// As above, in seconds.
+pub const REFUSALS_TOLD_S: u64 = 60;
 /// What a WebSocket frame may hold besides one packet of the largest size.
 pub const WEBSOCKET_FRAME_BYTES_MAX: usize = 64 << 10;
 /// How often a message is routed again because the routing moved under it, before it is refused.

@@ -19,6 +19,7 @@ use crate::dispatch::Dispatched;
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::refusals::Refusals;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::share::Shares;
@@ -37,6 +38,7 @@ pub struct Shared {
     pub sessions: Sessions,
     pub shares: Arc<Shares>,
     pub metrics: Arc<Metrics>,
+    pub refusals: Refusals,
     pub sys: Sys,
     pub session_limits: SessionLimits,
     pub packet_max: usize,
@@ -69,6 +71,7 @@ impl Shared {
             subscriptions: Arc::default(),
             clients: Clients::default(),
             metrics: Arc::new(Metrics::new()),
+            refusals: Refusals::default(),
             sys: Sys::default(),
             session_limits: SessionLimits::from(config),
             packet_max: config.packet_max.as_usize(),

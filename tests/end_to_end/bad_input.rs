@@ -115,6 +115,16 @@ fn mqtt_5_says_why() {
     let mut large = vec![0x30, 0x88, 0x27, 0, 1, b'a', 0];
     large.resize(3 + 5000, b'x');
     assert_eq!(reason(&large), 0x95, "5 000 bytes: packet too large");
+    // Clients of 3.1.1 cannot be told, so the operator is, and not in colours.
+    answer_until_closed(&server, b"GET / HTTP/1.1\r\n\r\n");
+    let log = server.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("turned away")).collect();
+    assert_eq!(told.len(), 7, "{log}");
+    assert!(
+        told[5].contains("0x95 packet too large") && told[5].contains("peer=127.0.0.1:"),
+        "{told:?}"
+    );
+    assert!(!log.contains('\u{1b}'), "{log}");
 }
 
 /// A payload that is no JSON is a record all the same: stored as it came, its fields are NULL, the query goes on.

@@ -75,14 +75,18 @@ async fn arrive(shared: &Shared, guest: Guest, peer: SocketAddr) -> Option<Arriv
             });
         }
         Ok(Ok((mut stream, peer, Err(Failure::Decode(error))))) => {
-            tracing::debug!(%peer, %error, "no CONNECT");
+            shared.refusals.tell(peer, "", &error);
             refuse_garbage(&mut stream, &error).await;
         }
         Ok(Ok((_, _, Err(Failure::Entry(error))))) | Ok(Err(Failure::Entry(error))) => {
-            tracing::debug!(%peer, %error, "no CONNECT, and no handshake before it");
+            shared.refusals.tell(
+                peer,
+                "",
+                format_args!("no CONNECT, and no handshake before it: {error}"),
+            );
         }
         Ok(Ok((_, _, Err(Failure::Closed)))) | Ok(Err(Failure::Closed | Failure::Decode(_))) => {}
-        Err(_) => tracing::debug!(%peer, "no CONNECT in time"),
+        Err(_) => shared.refusals.tell(peer, "", "no CONNECT in time"),
     }
     None
 }
@@ -152,8 +156,9 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
     let accepted = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
-            tracing::debug!(%peer, %reason, detail, "CONNECT refused");
-            shared.metrics.ended(&End::server(reason, detail));
+            let end = End::server(reason, detail);
+            shared.refusals.tell_end(peer, &connect.client_id, &end);
+            shared.metrics.ended(&end);
             send_last(&mut stream, &refusal(version, reason, detail)).await;
             return None;
         }
@@ -207,6 +212,7 @@ impl Connection {
     async fn depart(&mut self, end: &End) {
         let client = self.client.clone();
         tracing::debug!(peer = %client.peer, client_id = %client.client_id, ?end, "ended");
+        self.shared.refusals.tell_end(client.peer, &client.client_id, end);
         self.shared.metrics.ended(end);
         self.finish(end).await;
         self.shared.metrics.connections.decrement(1.0);
