@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub enum Chore {
     /// Flush, cut, delete.
     Flush,
-    /// Flush, so that the next start has nothing to apply, and end.
+    /// End; after an orderly stop flush first, so that the next start has nothing to apply.
     Stop,
 }
 
@@ -48,7 +48,8 @@ pub fn run(
                 }
             }
             Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                if !shared.has_failed()
+                // Nobody waits for this thread when the last handle was merely dropped.
+                if shared.ends_in_order()
                     && let Err(reason) = flush(shared)
                 {
                     tracing::warn!(%reason, "the last flush failed; the next start applies the raft log again");

@@ -13,7 +13,7 @@
 //! spans that lead to it go, in one write; (2) that is flushed; (3) the family goes; (4) the row goes. Numbers are not used
 //! again: a spare of a higher number is made before a slice goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,6 +46,8 @@ struct State {
     placed_bytes: u64,
     /// To be looked through for garbage.
     to_reclaim: Vec<SliceId>,
+    /// Some of it cannot be read: it is neither indexed nor merged. Its other records are served until its time is over.
+    damaged: BTreeSet<SliceId>,
     /// The number of the next slice.
     next: u32,
 }
@@ -106,6 +108,7 @@ impl Slices {
             closing: Vec::new(),
             placed_bytes: 0,
             to_reclaim: Vec::new(),
+            damaged: BTreeSet::new(),
             next,
         };
         Ok(Slices {
@@ -288,17 +291,20 @@ impl Slices {
         let closed = state
             .live
             .iter()
-            .filter(|(_, slice)| slice.row.state == SliceState::Closed);
+            .filter(|(id, slice)| slice.row.state == SliceState::Closed && !state.damaged.contains(id));
         let closed: Vec<SliceId> = closed.map(|(id, _)| *id).collect();
         closed.first().copied().filter(|_| closed.len() > waiting_max)
     }
 
     /// Indexes a closed slice by key and merges it, without what is dead by now. Once.
     fn seal(&self, id: SliceId) -> Result<(), EngineError> {
-        key_index::build(&*self.engine, id)?;
+        let found = key_index::build(&*self.engine, id).and_then(|()| self.dead(id));
+        let Some((_, garbage)) = self.unless_damaged(id, found) else {
+            return Ok(());
+        };
         self.engine.flush()?;
-        let (_, garbage) = self.dead(id)?;
         self.engine.merge_slice(id, garbage)?;
+        metrics::counter!("headwater_store_slices_sealed_total").increment(1);
         let bytes = self.engine.slice_bytes(id);
         let mut state = self.state();
         let Some(slice) = state.live.get_mut(&id) else {
@@ -315,7 +321,9 @@ impl Slices {
 
     /// Merges a slice again when it is more than half dead.
     fn reclaim(&self, id: SliceId) -> Result<(), EngineError> {
-        let (dead_bytes, garbage) = self.dead(id)?;
+        let Some((dead_bytes, garbage)) = self.unless_damaged(id, self.dead(id)) else {
+            return Ok(());
+        };
         let bytes = self.engine.slice_bytes(id);
         if garbage.is_empty() || dead_bytes * 2 <= bytes {
             return Ok(());
@@ -326,6 +334,20 @@ impl Slices {
             slice.bytes = left;
         }
         Ok(())
+    }
+
+    /// Notes a slice that cannot be read: that is no reason to take no more writes.
+    fn unless_damaged<T>(&self, id: SliceId, found: Result<T, EngineError>) -> Option<T> {
+        found
+            .inspect_err(|error| {
+                tracing::error!(
+                    slice = id.0,
+                    %error,
+                    "records of a slice cannot be read; `headwater store check --full` lists all damage"
+                );
+                self.state().damaged.insert(id);
+            })
+            .ok()
     }
 
     /// What is dead in a slice, and about how many bytes that is.
@@ -359,18 +381,38 @@ impl Slices {
         self.engine.write(writes)
     }
 
+    /// The keys of the spans that lead to a slice.
+    fn spans_into(&self, id: SliceId) -> Result<Vec<Vec<u8>>, EngineError> {
+        let mut keys = Vec::new();
+        let Some(shards) = self.unless_damaged(id, shards_in(&*self.engine, id)) else {
+            // Which shards it holds cannot be read any more, so all spans are looked at.
+            self.engine
+                .scan(Family::State, &span::all(), &span::all(), &mut |key, value| {
+                    let found = span::decode(bytes::Bytes::copy_from_slice(value));
+                    keys.extend(found.ok().filter(|span| span.slice == id).map(|_| key.to_vec()));
+                    true
+                })?;
+            return Ok(keys);
+        };
+        for (shard, _) in shards {
+            let spans = spans(&*self.engine, shard)?.into_iter();
+            keys.extend(
+                spans
+                    .filter(|(_, span)| span.slice == id)
+                    .map(|(base, _)| span::key(shard, base)),
+            );
+        }
+        Ok(keys)
+    }
+
     /// Step 1: nobody finds the slice any more.
     fn hide(&self, id: SliceId) -> Result<(), EngineError> {
         let Some(slice) = self.state().live.get(&id).copied() else {
             return Ok(());
         };
         let mut writes = Writes::default();
-        for (shard, _) in shards_in(&*self.engine, id)? {
-            for (base, found) in spans(&*self.engine, shard)? {
-                if found.slice == id {
-                    writes.delete(Family::State, span::key(shard, base));
-                }
-            }
+        for key in self.spans_into(id)? {
+            writes.delete(Family::State, key);
         }
         let row = SliceRow {
             state: SliceState::Dropped,
@@ -392,6 +434,7 @@ impl Slices {
         let state = self.state();
         let bytes: u64 = state.live.values().map(|slice| slice.bytes).sum();
         metrics::gauge!("headwater_store_slices").set(state.live.len() as f64);
+        metrics::gauge!("headwater_store_slices_damaged").set(state.damaged.len() as f64);
         metrics::gauge!("headwater_store_slices_bytes").set(bytes as f64);
     }
 

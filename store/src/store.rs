@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -72,6 +72,7 @@ pub(crate) struct Shared {
     stopped: watch::Sender<bool>,
     free_disk_bytes: AtomicU64,
     failed: watch::Sender<Option<String>>,
+    stop_asked: AtomicBool,
 }
 
 impl fmt::Debug for Shared {
@@ -134,8 +135,9 @@ impl Shared {
         self.failed.send_replace(Some(reason));
     }
 
-    pub fn has_failed(&self) -> bool {
-        self.failed.borrow().is_some()
+    /// Somebody asked for the stop and waits for it, and nothing has failed.
+    pub fn ends_in_order(&self) -> bool {
+        self.stop_asked.load(Ordering::Relaxed) && self.failed.borrow().is_none()
     }
 
     /// True once nothing more will be applied.
@@ -237,6 +239,7 @@ impl Store {
             stopped: watch::Sender::new(false),
             free_disk_bytes: AtomicU64::new(free_bytes(folder.path())),
             failed: watch::Sender::new(None),
+            stop_asked: AtomicBool::new(false),
             clock,
         });
 
@@ -572,6 +575,7 @@ impl Store {
     /// Refuses new writes, commits what was admitted, and returns when the threads have ended. Idempotent.
     pub async fn stop(&self) {
         self.inner.admission.close();
+        self.inner.shared.stop_asked.store(true, Ordering::Relaxed);
         let _ = self.inner.inbox.send(Message::Stop);
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         self.blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())))

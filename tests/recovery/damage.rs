@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::tempdir;
@@ -12,7 +13,7 @@ use tempfile::tempdir;
 use crate::harness::cli::finish;
 use crate::harness::clients::mosquitto_pub;
 use crate::harness::server::{Addresses, HEADWATER, refusal};
-use crate::harness::{Server, http};
+use crate::harness::{Server, http, wait_for};
 
 const MESSAGES: usize = 60;
 /// Flushes often, so that every kind of file is there.
@@ -228,10 +229,70 @@ fn records_that_do_not_match_their_checksum_are_an_error() {
         "{answer:?}"
     );
     drop(server);
+    // A merge that meets the damage gives up, and the server goes on.
+    let mut server = Server::with(&data, &["store.flush_every=64KiB", "store.slice_size=64KiB"]);
+    server.sql("CREATE STREAM other FROM TOPIC 'other';");
+    mosquitto_pub(&server, "kept/0", r#"{"n":-1}"#, &[]);
+    wait_for("the damaged slice is through with its merge", || {
+        let metrics = http::get(&server.url("/metrics"))?.body;
+        let counts = |name: &str| {
+            metrics
+                .lines()
+                .any(|line| line.starts_with(name) && !line.ends_with(" 0"))
+        };
+        // Which of them is decided by what the damage strikes.
+        if counts("headwater_store_slices_damaged ") || counts("headwater_store_slices_sealed_total ") {
+            Ok(())
+        } else {
+            Err("no slice was looked at".to_owned())
+        }
+    });
+    server.assert_alive();
+    mosquitto_pub(&server, "other", r#"{"n":1}"#, &[]);
+    assert_eq!(server.number("SELECT COUNT(*) AS n FROM other;"), 1);
+    assert!(http::sql(&server, "SELECT COUNT(*) AS n FROM kept;").status >= 500);
+    drop(server);
     // A merge may have tried and left the file behind: put back only what is still there.
     if largest.exists() {
         fs::write(largest, whole).unwrap();
         let server = Server::with(&data, FLUSHING);
-        assert_eq!(server.number("SELECT COUNT(*) AS n FROM kept;"), MESSAGES as u64);
+        assert_eq!(server.number("SELECT COUNT(*) AS n FROM kept;"), MESSAGES as u64 + 1);
     }
+}
+
+/// RocksDB joins files of an open slice by itself; one that it cannot read is no reason to take no more writes.
+#[test]
+fn a_damaged_file_does_not_stop_those_that_write() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut number = 0_u128;
+    let mut publish = |server: &Server| {
+        let record = |_| {
+            number += 1;
+            let digits: String = (1..=40)
+                .map(|factor| (number * 40 + factor).pow(7).to_string())
+                .collect();
+            serde_json::json!({ "payload": { "digits": digits } })
+        };
+        let body = Value::Array((0..50).map(record).collect()).to_string();
+        let answer = http::post_json(&server.url("/streams/many:publish"), &body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let server = Server::with(&data, FLUSHING);
+    server.sql("CREATE STREAM many;");
+    (0..20).for_each(|_| publish(&server));
+    assert!(server.stop().success());
+    let tables = named(&data, "state", |name| name.ends_with(".sst"));
+    assert!(tables.len() > 10, "{}", tables.len());
+    for path in &tables {
+        let length = fs::metadata(path).unwrap().len() as usize;
+        if length > 20_000 {
+            flip(path, length / 3);
+        }
+    }
+    let mut server = Server::with(&data, FLUSHING);
+    (0..40).for_each(|_| publish(&server));
+    std::thread::sleep(Duration::from_secs(3));
+    publish(&server);
+    server.assert_alive();
 }

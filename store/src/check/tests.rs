@@ -42,8 +42,15 @@ impl Made {
                 };
                 store.write(store.route(&topic).batch(record)).await.unwrap();
             }
-            // What kill -9 would leave now.
-            copy(&made.path(), &made.killed());
+            // What kill -9 would leave now: files that belong together, so none may change while they are copied.
+            loop {
+                let before = lengths(&made.path());
+                copy(&made.path(), &made.killed());
+                if lengths(&made.path()) == before {
+                    break;
+                }
+                fs::remove_dir_all(made.killed()).unwrap();
+            }
             store.stop().await;
         });
         drop(store);
@@ -87,6 +94,19 @@ fn copy(from: &Path, to: &Path) {
             let _ = fs::copy(&path, target);
         }
     }
+}
+
+fn lengths(path: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for item in fs::read_dir(path).unwrap() {
+        let path = item.unwrap().path();
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => found.extend(lengths(&path)),
+            Ok(metadata) => drop(found.insert(path, metadata.len())),
+            Err(_) => {}
+        }
+    }
+    found
 }
 
 fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -48,6 +48,9 @@ impl RocksEngine {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_atomic_flush(true);
+        // A merge that meets a damaged block gives up and leaves its files as they are. With paranoid checks RocksDB would
+        // take no more writes, because of records that somebody may never read; who reads them is told.
+        options.set_paranoid_checks(false);
         options.set_max_background_jobs(2);
         options.set_max_open_files(512);
         options.set_keep_log_file_num(4);

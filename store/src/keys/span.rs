@@ -27,6 +27,11 @@ pub fn prefix(shard: ShardId) -> Vec<u8> {
     [&[TAG][..], &shard::bytes(shard)].concat()
 }
 
+/// What the keys of all shards begin with.
+pub fn all() -> Vec<u8> {
+    vec![TAG]
+}
+
 pub fn key(shard: ShardId, base: Offset) -> Vec<u8> {
     [&[TAG][..], &shard::bytes(shard), &base.0.to_be_bytes()].concat()
 }
