@@ -1,7 +1,7 @@
 //! Many streams on one node, in process: how fast they are made, what an idle one costs in memory, and whether writing to
 //! a hundred thousand of them is slower than writing to one at the same rate.
 //!
-//! `./x bench streams` runs it. `STREAMS` (100 000), `RATE` (20 000 records a second) and `SECONDS` (10) may be set.
+//! `./x bench streams` runs it. `STREAMS` (1 000 000), `RATE` (20 000 records a second) and `SECONDS` (10) may be set.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(1);
 
 fn main() -> Result<()> {
     let (streams, rate, seconds) = (
-        setting("STREAMS", 100_000)?,
+        setting("STREAMS", 1_000_000)?,
         setting("RATE", 20_000)?,
         setting("SECONDS", 10)?,
     );
