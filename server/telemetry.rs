@@ -7,10 +7,13 @@ use headwater_bridge::MetricsHandle;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing_subscriber::EnvFilter;
 
+/// The log engine tells of every file it puts away, which under load is each second.
+const DEFAULT_FILTER: &str = "info,raft_engine=warn";
+
 /// Logs to standard error, at `info` unless RUST_LOG says otherwise. In colours only on a terminal, and not where
 /// NO_COLOR is set (<https://no-color.org>).
 pub fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
