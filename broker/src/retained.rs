@@ -1,22 +1,17 @@
 //! Retained messages: one row for each topic in the RETAINED table of the topic's group, written in the same Batch as
 //! the message itself.
 //!
-//! ```text
-//! key    the topic's bytes
-//! value  | version 1 | qos | published at, ms | client id length, client id | properties length, properties | payload |
-//!          u8          u8    i64                u16                           u32                             the rest
-//! ```
-//!
-//! Properties are an MQTT 5.0 property block (section 2.2.2.2). Numbers are big endian, as in MQTT. A row whose message
-//! has expired stays until the topic gets another; readers pass over it.
+//! The store writes the row (its `retained` module has the layout), because queries write them too; here they are read.
+//! Properties are an MQTT 5.0 property block (section 2.2.2.2). A row whose message has expired stays until the topic gets
+//! another; readers pass over it.
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use bytestring::ByteString;
 use headwater_store::{
-    GroupId, Header, Level, Put, Qos, ReadError, Record, Store, TimestampMs, TopicFilter, TopicName, group_for_topic,
-    tables,
+    GroupId, Header, Level, Put, Qos, RETAINED_ROW_VERSION, ReadError, Record, Store, TimestampMs, TopicFilter,
+    TopicName, group_for_topic, retained_put, tables,
 };
 use nom::error::Error;
 use nom::multi::length_data;
@@ -29,39 +24,10 @@ use crate::packet::{Owner, Properties};
 use crate::publish::{to_header, to_property};
 use crate::session::Subscription;
 
-const ROW_VERSION: u8 = 1;
-
 /// The change of the retained row that `record` asks for: an empty payload clears it. None for a record without topic.
 pub fn put(record: &Record, now: TimestampMs) -> Option<Put> {
-    let topic = record.topic.as_ref()?;
-    let clears = record.payload.as_ref().is_none_or(Bytes::is_empty);
-    Some(Put {
-        table: tables::RETAINED,
-        key: Bytes::copy_from_slice(topic.as_str().as_bytes()),
-        value: (!clears).then(|| to_row(record, now)),
-    })
-}
-
-fn to_row(record: &Record, now: TimestampMs) -> Bytes {
-    let client_id = record.headers.iter().find_map(|header| match header {
-        Header::ClientId(id) if id.len() <= usize::from(u16::MAX) => Some(id.as_bytes().as_ref()),
-        _ => None,
-    });
-    let client_id: &[u8] = client_id.unwrap_or_default();
     let properties: Properties = record.headers.iter().filter_map(to_property).collect();
-    let properties = properties.as_bytes();
-    let payload = record.payload.as_deref().unwrap_or_default();
-    let mut row = BytesMut::with_capacity(16 + client_id.len() + properties.len() + payload.len());
-    row.put_u8(ROW_VERSION);
-    row.put_u8(record.qos.bits());
-    row.put_i64(now.0);
-    row.put_u16(client_id.len() as u16);
-    row.put_slice(client_id);
-    // A Batch is far smaller than 4 GiB.
-    row.put_u32(properties.len() as u32);
-    row.put_slice(properties);
-    row.put_slice(payload);
-    row.freeze()
+    retained_put(record, properties.as_bytes(), now)
 }
 
 /// A row in its pieces.
@@ -92,7 +58,7 @@ fn split(row: &[u8]) -> IResult<&[u8], Row<'_>, Error<&[u8]>> {
 /// Reads a row back; None for one that this version did not write.
 pub fn from_row(topic: TopicName, row: &Bytes) -> Option<Record> {
     let (_, fields) = split(row).ok()?;
-    if fields.version != ROW_VERSION {
+    if fields.version != RETAINED_ROW_VERSION {
         return None;
     }
     let properties = Properties::check(row.slice_ref(fields.properties), Owner::Publish).ok()?;
@@ -245,7 +211,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_row_reads_back(payload: Vec<u8>, qos in 0u8..3, user: (String, String), expiry: u32, client in "[a-z]{0,9}") {
+        fn a_row_reads_back(
+            payload in prop::collection::vec(any::<u8>(), 1..200),
+            qos in 0u8..3,
+            user: (String, String),
+            expiry: u32,
+            client in "[a-z]{0,9}",
+        ) {
             let user = (user.0.replace('\0', ""), user.1.replace('\0', ""));
             let publisher = (!client.is_empty()).then(|| Header::ClientId(client.into()));
             let record = Record {
@@ -261,7 +233,7 @@ mod tests {
                 ]).collect(),
                 ..Record::default()
             };
-            let row = to_row(&record, TimestampMs(1234));
+            let row = put(&record, TimestampMs(1234)).unwrap().value.unwrap();
             prop_assert_eq!(from_row(TopicName::new("a/b").unwrap(), &row), Some(record));
         }
 

@@ -96,6 +96,7 @@ mod simulation;
 mod slices;
 mod store;
 mod stored;
+mod table;
 mod tail;
 mod topic;
 mod wire;
@@ -121,8 +122,9 @@ pub use reader::KeyRead;
 pub use record::{Header, Qos, Record};
 pub use retained::{RETAINED_ROW_VERSION, retained_put};
 pub use retention::RetentionClass;
-pub use store::{Leadership, Receipt, Store, Table};
+pub use store::{Leadership, Receipt, Store};
 pub use stored::StoredBatch;
+pub use table::Table;
 pub use topic::{Level, TopicError, TopicFilter, TopicName};
 
 /// For the fuzz targets `record_batch` and `raft_entry` alone.

@@ -31,8 +31,8 @@ pub const SHARDS_MAX: u16 = 1024;
 pub const TIME_INDEX_BYTES: usize = 64 << 10;
 /// A class's open slice may grow to this part of all that the class holds, so that the slices of much data are few.
 pub const CLASS_SLICES: u64 = 8;
-/// A log write up to here the driver syncs itself. A lone writer waits for it alone, and two hand-overs between threads
-/// take as long as a third of an fsync on a quiet machine.
+/// A log write up to here the driver syncs itself. A lone writer waits for it alone: without the two hand-overs
+/// between threads its median went from 436 to 330 us on a quiet machine.
 pub const OWN_SYNC_BYTES_MAX: usize = 4 << 10;
 /// Keys and record batches, paired, that are sorted at once when a slice's key index is made: some 24 MB.
 pub const KEY_INDEX_RUN: usize = 1 << 20;

@@ -29,8 +29,8 @@ pub const CUT_KEY: &[u8] = b"cut";
 
 /// A log file's size; the log is cut in whole files.
 const FILE_BYTES: u64 = 32 << 20;
-/// Above this the files whose entries are all cut off are used again, which makes their fsyncs cheaper: no space has to be
-/// found for what is written. Files with live entries are rewritten. A start reads as much.
+/// Above this the files whose entries are all cut off are used again, so that no space has to be found for what is
+/// written. Files with live entries are rewritten. A start reads as much.
 const PURGE_BYTES: u64 = 192 << 20;
 
 /// raft-engine's entry type for raft-rs.

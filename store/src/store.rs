@@ -20,13 +20,12 @@ use crate::catalog::Catalog;
 use crate::check;
 use crate::clock::Clock;
 use crate::driver::{Driver, Message};
+use crate::engine::Engine;
 use crate::engine::rocks::RocksEngine;
-use crate::engine::{Engine, Family};
 use crate::error::{EngineError, OpenError, ReadError, WriteError};
 use crate::folder::Folder;
 use crate::follow::{AppliedEntry, Follower, GroupFollower, Position};
 use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
-use crate::keys::table_row;
 use crate::limits::{BATCH_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TABLE_KEY_BYTES_MAX};
 use crate::log_thread::{self, Log};
 use crate::maintenance::{self, Chore, free_bytes};
@@ -37,6 +36,7 @@ use crate::reader::{self, KeyRead};
 use crate::replica::Replica;
 use crate::slices::Slices;
 use crate::stored::StoredBatch;
+use crate::table::Table;
 use crate::tail::{Tail, TailRead};
 use crate::topic::TopicName;
 
@@ -605,51 +605,5 @@ impl Future for Receipt {
         Pin::new(&mut self.0)
             .poll(context)
             .map(|reply| reply.unwrap_or(Err(WriteError::Indefinite("the node stopped before it answered"))))
-    }
-}
-
-/// A table of one group.
-#[derive(Clone)]
-pub struct Table {
-    engine: Arc<dyn Engine>,
-    group: GroupId,
-    table: TableId,
-}
-
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table")
-            .field("group", &self.group)
-            .field("table", &self.table)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Table {
-    /// One row.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        Ok(self
-            .engine
-            .get(Family::State, &table_row::key(self.group, self.table, key))?)
-    }
-
-    /// Rows whose key begins with `prefix`, from `from` on (empty: the first), at most `limit`, in key order.
-    pub fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        let full = |row: &[u8]| table_row::key(self.group, self.table, row);
-        let mut rows = Vec::new();
-        if limit == 0 {
-            return Ok(rows);
-        }
-        self.engine.scan(
-            Family::State,
-            &full(prefix),
-            &full(from.max(prefix)),
-            &mut |key, value| {
-                let row = table_row::row(key).unwrap_or_default();
-                rows.push((Bytes::copy_from_slice(row), Bytes::copy_from_slice(value)));
-                rows.len() < limit
-            },
-        )?;
-        Ok(rows)
     }
 }

@@ -64,18 +64,5 @@ async fn forget_in(store: &Store, connector: u64, group: GroupId) -> Result<(), 
 /// The connectors that have cursors in a group: one seek each.
 async fn connectors_in(store: &Store, group: GroupId) -> Result<BTreeSet<u64>, ReadError> {
     let cursors = store.table(group, tables::CONNECTOR_CURSOR);
-    let seek = move || {
-        let (mut found, mut from) = (BTreeSet::new(), Vec::new());
-        while let Some((key, _)) = cursors.scan(&[], &from, 1)?.pop() {
-            let Some((connector, _)) = key.split_first_chunk::<8>() else {
-                break;
-            };
-            let connector = u64::from_be_bytes(*connector);
-            found.insert(connector);
-            let Some(next) = connector.checked_add(1) else { break };
-            from = next.to_be_bytes().to_vec();
-        }
-        Ok(found)
-    };
-    store.blocking(seek).await
+    store.blocking(move || cursors.leading_ids()).await
 }

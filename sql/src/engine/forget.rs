@@ -4,7 +4,7 @@
 //! own: starting and stopping the other queries never waits for it. A crash in between leaves rows whose query is in no
 //! catalog row; the next start finds them ([`Forgetting::find`]).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use headwater_store::{Batch, Catalog, GroupId, ReadError, Store, TableId, WriteError, tables};
 use tokio::task::JoinSet;
@@ -40,8 +40,8 @@ impl Forgetting {
 
     /// Finds queries that have rows but are not in the catalog. To be called before any query of the catalog runs.
     pub async fn find(&mut self, catalog: &Catalog) {
-        let alive: HashSet<u64> = catalog.queries.values().map(|query| query.id).collect();
-        let mut gone: HashSet<u64> = HashSet::new();
+        let alive: BTreeSet<u64> = catalog.queries.values().map(|query| query.id).collect();
+        let mut gone: BTreeSet<u64> = BTreeSet::new();
         for group in self.store.data_groups() {
             for table in [tables::QUERY_PROGRESS, tables::QUERY_STATE] {
                 match queries_in(&self.store, group, table).await {
@@ -131,20 +131,7 @@ async fn forget_in(store: &Store, query: u64, group: GroupId) -> Result<(), Forg
 }
 
 /// The ids of the queries that have rows in a table: one seek each.
-async fn queries_in(store: &Store, group: GroupId, table: TableId) -> Result<HashSet<u64>, ReadError> {
+async fn queries_in(store: &Store, group: GroupId, table: TableId) -> Result<BTreeSet<u64>, ReadError> {
     let rows = store.table(group, table);
-    let seek = move || {
-        let (mut found, mut from) = (HashSet::new(), Vec::new());
-        while let Some((key, _)) = rows.scan(&[], &from, 1)?.pop() {
-            let Some((query, _)) = key.split_first_chunk::<8>() else {
-                break;
-            };
-            let query = u64::from_be_bytes(*query);
-            found.insert(query);
-            let Some(next) = query.checked_add(1) else { break };
-            from = next.to_be_bytes().to_vec();
-        }
-        Ok(found)
-    };
-    store.blocking(seek).await
+    store.blocking(move || rows.leading_ids()).await
 }

@@ -58,10 +58,7 @@ impl RocksEngine {
         let garbage = Arc::default();
         let slice_options = slice_options(&cache, &garbage);
         let slices = slices_of(&options, folder)?;
-        let families = slices
-            .iter()
-            .map(|slice| ColumnFamilyDescriptor::new(name(*slice), slice_options.clone()))
-            .chain([ColumnFamilyDescriptor::new(STATE, state_options(&cache))]);
+        let families = families(&slices, &slice_options, &cache);
         let db = DBWithThreadMode::open_cf_descriptors(&options, folder, families).map_err(engine_error)?;
         Ok(RocksEngine {
             db,
@@ -79,10 +76,7 @@ impl RocksEngine {
         let garbage = Arc::default();
         let slice_options = slice_options(&cache, &garbage);
         let slices = slices_of(&options, folder)?;
-        let families = slices
-            .iter()
-            .map(|slice| ColumnFamilyDescriptor::new(name(*slice), slice_options.clone()))
-            .chain([ColumnFamilyDescriptor::new(STATE, state_options(&cache))]);
+        let families = families(&slices, &slice_options, &cache);
         let db =
             DBWithThreadMode::open_cf_descriptors_read_only(&options, folder, families, false).map_err(engine_error)?;
         Ok(RocksEngine {
@@ -111,6 +105,14 @@ impl RocksEngine {
         let value = self.db.get_cf_opt(&family, key, options).map_err(engine_error)?;
         Ok(value.map(Bytes::from))
     }
+}
+
+fn families(slices: &BTreeSet<SliceId>, slice_options: &Options, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+    let slices = slices.iter();
+    slices
+        .map(|slice| ColumnFamilyDescriptor::new(name(*slice), slice_options.clone()))
+        .chain([ColumnFamilyDescriptor::new(STATE, state_options(cache))])
+        .collect()
 }
 
 /// The slices that a database in `folder` has; none where there is no database yet.
