@@ -1,37 +1,20 @@
-//! Query cases as files: `tests/sql/query/*.test` in the root of the workspace.
-//!
-//! A case is a list of commands with what they answer. Lines that begin with `> ` are the command, the lines after them
-//! the answer; `UPDATE=1 cargo test -p headwater-sql --test query` writes the answers anew. Commands are SQL, or
-//!
-//! ```text
-//! \publish TOPIC PAYLOAD    a message of an MQTT client
-//! \clock +31s               the store's clock goes on (it stands still otherwise, at 2026-01-01T00:00:00Z)
-//! \step                     waits until every query has read all there is; here a step ends
-//! \records STREAM           what the stream holds: topic, key, payload; shard by shard, `-` where there is none
-//! \retained TOPIC          the payload of the topic's retained message
-//! \state QUERY              what SHOW QUERIES says of its state
-//! \push NAME SELECT …       a push SELECT, which goes on
-//! \rows NAME COUNT          its next rows
-//! ```
-//!
-//! Every case runs three times and must give the same answers: straight, over one data group only (but for the order
-//! of `\records`, which is sorted), and with steps of one record and the engine killed and another one started at each
-//! `\step`, before and after it has read what was there. So between two `\step`s a key changes once at most. A file whose first line is `# straight` holds push SELECTs, which die with their
-//! engine, and is not killed.
+//! A store and an engine of a test, with a clock that stands still, and what a test may do with them.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use headwater_config::{Config, Millis};
 use headwater_sql::{Engine, Outcome, Progress, RowStream};
-use headwater_store::{Clock, Offset, QueryState, Record, Store, TimestampMs, TopicName, tables};
+use headwater_store::{Clock, GroupFollower, Offset, QueryState, Record, Store, TimestampMs, TopicName, tables};
 
 /// 2026-01-01T00:00:00Z
 const BEGIN_MS: i64 = 1_767_225_600_000;
+/// Kills between two `\\step`s: more than the steps of any case, less than would hang it.
+const KILLS_MAX: usize = 300;
 
 #[derive(Clone)]
 struct TestClock(Arc<AtomicI64>);
@@ -43,13 +26,13 @@ impl Clock for TestClock {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub enum Mode {
     Straight,
     OneGroup,
     Killed,
 }
 
-struct World {
+pub struct World {
     mode: Mode,
     config: Config,
     clock: TestClock,
@@ -60,17 +43,22 @@ struct World {
 }
 
 impl World {
-    async fn new(mode: Mode) -> World {
+    pub async fn new(mode: Mode) -> World {
+        let groups = if mode == Mode::OneGroup { 1 } else { 4 };
+        // Killed: each record is a step of its own, so that how input is cut into steps is seen not to matter either.
+        let step_records_max = if mode == Mode::Killed { 1 } else { 8_192 };
+        World::with(mode, groups, step_records_max).await
+    }
+
+    /// Over so many data groups, with steps of so many records.
+    pub async fn with(mode: Mode, groups: u16, step_records_max: usize) -> World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::embedded().unwrap();
         config.store.path = folder.path().join("data");
-        config.store.groups = if mode == Mode::OneGroup { 1 } else { 4 };
+        config.store.groups = groups;
         config.sql.cursor_save_every = Millis(10);
         config.sql.threads = 1;
-        if mode == Mode::Killed {
-            // Each record is a step of its own, so that how input is cut into steps is seen not to matter either.
-            config.sql.step_records_max = 1;
-        }
+        config.sql.step_records_max = step_records_max;
         let clock = TestClock(Arc::new(AtomicI64::new(BEGIN_MS)));
         let (store_config, store_clock) = (config.store.clone(), Arc::new(clock.clone()));
         let open = move || Store::open(&store_config, store_clock).unwrap();
@@ -93,8 +81,16 @@ impl World {
         self.engine = Some(engine.unwrap());
     }
 
+    /// Everything is written; the engine and the store end in order.
+    pub async fn close(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.stop().await;
+        }
+        self.store.stop().await;
+    }
+
     /// Without a word, like kill -9: nothing is saved that was not.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.engine = None;
         self.start();
     }
@@ -103,7 +99,7 @@ impl World {
         self.engine.as_ref().unwrap()
     }
 
-    async fn run(&mut self, command: &str) -> String {
+    pub async fn run(&mut self, command: &str) -> String {
         let Some(meta) = command.strip_prefix('\\') else {
             return self.sql(command).await;
         };
@@ -171,16 +167,30 @@ impl World {
 
     async fn step(&mut self) -> String {
         if self.mode == Mode::Killed {
-            // It may have read nothing, some or all of what is new.
-            self.kill();
-            self.caught_up().await;
-            self.kill();
+            self.kill_after_each_step().await;
         }
         self.caught_up().await;
         String::new()
     }
 
-    async fn caught_up(&self) {
+    /// Until the queries have read all there is, kills the engine as soon as a step of any of them is committed, and
+    /// starts another one. Steps that the dead one had on their way may still happen, or not.
+    async fn kill_after_each_step(&mut self) {
+        for _ in 0..KILLS_MAX {
+            // They begin behind what is applied now: only what the next engine does is seen.
+            let groups = self.store.data_groups().map(|group| self.store.follow_group(group));
+            let mut groups: Vec<_> = groups.collect();
+            self.kill();
+            let steps = groups.iter_mut().map(|group| Box::pin(step_of(group)));
+            tokio::select! {
+                _ = select_all(steps) => {}
+                () = self.caught_up() => break,
+            }
+        }
+        self.kill();
+    }
+
+    pub async fn caught_up(&self) {
         for _ in 0..1_000 {
             // Twice in a row: a query may have given another one something to read.
             if self.is_caught_up().await && self.is_caught_up().await {
@@ -241,23 +251,36 @@ impl World {
         plan.sources().flat_map(|(_, source)| of(source)).collect()
     }
 
-    async fn records(&self, stream: &str) -> String {
-        let catalog = self.store.catalog().borrow().clone();
-        let Some(stream) = catalog.stream(stream) else {
-            return "no such stream\n".to_owned();
-        };
-        let mut lines = Vec::new();
+    /// All records of a stream, shard by shard. None: there is no such stream.
+    pub async fn stored(&self, stream: &str) -> Option<Vec<Record>> {
+        let stream = self.store.catalog().borrow().stream(stream)?.clone();
+        let mut records = Vec::new();
         for shard in stream.shard_ids() {
             for batch in self.store.read(shard, Offset(0), usize::MAX).await.unwrap() {
-                for (_, record) in batch.records_from(Offset(0)).unwrap() {
-                    let text = |bytes: Option<bytes::Bytes>| {
-                        bytes.map_or("-".to_owned(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
-                    };
-                    let topic = record.topic.map_or("-".to_owned(), |topic| topic.as_str().to_owned());
-                    lines.push(format!("{topic} {} {}\n", text(record.key), text(record.payload)));
-                }
+                records.extend(
+                    batch
+                        .records_from(Offset(0))
+                        .unwrap()
+                        .into_iter()
+                        .map(|(_, record)| record),
+                );
             }
         }
+        Some(records)
+    }
+
+    async fn records(&self, stream: &str) -> String {
+        let Some(records) = self.stored(stream).await else {
+            return "no such stream\n".to_owned();
+        };
+        let line = |record: Record| {
+            let text = |bytes: Option<bytes::Bytes>| {
+                bytes.map_or("-".to_owned(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+            };
+            let topic = record.topic.map_or("-".to_owned(), |topic| topic.as_str().to_owned());
+            format!("{topic} {} {}\n", text(record.key), text(record.payload))
+        };
+        let mut lines: Vec<String> = records.into_iter().map(line).collect();
         // Stable: records of one key stay in their order.
         lines.sort_by(|a, b| a.split(" {").next().cmp(&b.split(" {").next()));
         lines.concat()
@@ -314,106 +337,12 @@ impl World {
     }
 }
 
-/// A file, taken apart: text between the commands, and the commands with their answers.
-enum Part {
-    Text(String),
-    Command { lines: Vec<String>, answer: String },
-}
-
-fn parse(text: &str) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let Some(first) = line.strip_prefix("> ") else {
-            parts.push(Part::Text(line.to_owned()));
-            continue;
-        };
-        let mut command = vec![first.to_owned()];
-        // Commands that follow each other are apart: a backslash begins a new one, SQL goes on to its `;`.
-        while !first.starts_with('\\') && !command.last().unwrap().trim_end().ends_with(';') {
-            match lines.next_if(|line| line.starts_with("> ")) {
-                Some(line) => command.push(line["> ".len()..].to_owned()),
-                None => break,
-            }
-        }
-        let mut answer = String::new();
-        while let Some(line) = lines.next_if(|line| !line.starts_with("> ") && !line.is_empty()) {
-            writeln!(answer, "{line}").unwrap();
-        }
-        parts.push(Part::Command { lines: command, answer });
-    }
-    parts
-}
-
-async fn run_file(path: &Path, mode: Mode, update: bool) -> Result<(), String> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut world = World::new(mode).await;
-    let mut rewritten = String::new();
-    let mut wrong = String::new();
-    for part in parse(&text) {
-        match part {
-            Part::Text(line) => writeln!(rewritten, "{line}").unwrap(),
-            Part::Command { lines, answer } => {
-                let found = world.run(&lines.join("\n")).await;
-                lines.iter().for_each(|line| writeln!(rewritten, "> {line}").unwrap());
-                rewritten.push_str(&found);
-                if found != answer {
-                    write!(
-                        wrong,
-                        "> {}\n--- expected\n{answer}--- found\n{found}",
-                        lines.join("\n> ")
-                    )
-                    .unwrap();
-                }
-            }
+/// Waits until a step of some query is committed in the group.
+async fn step_of(group: &mut GroupFollower) {
+    loop {
+        let entry = group.next().await.unwrap();
+        if entry.puts.iter().any(|put| put.table == tables::QUERY_PROGRESS) {
+            return;
         }
     }
-    if let Some(engine) = world.engine.take() {
-        engine.stop().await;
-    }
-    world.store.stop().await;
-    if update && mode == Mode::Straight {
-        std::fs::write(path, rewritten).unwrap();
-        return Ok(());
-    }
-    let mode = match mode {
-        Mode::Straight => "straight",
-        Mode::OneGroup => "over one group",
-        Mode::Killed => "killed at each step",
-    };
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("{} ({mode})\n{wrong}", path.display()))
-    }
-}
-
-fn cases() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/sql/query");
-    let only = std::env::var("CASE").unwrap_or_default();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "test"))
-        .filter(|path| path.to_string_lossy().contains(&only))
-        .collect();
-    files.sort();
-    files
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn query_cases() {
-    let update = std::env::var("UPDATE").is_ok_and(|value| value == "1");
-    let files = cases();
-    assert!(!files.is_empty(), "no cases were found");
-    let mut failures = Vec::new();
-    for path in files {
-        let straight_only = std::fs::read_to_string(&path).unwrap().starts_with("# straight");
-        for mode in [Mode::Straight, Mode::OneGroup, Mode::Killed] {
-            if !(straight_only && mode == Mode::Killed) {
-                failures.extend(run_file(&path, mode, update).await.err());
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
