@@ -15,6 +15,7 @@ use crate::error::{BrokerError, End};
 use crate::limits::STOP_WAIT_MS;
 use crate::listener::{self, Shared};
 use crate::publish::Publisher;
+use crate::queue;
 use crate::sys;
 use crate::transport::{Transport, doors};
 
@@ -48,6 +49,7 @@ impl Broker {
         });
         let mut tasks: Vec<_> = dispatchers.map(|dispatcher| tokio::spawn(dispatcher.run())).collect();
         shared.sessions.recover().await.map_err(BrokerError::Sessions)?;
+        queue::recover(&shared.store).await.map_err(BrokerError::Sessions)?;
         tasks.push(tokio::spawn(shared.sessions.clone().run()));
         tasks.push(tokio::spawn(sys::run(shared.clone())));
         let connections = TaskTracker::new();
@@ -100,6 +102,7 @@ impl Broker {
                 "stopped without waiting for all connections"
             );
         }
+        self.shared.queues.stop().await;
         for task in &self.tasks {
             task.abort();
         }

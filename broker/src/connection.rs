@@ -35,6 +35,7 @@ use crate::outbox::Delivery;
 use crate::packet::{Decoder, Packet, Reason};
 use crate::pipeline::{Answer, Outcome, Pipeline};
 use crate::publish::Origin;
+use crate::replay::Start;
 use crate::retained::Scan;
 use crate::session::{Action, Delivered, Output, Session, Subscribed, Subscription};
 use crate::sessions::Held;
@@ -205,11 +206,11 @@ impl Connection {
                 Delivered::Expired => expired += 1,
                 Delivered::Oversize => oversize += 1,
             }
-            match (&delivery.share, &delivery.message.at) {
+            match (&delivery.giver, &delivery.message.at) {
                 (None, Some(at)) => self.progress.take(at),
                 (None, None) => self.progress.moved(),
-                (Some(share), Some(at)) if delivered != Delivered::Sent => share.acknowledge(at),
-                (Some(_), _) => {}
+                (Some(giver), Some(at)) => giver.delivered(at, self.client.connection, delivered, delivery.qos),
+                (Some(_), None) => {}
             }
             self.deliveries.pop_front();
         }
@@ -352,8 +353,10 @@ impl Connection {
                 }
                 Action::Release(packet_id) => self.pipeline.release(packet_id),
                 Action::Subscribe(subscription) => self.subscribe(subscription),
+                Action::Consume(subscription, starts) => self.consume(subscription, starts),
                 Action::Unsubscribe(subscription) => self.unsubscribe(&subscription),
-                Action::Acknowledged(share, at) => share.acknowledge(&at),
+                Action::Acknowledged(giver, at) => giver.acknowledge(&at, self.client.connection),
+                Action::Rejected(giver, at) => giver.reject(&at, self.client.connection),
                 Action::Replay(replay) => self.streams.follow(&self.shared.store, replay),
                 Action::EndReplay(text) => self.streams.unfollow(&text),
                 Action::Send(packet) => self.session.send(&packet, &mut self.output.ready),
@@ -394,8 +397,18 @@ impl Connection {
         self.count_subscriptions();
     }
 
+    fn consume(&mut self, subscription: Subscription, starts: Vec<Start>) {
+        self.join_queue(&subscription, starts);
+        let since = Arc::default();
+        self.progress.subscribed(&Subscribed { subscription, since });
+        self.count_subscriptions();
+    }
+
     /// From now on the client gets what this subscription matches.
     fn receive_from(&mut self, subscribed: &Subscribed) {
+        if subscribed.subscription.is_queue() {
+            return self.join_queue(&subscribed.subscription, Vec::new());
+        }
         if subscribed.subscription.share.is_some() {
             return self.join(&subscribed.subscription);
         }
@@ -409,6 +422,9 @@ impl Connection {
     fn unsubscribe(&mut self, subscription: &Subscription) {
         self.progress.unsubscribed(&subscription.text());
         self.count_subscriptions();
+        if subscription.is_queue() {
+            return self.leave_queue(subscription);
+        }
         if subscription.share.is_some() {
             return self.leave(subscription);
         }

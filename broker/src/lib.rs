@@ -16,7 +16,8 @@
 //! `retained` messages are rows written in the message's own Batch. `sessions` keeps what outlives a connection: rows of a
 //! session and its will. A session that was away, or whose outbox was full, reads the log (`catch_up`) from its `cursor`s
 //! until it can be served live again; what was in flight is sent again first (`resend`). A `share` does the same for many
-//! clients at once. `replay` reads a stream from any place for a subscription to `$stream/<name>`.
+//! clients at once, and a `queue` for the consumers of a stream. `replay` reads a stream from any place for a subscription
+//! to `$stream/<name>`.
 //!
 //! # Limits
 //!
@@ -40,6 +41,7 @@ mod connection;
 mod cursor;
 mod dispatch;
 mod error;
+mod giver;
 pub mod limits;
 mod listener;
 mod metrics;
@@ -47,6 +49,7 @@ mod outbox;
 pub mod packet;
 mod pipeline;
 mod publish;
+mod queue;
 mod refusals;
 mod replay;
 mod resend;

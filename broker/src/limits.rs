@@ -52,6 +52,14 @@ pub const RESEND_PAGE_MESSAGES: usize = 8;
 pub const JOINS_MAX: usize = 64;
 /// Messages that one member of a share may have unacknowledged: few, so that a slow member hoards none.
 pub const SHARE_WINDOW_MAX: usize = 32;
+/// Records of a queue that one consumer may have unanswered, for the same reason.
+pub const QUEUE_WINDOW_MAX: usize = 32;
+/// Stored bytes that a queue reads at once.
+pub const QUEUE_PAGE_BYTES: usize = 64 << 10;
+/// How often a queue that moves is saved, in milliseconds: records acknowledged within that time may come again after a kill.
+pub const QUEUE_SAVE_MS: u64 = 100;
+/// When a queue tries again what the store refused, in milliseconds.
+pub const QUEUE_RETRY_MS: u64 = 1_000;
 /// When a share asks members without room again, in milliseconds.
 pub const SHARE_PAUSE_MS: u64 = 50;
 /// How often `$SYS` looks for figures that changed, in milliseconds.

@@ -19,6 +19,7 @@ use crate::dispatch::Dispatched;
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::queue::Queues;
 use crate::refusals::Refusals;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
@@ -37,6 +38,7 @@ pub struct Shared {
     pub clients: Clients,
     pub sessions: Sessions,
     pub shares: Arc<Shares>,
+    pub queues: Queues,
     pub metrics: Arc<Metrics>,
     pub refusals: Refusals,
     pub sys: Sys,
@@ -64,6 +66,7 @@ impl Shared {
         Shared {
             sessions: Sessions::new(publisher.clone(), shares.clone()),
             shares,
+            queues: Queues::new(config),
             publisher,
             dispatched: (0..=store.data_groups().count()).map(|_| Arc::default()).collect(),
             started: Instant::now(),

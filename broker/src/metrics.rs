@@ -51,6 +51,8 @@ pub struct Metrics {
     pub oversize_messages: Total,
     pub slow_clients: Total,
     pub skipped_messages: Total,
+    pub queue_redelivered: Total,
+    pub queue_dead: Total,
 }
 
 impl Metrics {
@@ -73,6 +75,8 @@ impl Metrics {
             oversize_messages: Total::of(counter!("headwater_mqtt_oversize_messages_total")),
             slow_clients: Total::of(counter!("headwater_mqtt_slow_clients_total")),
             skipped_messages: Total::of(counter!("headwater_mqtt_skipped_messages_total")),
+            queue_redelivered: Total::of(counter!("headwater_mqtt_queue_redelivered_messages_total")),
+            queue_dead: Total::of(counter!("headwater_mqtt_queue_dead_messages_total")),
         }
     }
 
@@ -137,6 +141,14 @@ fn describe() {
     describe_counter!(
         "headwater_mqtt_skipped_messages_total",
         "messages that a session which was away did not get because of its limits"
+    );
+    describe_counter!(
+        "headwater_mqtt_queue_redelivered_messages_total",
+        "records of queues that were not answered in time"
+    );
+    describe_counter!(
+        "headwater_mqtt_queue_dead_messages_total",
+        "records of queues that went to a dead letter stream"
     );
     describe_counter!(
         "headwater_mqtt_slow_clients_total",

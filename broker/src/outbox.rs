@@ -19,10 +19,10 @@ use headwater_store::{GroupId, Header, LogIndex, Qos, Record, TimestampMs, Topic
 
 use crate::cursor::At;
 use crate::error::End;
+use crate::giver::Giver;
 use crate::limits::DELIVERY_OVERHEAD_BYTES;
 use crate::packet::PacketId;
 use crate::publish::to_property;
-use crate::share::Share;
 
 /// A message on its way out, shared by all who receive it.
 #[derive(Debug)]
@@ -114,8 +114,8 @@ pub struct Delivery {
     pub retain: bool,
     /// The identifiers of the subscriptions that it matches.
     pub subscription_ids: Option<Arc<[u32]>>,
-    /// The share that assigned it to this client.
-    pub share: Option<Arc<Share>>,
+    /// The share or queue that assigned it to this client.
+    pub giver: Option<Giver>,
 }
 
 impl Delivery {
@@ -126,7 +126,7 @@ impl Delivery {
             resend: None,
             retain: message.retain,
             subscription_ids: None,
-            share: None,
+            giver: None,
             message,
         }
     }
@@ -137,7 +137,7 @@ impl Delivery {
 pub enum Pushed {
     /// It waits.
     Queued,
-    /// A QoS 0 message, or one that a share assigned, found the outbox full.
+    /// A QoS 0 message, or one that a share or queue assigned, found the outbox full.
     Dropped,
     /// A QoS 1 or 2 message found the outbox full: the client gets it, and what follows it in its group, from the log.
     FellBehind,
@@ -192,8 +192,8 @@ impl Outbox {
         if state.end.is_some() {
             return Pushed::Ended;
         }
-        // A share's messages are not what this outbox is open or closed for.
-        let at = delivery.message.at.filter(|_| delivery.share.is_none());
+        // What a share or a queue assigns is not what this outbox is open or closed for.
+        let at = delivery.message.at.filter(|_| delivery.giver.is_none());
         if at.is_some_and(|at| at.index < state.open_from[group_slot(at.shard.group)]) {
             return Pushed::Behind;
         }
@@ -349,7 +349,7 @@ mod tests {
             resend: None,
             retain: false,
             subscription_ids: None,
-            share: None,
+            giver: None,
         }
     }
 

@@ -76,7 +76,19 @@ pub struct Replay {
 impl Replay {
     /// Reads a filter that begins with [`STREAM_LEVEL`]; `starts` are those of the packet, for a filter that names none.
     pub fn parse(text: &ByteString, starts: &[Start], qos: Qos, id: Option<u32>) -> Option<Replay> {
-        let rest = text.strip_prefix(STREAM_LEVEL)?;
+        Replay::parse_below(STREAM_LEVEL, Start::Latest, text, starts, qos, id)
+    }
+
+    /// The same behind another first level, and with another place to begin where none is named.
+    pub fn parse_below(
+        level: &str,
+        otherwise: Start,
+        text: &ByteString,
+        starts: &[Start],
+        qos: Qos,
+        id: Option<u32>,
+    ) -> Option<Replay> {
+        let rest = text.strip_prefix(level)?;
         let (stream, filter) = match rest.split_once('/') {
             Some((stream, filter)) => (stream, Some(TopicFilter::new(filter).ok()?)),
             None => (rest, None),
@@ -87,7 +99,7 @@ impl Replay {
                 let time = || Start::parse(&format!("@{start}"));
                 (stream, vec![Start::parse(start).or_else(time)?])
             }
-            None if starts.is_empty() => (stream, vec![Start::Latest]),
+            None if starts.is_empty() => (stream, vec![otherwise]),
             None => (stream, starts.to_vec()),
         };
         if stream.is_empty() || stream.contains(['+', '#']) {
@@ -128,27 +140,7 @@ impl Reader {
     pub async fn open(store: &Store, replay: Replay) -> Result<Reader, ReadError> {
         let row = store.catalog().borrow().stream(&replay.stream).cloned();
         let shards: Vec<ShardId> = row.iter().flat_map(|row| row.shard_ids()).collect();
-        let named = |shard: &ShardId| {
-            replay.starts.iter().find_map(|start| match start {
-                Start::Shard(number, offset) if *number == shard.number => Some(*offset),
-                _ => None,
-            })
-        };
-        let position = match replay.starts.first() {
-            Some(Start::Latest) | None => Position::Latest,
-            Some(Start::Earliest | Start::Shard(..)) => Position::Earliest,
-            Some(Start::Offset(offset)) => Position::Offset(*offset),
-            Some(Start::At(time)) => Position::Timestamp(*time),
-            Some(Start::Ago(ago_ms)) => {
-                let ago_ms = i64::try_from(*ago_ms).unwrap_or(i64::MAX);
-                Position::Timestamp(TimestampMs(store.now().0.saturating_sub(ago_ms)))
-            }
-        };
-        let mut cursors = store.resolve(shards, position).await?;
-        for (shard, cursor) in &mut cursors {
-            *cursor = named(shard).unwrap_or(*cursor);
-        }
-        let follower = store.follow_from(cursors);
+        let follower = store.follow_from(beginnings(store, shards, &replay.starts).await?);
         Ok(Reader { replay, follower })
     }
 
@@ -164,35 +156,71 @@ impl Reader {
         Ok(deliveries)
     }
 
-    fn delivery(&self, shard: ShardId, offset: Offset, mut record: Record) -> Option<Delivery> {
+    fn delivery(&self, shard: ShardId, offset: Offset, record: Record) -> Option<Delivery> {
         match (&self.replay.filter, &record.topic) {
             (Some(filter), Some(topic)) if !filter.matches(topic) => return None,
             (Some(_), None) => return None,
-            (_, Some(_)) => {}
-            (None, None) => record.topic = TopicName::new(format!("{STREAM_LEVEL}{}", self.replay.stream)).ok(),
+            _ => {}
         }
-        let place = [
-            ("stream", self.replay.stream.to_string()),
-            ("shard", shard.number.to_string()),
-            ("offset", offset.to_string()),
-            ("timestamp", record.timestamp.to_string()),
-        ];
-        let place = place
-            .into_iter()
-            .map(|(name, value)| Header::User(name.into(), value.into()));
-        record.headers.extend(place);
-        // No entry: it does not move the session's place in the log.
-        let index = LogIndex(0);
-        let message = Outgoing::new(record, Some(At { index, shard, offset }))?;
+        let message = placed(&self.replay.stream, shard, offset, record)?;
         Some(Delivery {
             qos: self.replay.qos,
             resend: None,
             retain: false,
             subscription_ids: self.replay.id.map(|id| [id].into()),
-            share: None,
+            giver: None,
             message: message.into(),
         })
     }
+}
+
+/// Where to begin in each shard.
+pub async fn beginnings(
+    store: &Store,
+    shards: Vec<ShardId>,
+    starts: &[Start],
+) -> Result<Vec<(ShardId, Offset)>, ReadError> {
+    let position = match starts.first() {
+        Some(Start::Latest) | None => Position::Latest,
+        Some(Start::Earliest | Start::Shard(..)) => Position::Earliest,
+        Some(Start::Offset(offset)) => Position::Offset(*offset),
+        Some(Start::At(time)) => Position::Timestamp(*time),
+        Some(Start::Ago(ago_ms)) => {
+            let ago_ms = i64::try_from(*ago_ms).unwrap_or(i64::MAX);
+            Position::Timestamp(TimestampMs(store.now().0.saturating_sub(ago_ms)))
+        }
+    };
+    let named = |shard: &ShardId| {
+        starts.iter().find_map(|start| match start {
+            Start::Shard(number, offset) if *number == shard.number => Some(*offset),
+            _ => None,
+        })
+    };
+    let mut cursors = store.resolve(shards, position).await?;
+    for (shard, cursor) in &mut cursors {
+        *cursor = named(shard).unwrap_or(*cursor);
+    }
+    Ok(cursors)
+}
+
+/// A record of a stream as a message that says where it was found.
+pub fn placed(stream: &str, shard: ShardId, offset: Offset, mut record: Record) -> Option<Outgoing> {
+    if record.topic.is_none() {
+        record.topic = TopicName::new(format!("{STREAM_LEVEL}{stream}")).ok();
+    }
+    let place = [
+        ("stream", stream.to_owned()),
+        ("shard", shard.number.to_string()),
+        ("offset", offset.to_string()),
+        ("timestamp", record.timestamp.to_string()),
+    ];
+    let place = place
+        .into_iter()
+        .map(|(name, value)| Header::User(name.into(), value.into()));
+    record.headers.extend(place);
+    // No entry: it does not move the session's place in the log.
+    let index = LogIndex(0);
+    Outgoing::new(record, Some(At { index, shard, offset }))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use headwater_store::{ReadError, Store, StoredBatch, group_for_topic, tables};
+use headwater_store::{ReadError, Record, Store, StoredBatch, group_for_topic, tables};
 
 use crate::cursor::At;
 use crate::limits::RESEND_PAGE_MESSAGES;
@@ -58,7 +58,7 @@ impl Resend {
                     resend: Some(id),
                     retain: flight.retain,
                     subscription_ids: flight.ids,
-                    share: None,
+                    giver: None,
                 }),
                 None => page.gone.push(id),
             }
@@ -69,6 +69,12 @@ impl Resend {
 
 /// The message at a place of the log; None if it is not there any more. Blocks.
 pub fn read_message(store: &Store, at: &At) -> Result<Option<Arc<Outgoing>>, ReadError> {
+    let record = read_record(store, at)?;
+    Ok(record.and_then(|record| Outgoing::new(record, Some(*at))).map(Arc::new))
+}
+
+/// The same as a record.
+pub fn read_record(store: &Store, at: &At) -> Result<Option<Record>, ReadError> {
     let batches = store.read_now(at.shard, at.offset, 1)?;
     let holds = |batch: &&StoredBatch| batch.base <= at.offset && at.offset < batch.end();
     let Some(batch) = batches.first().filter(holds) else {
@@ -76,7 +82,5 @@ pub fn read_message(store: &Store, at: &At) -> Result<Option<Arc<Outgoing>>, Rea
     };
     let mut records = batch.records_from(at.offset)?.into_iter();
     let record = records.next().filter(|(offset, _)| *offset == at.offset);
-    Ok(record
-        .and_then(|(_, record)| Outgoing::new(record, Some(*at)))
-        .map(Arc::new))
+    Ok(record.map(|(_, record)| record))
 }

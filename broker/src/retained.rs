@@ -165,7 +165,7 @@ impl Scan {
             resend: None,
             retain: true,
             subscription_ids: self.subscription.id.map(|id| Arc::from([id])),
-            share: None,
+            giver: None,
             message,
         })
     }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use headwater_store::{Qos, ReadError, Store, TopicFilter};
+use headwater_store::{LogIndex, Qos, ReadError, Store, TopicFilter};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catch_up::{self, CatchUp, advance};
 use crate::clients::Client;
 use crate::cursor::{At, Cursor};
+use crate::giver::Giver;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, PROGRESS_IDLE_MS, PROGRESS_SAVE_MS, SHARE_PAUSE_MS, SHARE_WINDOW_MAX};
 use crate::listener::Shared;
 use crate::outbox::{Delivery, Outbox, Pushed};
@@ -167,6 +168,8 @@ impl Share {
             subscriptions: AtomicUsize::new(1),
             gone: CancellationToken::new(),
         });
+        // What was committed before a share began is not for it; one that waited in rows goes on from them.
+        let since = if row.is_none() { shared.applied() } else { Arc::default() };
         let fresh = |group| Cursor::new(group, shared.store.applied(group).next());
         let mut cursors: Vec<Cursor> = shared.store.data_groups().map(fresh).collect();
         let mut returned = VecDeque::new();
@@ -210,18 +213,18 @@ impl Share {
             state: Mutex::new(state),
             news: Notify::new(),
         };
-        shared.subscriptions.subscribe(filter, share.subscriber());
+        shared.subscriptions.subscribe(filter, share.subscriber(since));
         Ok(share)
     }
 
-    fn subscriber(&self) -> Subscriber {
+    fn subscriber(&self, since: Arc<[LogIndex]>) -> Subscriber {
         Subscriber {
             client: self.client.clone(),
             qos: Qos::AtLeastOnce,
             no_local: false,
             retain_as_published: true,
             id: None,
-            since: Arc::default(),
+            since,
         }
     }
 
@@ -362,7 +365,7 @@ impl Share {
                 qos: delivery.message.qos.min(options.qos),
                 retain: delivery.message.retain && options.retain_as_published,
                 subscription_ids: member.subscription.id.map(|id| Arc::from([id])),
-                share: Some(self.clone()),
+                giver: Some(Giver::Share(self.clone())),
                 ..delivery.clone()
             };
             let waits = shared.qos > Qos::AtMostOnce;
@@ -415,7 +418,7 @@ type Page = (Box<CatchUp>, Result<Option<catch_up::Page>, ReadError>);
 impl Reader {
     fn new(share: &Share) -> Reader {
         let own = Subscriptions::default();
-        own.subscribe(&share.filter, share.subscriber());
+        own.subscribe(&share.filter, share.subscriber(Arc::default()));
         let mut reader = Reader {
             queue: VecDeque::new(),
             catch_up: None,

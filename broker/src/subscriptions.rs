@@ -320,7 +320,7 @@ impl Matcher {
                 resend: None,
                 retain: message.retain && grant.retain_as_published,
                 subscription_ids: grant.ids.clone(),
-                share: None,
+                giver: None,
             };
             give(&target.client, delivery);
         }

@@ -33,6 +33,8 @@ pub struct BrokerConfig {
     pub session_messages_max: usize,
     pub session_bytes_max: ByteSize,
     pub session_age_max: Millis,
+    pub queue_timeout: Millis,
+    pub queue_tries: u32,
 }
 
 impl BrokerConfig {
@@ -58,6 +60,12 @@ impl BrokerConfig {
             "broker.connect_timeout",
             "must be longer than nothing",
         )?;
+        ConfigError::unless(
+            self.queue_timeout.0 > 0,
+            "broker.queue_timeout",
+            "must be longer than nothing",
+        )?;
+        ConfigError::unless(self.queue_tries > 0, "broker.queue_tries", "must be at least 1")?;
         ConfigError::unless(
             self.keep_alive_max.0 <= 65_535_000,
             "broker.keep_alive_max",

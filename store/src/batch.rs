@@ -56,6 +56,8 @@ pub mod tables {
     pub const SHARE: TableId = TableId(40);
     /// Data groups: `name/filter length u16 | name/filter | client id` of a durable session that shares it.
     pub const SHARE_MEMBER: TableId = TableId(41);
+    /// Data groups: `stream id u64` -> how far the queue of that stream is, and what is not acknowledged.
+    pub const QUEUE: TableId = TableId(42);
 }
 
 /// Records for one shard, in order.

@@ -23,6 +23,7 @@ impl Connection {
         for subscribed in self.session.subscriptions() {
             let (subscription, connection) = (&subscribed.subscription, self.client.connection);
             match subscription.share {
+                _ if subscription.is_queue() => self.shared.queues.leave(subscription, connection).await,
                 Some(_) => self.shared.shares.leave(&self.shared, subscription, connection).await,
                 None => self.shared.subscriptions.unsubscribe(&subscription.filter, connection),
             }

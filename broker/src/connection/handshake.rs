@@ -31,14 +31,7 @@ pub async fn run(shared: Arc<Shared>, guest: Guest, peer: SocketAddr) {
     let Some((mut connection, _gone)) = Box::pin(admit(shared, arrival)).await else {
         return;
     };
-    // A client whose Maximum Packet Size has no room for the answer cannot be served.
-    let end = match connection.output.ready.is_empty() {
-        true => End::server(
-            Reason::PACKET_TOO_LARGE,
-            "the client takes no packet as large as its CONNACK",
-        ),
-        false => connection.serve().await,
-    };
+    let end = connection.serve().await;
     Box::pin(connection.depart(&end)).await;
 }
 
@@ -123,7 +116,8 @@ async fn refuse_garbage(stream: &mut Stream, error: &DecodeError) {
         return;
     };
     let version = if *level > 5 { Version::V5 } else { Version::V3_1_1 };
-    send_last(stream, &refusal(version, Reason::UNSUPPORTED_PROTOCOL_VERSION, "")).await;
+    let answer = refusal(version, usize::MAX, Reason::UNSUPPORTED_PROTOCOL_VERSION, "");
+    send_last(stream, &answer).await;
 }
 
 async fn send_last(stream: &mut Stream, bytes: &[u8]) {
@@ -131,7 +125,14 @@ async fn send_last(stream: &mut Stream, bytes: &[u8]) {
     linger(stream).await;
 }
 
-async fn cannot_open(shared: &Shared, mut stream: Stream, peer: SocketAddr, version: Version, error: &SessionError) {
+/// Says why there is no session. `takes`: the client's version and how large its packets may be.
+async fn cannot_open(
+    shared: &Shared,
+    mut stream: Stream,
+    peer: SocketAddr,
+    takes: (Version, usize),
+    error: &SessionError,
+) {
     let (reason, detail) = match error {
         SessionError::Lost => (Reason::SERVER_BUSY, "another connection uses this client id"),
         SessionError::Write(WriteError::DiskFull { .. }) => (Reason::QUOTA_EXCEEDED, "the disk is nearly full"),
@@ -140,7 +141,7 @@ async fn cannot_open(shared: &Shared, mut stream: Stream, peer: SocketAddr, vers
     };
     tracing::warn!(%peer, %error, "a session cannot be opened");
     shared.metrics.ended(&End::server(reason, detail));
-    send_last(&mut stream, &refusal(version, reason, detail)).await;
+    send_last(&mut stream, &refusal(takes.0, takes.1, reason, detail)).await;
 }
 
 /// Opens the client's session and answers. The guard lets whoever waits for the client's end go, however its task ends.
@@ -152,14 +153,14 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
         decoder,
         input,
     } = arrival;
-    let version = connect.version;
+    let (version, packet_max) = (connect.version, connect.packet_max());
     let accepted = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
             let end = End::server(reason, detail);
             shared.refusals.tell_end(peer, &connect.client_id, &end);
             shared.metrics.ended(&end);
-            send_last(&mut stream, &refusal(version, reason, detail)).await;
+            send_last(&mut stream, &refusal(version, packet_max, reason, detail)).await;
             return None;
         }
     };
@@ -192,7 +193,7 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
         Err(error) => {
             shared.clients.unregister(&client);
             client.gone.cancel();
-            cannot_open(&shared, stream, peer, version, &error).await;
+            cannot_open(&shared, stream, peer, (version, packet_max), &error).await;
             return None;
         }
     };
@@ -277,7 +278,7 @@ fn flight(row: PendingRow) -> Option<(PacketId, Flight)> {
         retain: row.retain,
         ids: (!row.ids.is_empty()).then(|| row.ids.into()),
         released: row.released,
-        share: None,
+        giver: None,
     };
     Some((PacketId::new(row.packet_id)?, flight))
 }

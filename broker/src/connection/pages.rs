@@ -190,7 +190,7 @@ impl Connection {
             Some(own) => own.clone(),
             None => {
                 let own = Arc::new(Subscriptions::default());
-                let not_shared = |subscribed: &&Subscribed| subscribed.subscription.share.is_none();
+                let not_shared = |subscribed: &&Subscribed| !subscribed.subscription.competes();
                 for subscribed in self.session.subscriptions().filter(not_shared) {
                     own.subscribe(&subscribed.subscription.filter, subscriber(&self.client, subscribed));
                 }

@@ -1,4 +1,4 @@
-//! Joining and leaving shares: one after the other, because a share may have to read or write its rows first.
+//! Joining and leaving shares and queues: one after the other, because a share may have to read or write its rows first.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -9,6 +9,7 @@ use super::{Connection, Step};
 use crate::error::End;
 use crate::limits::JOINS_MAX;
 use crate::packet::Reason;
+use crate::replay::Start;
 use crate::session::Subscription;
 use crate::sessions::SessionError;
 use crate::share::{Member, share_key};
@@ -60,6 +61,21 @@ impl Connection {
         }));
     }
 
+    pub(super) fn join_queue(&mut self, subscription: &Subscription, starts: Vec<Start>) {
+        let (shared, subscription, client) = (self.shared.clone(), subscription.clone(), self.client.clone());
+        self.joins.0.push_back(Box::pin(async move {
+            shared.queues.join(&shared, &client, &subscription, &starts).await
+        }));
+    }
+
+    pub(super) fn leave_queue(&mut self, subscription: &Subscription) {
+        let (shared, subscription, client) = (self.shared.clone(), subscription.clone(), self.client.clone());
+        self.joins.0.push_back(Box::pin(async move {
+            shared.queues.leave(&subscription, client.connection).await;
+            Ok(())
+        }));
+    }
+
     pub(super) fn poll_joins(&mut self, context: &mut Context<'_>) -> Step {
         let Some(join) = self.joins.0.front_mut() else {
             return Ok(false);
@@ -69,7 +85,7 @@ impl Connection {
         };
         self.joins.0.pop_front();
         if let Err(error) = outcome {
-            tracing::warn!(client_id = %self.client.client_id, %error, "a share cannot be joined or left");
+            tracing::warn!(client_id = %self.client.client_id, %error, "a share or queue cannot be joined or left");
             return Err(End::server(
                 Reason::UNSPECIFIED_ERROR,
                 "a shared subscription cannot be kept",

@@ -9,9 +9,10 @@ use headwater_store::TopicName;
 
 use super::alias::{InboundAliases, OutboundAliases};
 use super::inflight::Inflight;
-use super::{Session, reason_string};
+use super::Session;
+use super::words::{encode_within, reason_string};
 use crate::limits::{CLIENT_ID_BYTES_MAX, OUTBOUND_ALIASES_MAX};
-use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Reason, Version, Will, encode};
+use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Reason, Version, Will};
 use crate::publish::{Message, reserved_topic};
 use crate::sessions::Wish;
 
@@ -72,7 +73,6 @@ impl Accepted {
 struct Wishes {
     expiry_s: u32,
     receive_max: u16,
-    packet_max: u32,
     alias_max: u16,
     problem_information: bool,
     authentication: bool,
@@ -83,7 +83,6 @@ impl Wishes {
         let mut wishes = Wishes {
             expiry_s: 0,
             receive_max: u16::MAX,
-            packet_max: u32::MAX,
             alias_max: 0,
             problem_information: true,
             authentication: false,
@@ -92,7 +91,6 @@ impl Wishes {
             match property {
                 Property::SessionExpiryInterval(seconds) => wishes.expiry_s = seconds,
                 Property::ReceiveMaximum(count) => wishes.receive_max = count,
-                Property::MaximumPacketSize(bytes) => wishes.packet_max = bytes,
                 Property::TopicAliasMaximum(count) => wishes.alias_max = count,
                 Property::RequestProblemInformation(wanted) => wishes.problem_information = wanted,
                 Property::AuthenticationMethod(_) => wishes.authentication = true,
@@ -153,7 +151,7 @@ pub fn accept(
         inbound_aliases: InboundAliases::new(limits.topic_alias_max),
         outbound_aliases: OutboundAliases::new(wishes.alias_max.min(OUTBOUND_ALIASES_MAX)),
         inflight: Inflight::new(wishes.receive_max.min(limits.inflight_max)),
-        packet_max: usize::try_from(wishes.packet_max).unwrap_or(usize::MAX),
+        packet_max: connect.packet_max(),
         subscriptions_max: limits.subscriptions_max,
         subscriptions: Default::default(),
         filters_bytes: 0,
@@ -176,11 +174,20 @@ pub fn accept(
         will,
         username: connect.username.as_ref().map(|name| ByteString::from(&**name)),
     };
-    Ok(Accepted {
+    let accepted = Accepted {
         session,
         wish,
         granted: granted.into_iter().flatten().collect(),
-    })
+    };
+    let mut connack = BytesMut::new();
+    accepted.session.send(&accepted.connack(false), &mut connack);
+    match connack.is_empty() {
+        true => Err((
+            Reason::PACKET_TOO_LARGE,
+            "the client takes no packet as large as its CONNACK",
+        )),
+        false => Ok(accepted),
+    }
 }
 
 /// The keep alive in force, and the Server Keep Alive to announce. A client before 5.0 cannot be told another value,
@@ -214,8 +221,8 @@ fn will_message(will: &Will) -> Result<(Message, u32), (Reason, &'static str)> {
     Ok((message, delay_s.unwrap_or(0)))
 }
 
-/// The bytes of a CONNACK that refuses.
-pub(super) fn refusal(version: Version, reason: Reason, detail: &str) -> Bytes {
+/// The bytes of a CONNACK that refuses a client which takes packets of at most `packet_max` bytes.
+pub fn refusal(version: Version, packet_max: usize, reason: Reason, detail: &str) -> Bytes {
     let properties = reason_string(detail, true);
     let connack = Packet::ConnAck(ConnAck {
         session_present: false,
@@ -223,7 +230,7 @@ pub(super) fn refusal(version: Version, reason: Reason, detail: &str) -> Bytes {
         properties,
     });
     let mut out = BytesMut::new();
-    match encode(&connack, version, &mut out) {
+    match encode_within(&connack, version, packet_max, &mut out) {
         Ok(()) => out.freeze(),
         Err(_) => Bytes::new(),
     }

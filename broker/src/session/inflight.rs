@@ -8,8 +8,8 @@ use std::sync::Arc;
 use headwater_store::{Qos, TopicName};
 
 use crate::cursor::At;
+use crate::giver::Giver;
 use crate::packet::PacketId;
-use crate::share::Share;
 
 /// One delivery that is not done.
 #[derive(Debug, Clone)]
@@ -24,15 +24,15 @@ pub struct Flight {
     pub ids: Option<Arc<[u32]>>,
     /// PUBREC has come: the message is the client's, and only PUBREL and PUBCOMP are left.
     pub released: bool,
-    /// The share that assigned it; it is the share's to keep.
-    pub share: Option<Arc<Share>>,
+    /// The share or queue that assigned it, and keeps it.
+    pub giver: Option<Giver>,
 }
 
 impl Flight {
-    /// What to tell the share that assigned it.
-    pub fn into_shared(self) -> Option<(Arc<Share>, At)> {
-        match (self.share, self.source) {
-            (Some(share), Source::Log(at)) => Some((share, at)),
+    /// What to tell the share or queue that assigned it.
+    pub fn into_given(self) -> Option<(Giver, At)> {
+        match (self.giver, self.source) {
+            (Some(giver), Source::Log(at)) => Some((giver, at)),
             _ => None,
         }
     }
@@ -175,7 +175,7 @@ impl Inflight {
         Some(&self.slots.get(slot(id))?.as_ref()?.flight)
     }
 
-    /// Everything but what shares keep, in the order of the first deliveries.
+    /// Everything but what shares and queues keep, in the order of the first deliveries.
     pub fn flights(&self) -> Vec<(PacketId, &Flight)> {
         let mut slots: Vec<_> = self
             .slots
@@ -184,7 +184,7 @@ impl Inflight {
             .filter_map(|(at, slot)| Some((PacketId::new(at as u16 + 1)?, slot.as_ref()?)))
             .collect();
         slots.sort_unstable_by_key(|(_, slot)| slot.order);
-        let own = slots.into_iter().filter(|(_, slot)| slot.flight.share.is_none());
+        let own = slots.into_iter().filter(|(_, slot)| slot.flight.giver.is_none());
         own.map(|(id, slot)| (id, &slot.flight)).collect()
     }
 }
@@ -208,7 +208,7 @@ mod tests {
             retain: false,
             ids: None,
             released: false,
-            share: None,
+            giver: None,
         }
     }
 

@@ -58,8 +58,8 @@ impl Session {
     pub fn deliver(&mut self, delivery: &Delivery, now: TimestampMs, out: &mut Output) -> Delivered {
         let message = &*delivery.message;
         let expires_in_s = message.expires_in_s(now);
-        if expires_in_s == Some(0) {
-            delivery.resend.inspect(|id| self.give_up(*id, out));
+        // What was sent before does not expire any more [MQTT-4.3.3-7].
+        if expires_in_s == Some(0) && delivery.resend.is_none() {
             return Delivered::Expired;
         }
         let packet_id = match (delivery.qos, delivery.resend) {
@@ -123,8 +123,7 @@ impl Session {
         Delivered::Sent
     }
 
-    /// A message of an earlier connection cannot be sent again: it is gone from the log, it has expired, it is too large
-    /// now. A QoS 2 message may have arrived, so its packet id has to be released before it can stand for another one.
+    /// A message of an earlier connection cannot be sent again: it is gone from the log, or it is too large now. A QoS 2 message may have arrived, so its packet id has to be released before it can stand for another one.
     pub fn give_up(&mut self, id: PacketId, out: &mut Output) {
         if self.inflight.release(id) {
             self.send(&Packet::PubRel(success(id)), &mut out.saved);
@@ -162,6 +161,6 @@ fn flight_of(delivery: &Delivery) -> Flight {
         retain: delivery.retain,
         ids: delivery.subscription_ids.clone(),
         released: false,
-        share: delivery.share.clone(),
+        giver: delivery.giver.clone(),
     }
 }

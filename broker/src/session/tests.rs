@@ -158,7 +158,7 @@ fn delivery(qos: Qos, headers: Vec<Header>) -> Delivery {
         resend: None,
         retain: false,
         subscription_ids: None,
-        share: None,
+        giver: None,
     }
 }
 

@@ -1,0 +1,47 @@
+//! Who assigned a message to a client among several: the share or the queue that waits for its acknowledgement.
+
+use std::sync::Arc;
+
+use headwater_store::Qos;
+
+use crate::cursor::At;
+use crate::queue::Queue;
+use crate::session::Delivered;
+use crate::share::Share;
+
+/// A share or a queue.
+#[derive(Debug, Clone)]
+pub enum Giver {
+    Share(Arc<Share>),
+    Queue(Arc<Queue>),
+}
+
+impl Giver {
+    /// The client of that connection is done with the message at this place.
+    pub fn acknowledge(&self, at: &At, connection: u64) {
+        match self {
+            Giver::Share(share) => share.acknowledge(at),
+            Giver::Queue(queue) => queue.acknowledge(at, connection),
+        }
+    }
+
+    /// The client answered with an error. Section 4.13 of MQTT 5.0 leaves it to the server what that means: a share takes it
+    /// as done, as for any subscriber; a queue gives the message to another one.
+    pub fn reject(&self, at: &At, connection: u64) {
+        match self {
+            Giver::Share(share) => share.acknowledge(at),
+            Giver::Queue(queue) => queue.reject(at, connection),
+        }
+    }
+
+    /// What became of the message on its way to the client. Of those that were sent, QoS 1 waits for its acknowledgement;
+    /// to a share the client's QoS 0 messages are no matter, because it did not note them.
+    pub fn delivered(&self, at: &At, connection: u64, delivered: Delivered, qos: Qos) {
+        match (self, delivered) {
+            (Giver::Share(_), Delivered::Sent) | (_, Delivered::WindowFull) => {}
+            (Giver::Queue(_), Delivered::Sent) if qos > Qos::AtMostOnce => {}
+            (Giver::Queue(queue), Delivered::Oversize) => queue.reject(at, connection),
+            _ => self.acknowledge(at, connection),
+        }
+    }
+}
