@@ -153,6 +153,17 @@ pub struct Connect {
     pub properties: Properties,
 }
 
+impl Connect {
+    /// How many bytes a packet for the client may have.
+    pub fn packet_max(&self) -> usize {
+        let told = self.properties.find(|property| match property {
+            Property::MaximumPacketSize(bytes) => usize::try_from(bytes).ok(),
+            _ => None,
+        });
+        told.unwrap_or(usize::MAX)
+    }
+}
+
 /// The will in a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Will {

@@ -30,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 use crate::catch_up::{self, CatchUp, advance};
 use crate::clients::Client;
 use crate::cursor::{At, Cursor};
-use crate::giver::Giver;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, PROGRESS_IDLE_MS, PROGRESS_SAVE_MS, SHARE_PAUSE_MS, SHARE_WINDOW_MAX};
 use crate::listener::Shared;
 use crate::outbox::{Delivery, Outbox, Pushed};
@@ -365,7 +364,7 @@ impl Share {
                 qos: delivery.message.qos.min(options.qos),
                 retain: delivery.message.retain && options.retain_as_published,
                 subscription_ids: member.subscription.id.map(|id| Arc::from([id])),
-                giver: Some(Giver::Share(self.clone())),
+                share: Some(self.clone()),
                 ..delivery.clone()
             };
             let waits = shared.qos > Qos::AtMostOnce;

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! case NAME               a new case; its clients are closed at its end
+//! shows VERSION: NUMBERS  the numbered statements of the specification that it shows, see conformance.rs
 //! a connect5 ID           client a connects with MQTT 5 (or connect4, connect3), clean, and is accepted; it wants no
 //!                         reason strings, so that what it gets is short
 //! a open                  client a opens a socket and sends nothing
-//! a > HEX                 client a sends; "text" in quotes is itself
+//! a > HEX                 client a sends; "text" in quotes is itself, [] has its length as a variable byte integer before
+//!                         it, {} as two bytes
 //! a < HEX                 client a receives exactly this next
 //! a x                     the broker closed a's connection
 //! a silent                nothing arrives for a moment
@@ -49,6 +51,7 @@ async fn conversations() {
                     (case, failed) = (name, false);
                     clients.clear();
                 }
+                Some(("shows", _)) => {}
                 Some((name, step)) if !name.starts_with('#') => {
                     if failed {
                         continue;

@@ -161,6 +161,6 @@ fn flight_of(delivery: &Delivery) -> Flight {
         retain: delivery.retain,
         ids: delivery.subscription_ids.clone(),
         released: false,
-        giver: delivery.giver.clone(),
+        share: delivery.share.clone(),
     }
 }

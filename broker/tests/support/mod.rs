@@ -170,19 +170,47 @@ pub fn connect(version: Version, client_id: &str, properties: Properties) -> Pac
     }))
 }
 
-/// Reads hex with quoted text in it: `30 07 0003 "a/b" "hi"`.
+/// Reads hex with quoted text in it: `30 07 0003 "a/b" "hi"`, which is also `30 [{"a/b"} "hi"]`: what stands in `[]` has
+/// its length before it as a variable byte integer, what stands in `{}` as two bytes.
 pub fn parse_bytes(text: &str) -> Vec<u8> {
+    let mut around = Vec::new();
     let mut bytes = Vec::new();
-    for (number, part) in text.split('"').enumerate() {
-        if number % 2 == 1 {
-            bytes.extend_from_slice(part.as_bytes());
-            continue;
-        }
-        let digits: String = part.split_whitespace().collect();
-        assert!(digits.len().is_multiple_of(2), "an odd number of hex digits in {text}");
-        for at in (0..digits.len()).step_by(2) {
-            bytes.push(u8::from_str_radix(&digits[at..at + 2], 16).unwrap_or_else(|_| panic!("not hex: {text}")));
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ' ' => {}
+            '"' => bytes.extend(
+                characters
+                    .by_ref()
+                    .take_while(|next| *next != '"')
+                    .collect::<String>()
+                    .bytes(),
+            ),
+            '[' | '{' => around.push((character, std::mem::take(&mut bytes))),
+            ']' | '}' => {
+                let (opened, outer) = around.pop().unwrap_or_else(|| panic!("too much is closed in {text}"));
+                assert_eq!(opened, if character == ']' { '[' } else { '{' }, "{text}");
+                let inner = std::mem::replace(&mut bytes, outer);
+                match character {
+                    ']' => put_variable(&mut bytes, inner.len()),
+                    _ => bytes.extend(u16::try_from(inner.len()).unwrap().to_be_bytes()),
+                }
+                bytes.extend(inner);
+            }
+            high => {
+                let pair: String = [Some(high), characters.next()].into_iter().flatten().collect();
+                bytes.push(u8::from_str_radix(&pair, 16).unwrap_or_else(|_| panic!("not hex: {pair} in {text}")));
+            }
         }
     }
+    assert!(around.is_empty(), "something is not closed in {text}");
     bytes
+}
+
+fn put_variable(out: &mut Vec<u8>, mut value: usize) {
+    while value > 0x7f {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
