@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::cursor::At;
 use crate::error::{End, PublishError};
+use crate::giver::Giver;
 use crate::limits::FILTERS_BYTES_MAX;
 use crate::packet::{
     Ack, Disconnect, Packet, PacketId, Properties, Property, Publish, Reason, RetainHandling, SubAck, Subscribe,
@@ -29,8 +30,8 @@ use crate::packet::{
 };
 use crate::pipeline::Answer;
 use crate::publish::{Message, RESERVED_TOPICS, reserved_topic};
+use crate::queue::{self, QUEUE_LEVEL};
 use crate::replay::{OFFSET_PROPERTY, Replay, STREAM_LEVEL, Start};
-use crate::share::Share;
 
 use alias::{InboundAliases, OutboundAliases};
 use inflight::Inflight;
@@ -54,14 +55,18 @@ pub enum Action {
     Release(PacketId),
     /// Add or replace a subscription.
     Subscribe(Subscription),
+    /// Become a consumer of a queue, which begins there if it is new.
+    Consume(Subscription, Vec<Start>),
     /// Take one away.
     Unsubscribe(Subscription),
     /// Read a stream from a place on; the same filter begins anew.
     Replay(Replay),
     /// Read it no longer.
     EndReplay(ByteString),
-    /// Tell a share that its message at this place was acknowledged.
-    Acknowledged(Arc<Share>, At),
+    /// Tell a share or queue that its message at this place was acknowledged.
+    Acknowledged(Giver, At),
+    /// The same with an error.
+    Rejected(Giver, At),
     /// Send this.
     Send(Packet),
     /// Send this when what came before it is saved.
@@ -108,6 +113,16 @@ impl Subscription {
     /// Whether it asks for figures of this node.
     pub fn is_sys(&self) -> bool {
         begins_with_level(self.filter.as_str(), "$SYS")
+    }
+
+    /// Whether it is a queue's.
+    pub fn is_queue(&self) -> bool {
+        self.filter.as_str().starts_with(QUEUE_LEVEL)
+    }
+
+    /// Whether its messages are for one of several clients: those of a share or a queue.
+    pub fn competes(&self) -> bool {
+        self.share.is_some() || self.is_queue()
     }
 
     /// As the client wrote it.
@@ -253,8 +268,11 @@ impl Session {
             Packet::PubAck(ack) => {
                 // Out of order is fine, and one that is not expected does no harm: it may be late.
                 let flight = self.inflight.acknowledge(ack.packet_id);
-                if let Some((share, at)) = flight.and_then(Flight::into_shared) {
-                    actions.push(Action::Acknowledged(share, at));
+                if let Some((giver, at)) = flight.and_then(Flight::into_given) {
+                    actions.push(match ack.reason.is_error() {
+                        true => Action::Rejected(giver, at),
+                        false => Action::Acknowledged(giver, at),
+                    });
                 }
                 Ok(())
             }
@@ -465,14 +483,22 @@ impl Session {
                 continue;
             }
             // Also when all of them name the same filter: each costs a look for retained messages.
-            let answer = match granted < self.subscriptions_max {
-                true => self.grant(&text, options, id),
-                false => Err(Reason::QUOTA_EXCEEDED),
+            let answer = match &starts {
+                _ if granted >= self.subscriptions_max => Err(Reason::QUOTA_EXCEEDED),
+                starts if begins_with_level(&text, QUEUE_LEVEL.trim_end_matches('/')) => {
+                    self.check_queue(&text, starts.as_deref())
+                }
+                _ => Ok(()),
             };
+            let answer = answer.and_then(|()| self.grant(&text, options, id));
             match answer {
                 Ok((subscription, existed)) => {
                     granted += 1;
                     reasons.put_u8(subscription.options.qos.bits());
+                    if subscription.is_queue() {
+                        actions.push(Action::Consume(subscription, starts.clone().unwrap_or_default()));
+                        continue;
+                    }
                     // A share gets no retained messages [MQTT-3.3.1-9].
                     if subscription.share.is_none() && wants_retained(options.retain_handling, existed) {
                         retained.push(Action::SendRetained(subscription.clone()));
@@ -522,6 +548,16 @@ impl Session {
         granted
     }
 
+    /// Whether a filter names a queue that there is, and where it may begin.
+    fn check_queue(&self, text: &ByteString, starts: Option<&[Start]>) -> Result<(), Reason> {
+        let queue = starts.and_then(|starts| queue::parse(text, starts));
+        let catalog = self.catalog.as_ref().map(|catalog| catalog.borrow().clone());
+        match (queue, catalog) {
+            (Some(queue), Some(catalog)) if queue.exists(&catalog) => Ok(()),
+            _ => Err(Reason::TOPIC_FILTER_INVALID),
+        }
+    }
+
     /// Checks one filter. Gives the subscription and whether it existed before.
     fn grant(
         &mut self,
@@ -532,7 +568,7 @@ impl Session {
         // $SYS may be subscribed to, as every broker allows; the others would promise what is not there yet.
         if RESERVED_TOPICS
             .iter()
-            .any(|name| !matches!(*name, "$SYS" | "$share") && begins_with_level(text, name))
+            .any(|name| !matches!(*name, "$SYS" | "$share" | "$queue") && begins_with_level(text, name))
         {
             return Err(Reason::IMPLEMENTATION_SPECIFIC_ERROR);
         }
@@ -548,7 +584,7 @@ impl Session {
         let since = existed.map_or_else(Arc::default, |subscribed| subscribed.since.clone());
         let existed = existed.is_some();
         self.filters_bytes += if existed { 0 } else { text.len() };
-        if subscription.share.is_some() {
+        if subscription.competes() {
             // A member that leaves may have got what another one gets then.
             options.qos = options.qos.min(Qos::AtLeastOnce);
         }

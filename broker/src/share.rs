@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catch_up::{self, CatchUp, advance};
 use crate::clients::Client;
 use crate::cursor::{At, Cursor};
+use crate::giver::Giver;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, PROGRESS_IDLE_MS, PROGRESS_SAVE_MS, SHARE_PAUSE_MS, SHARE_WINDOW_MAX};
 use crate::listener::Shared;
 use crate::outbox::{Delivery, Outbox, Pushed};
@@ -168,7 +169,11 @@ impl Share {
             gone: CancellationToken::new(),
         });
         // What was committed before a share began is not for it; one that waited in rows goes on from them.
-        let since = if row.is_none() { shared.applied() } else { Arc::default() };
+        let since = if row.is_none() {
+            shared.applied()
+        } else {
+            Arc::default()
+        };
         let fresh = |group| Cursor::new(group, shared.store.applied(group).next());
         let mut cursors: Vec<Cursor> = shared.store.data_groups().map(fresh).collect();
         let mut returned = VecDeque::new();
@@ -364,7 +369,7 @@ impl Share {
                 qos: delivery.message.qos.min(options.qos),
                 retain: delivery.message.retain && options.retain_as_published,
                 subscription_ids: member.subscription.id.map(|id| Arc::from([id])),
-                share: Some(self.clone()),
+                giver: Some(Giver::Share(self.clone())),
                 ..delivery.clone()
             };
             let waits = shared.qos > Qos::AtMostOnce;

@@ -278,7 +278,7 @@ fn flight(row: PendingRow) -> Option<(PacketId, Flight)> {
         retain: row.retain,
         ids: (!row.ids.is_empty()).then(|| row.ids.into()),
         released: row.released,
-        share: None,
+        giver: None,
     };
     Some((PacketId::new(row.packet_id)?, flight))
 }

@@ -7,9 +7,9 @@ use bytestring::ByteString;
 use headwater_config::BrokerConfig;
 use headwater_store::TopicName;
 
+use super::Session;
 use super::alias::{InboundAliases, OutboundAliases};
 use super::inflight::Inflight;
-use super::Session;
 use super::words::{encode_within, reason_string};
 use crate::limits::{CLIENT_ID_BYTES_MAX, OUTBOUND_ALIASES_MAX};
 use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Reason, Version, Will};

@@ -161,6 +161,6 @@ fn flight_of(delivery: &Delivery) -> Flight {
         retain: delivery.retain,
         ids: delivery.subscription_ids.clone(),
         released: false,
-        share: delivery.share.clone(),
+        giver: delivery.giver.clone(),
     }
 }
