@@ -1,6 +1,6 @@
 //! `GET /queries`: the persistent queries of the catalog.
 
-use headwater_store::QueryState;
+use headwater_store::{QueryRow, QueryState};
 use hyper::StatusCode;
 use serde_json::json;
 
@@ -18,10 +18,7 @@ pub(crate) fn list(shared: &Shared) -> Answer {
         .map(|query| {
             json!({
                 "id": query.name,
-                "status": match query.state {
-                    QueryState::Running => "RUNNING",
-                    QueryState::Terminated => "TERMINATED",
-                },
+                "status": status(shared, query),
                 "queryText": query.sql,
                 "sources": query.inputs.iter().filter_map(|id| name(*id)).collect::<Vec<_>>(),
                 "sink": name(query.output),
@@ -30,4 +27,14 @@ pub(crate) fn list(shared: &Shared) -> Answer {
         })
         .collect();
     Ok(body::json(StatusCode::OK, &json!({ "queries": rows })))
+}
+
+/// HStreamDB's words, and one for what it has none for.
+fn status(shared: &Shared, query: &QueryRow) -> &'static str {
+    match query.state {
+        QueryState::Running if shared.engine.query_status(query).state == "failed" => "FAILED",
+        QueryState::Running => "RUNNING",
+        QueryState::Paused => "PAUSED",
+        QueryState::Terminated => "TERMINATED",
+    }
 }

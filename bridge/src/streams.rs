@@ -1,5 +1,6 @@
 //! `/streams`, with the names of HStreamDB's gateway.
 
+use headwater_sql::is_side_stream;
 use headwater_store::{Format, StreamRow};
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -16,6 +17,8 @@ pub(crate) fn list(shared: &Shared) -> Answer {
     let mut streams: Vec<_> = catalog
         .streams
         .values()
+        // What belongs to a query is found by the query's name.
+        .filter(|stream| !is_side_stream(&stream.name))
         .filter_map(|stream| catalog.stream(&stream.name))
         .collect();
     streams.sort_by(|a, b| a.name.cmp(&b.name));

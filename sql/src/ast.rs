@@ -61,8 +61,10 @@ pub enum StatementKind {
     Describe(Name),
     /// `DROP …`
     Drop(Drop),
-    /// `TERMINATE QUERY q`, `PAUSE QUERY q`; None: ALL
+    /// `TERMINATE QUERY q`; None: ALL
     Terminate(Option<Name>),
+    /// `PAUSE QUERY q`
+    PauseQuery(Name),
     /// `RESUME QUERY q`
     ResumeQuery(Name),
     /// `PAUSE CONNECTOR c` (false), `RESUME CONNECTOR c` (true)

@@ -7,6 +7,7 @@
 mod forget;
 mod position;
 mod supervisor;
+mod views;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -73,7 +74,7 @@ pub(crate) struct Statuses {
 /// What a query is doing, for SHOW QUERIES.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryStatus {
-    /// `running`, `waiting` (for a leader or a pause), `failed` or `terminated`.
+    /// `running`, `waiting` (for a leader, or to try again), `failed`, `paused` or `terminated`.
     pub state: &'static str,
     /// Why it failed, or last had to begin again.
     pub last_error: Option<String>,
@@ -83,7 +84,7 @@ pub struct QueryStatus {
     pub rows: u64,
     pub errors: u64,
     pub late: u64,
-    /// Of the records, a second. None: nothing of it runs here.
+    /// Records read a second, of late. None: nothing of it runs here.
     pub rate: Option<u64>,
 }
 
@@ -272,20 +273,21 @@ impl Engine {
         let has = |phase| tasks.iter().any(|task| task.phase == phase);
         all.state = match query.state {
             QueryState::Terminated => "terminated",
+            QueryState::Paused => "paused",
             QueryState::Running if has(TaskPhase::Failed) => "failed",
             QueryState::Running if has(TaskPhase::Waiting) || tasks.is_empty() => "waiting",
             QueryState::Running => "running",
         };
-        let mut began: Option<tokio::time::Instant> = None;
+        let now = tokio::time::Instant::now();
         for task in tasks {
             all.last_error = all.last_error.or(task.last_error);
             all.records += task.records;
             all.rows += task.rows;
             all.errors += task.errors;
             all.late += task.late;
-            began = began.into_iter().chain(task.began).min();
+            let rate = task.pace.map(|pace| pace.rate(now));
+            all.rate = all.rate.into_iter().chain(rate).reduce(|all, one| all + one);
         }
-        all.rate = began.map(|began| all.records / began.elapsed().as_secs().max(1));
         all
     }
 }

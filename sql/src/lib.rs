@@ -76,5 +76,7 @@ pub use error::{Code, ErrorKind, Location, Report, SqlError, codes};
 pub use outcome::{Outcome, RowStream};
 pub use parse::{KEYWORDS, RESERVED, closest, did_you_mean, is_plain_name, parse};
 pub use query::Progress;
+pub use query::side::is_side_stream;
 pub use script::Script;
 pub use span::Span;
+pub use watermark::is_watermark_marker;

@@ -14,6 +14,8 @@ pub const JSON_DEPTH_MAX: usize = 128;
 pub const ROWS_BUFFERED_MAX: usize = 1_024;
 /// State rows read at once when a task starts.
 pub const STATE_SCAN_ROWS: usize = 4_096;
+/// State rows that SHOW QUERIES counts the bytes of, for each query and group.
+pub const STATE_COUNT_ROWS_MAX: usize = 1_000_000;
 /// Groups that an aggregate keeps decoded between steps; past it, it reads them from the store again.
 pub const GROUPS_CACHED_MAX: usize = 100_000;
 /// Groups of a one-shot or push read, which has no store behind it.

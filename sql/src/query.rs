@@ -17,6 +17,7 @@
 //!
 //! [`QueryCore`] is this without I/O: records in, Batch out. [`task`] is the loop around it.
 
+mod pace;
 pub(crate) mod side;
 mod size;
 pub(crate) mod task;
@@ -236,6 +237,11 @@ impl QueryCore {
             watermark: self.progress.watermark(),
             windows: self.pipeline.timers(),
         }
+    }
+
+    /// `stream:shard:offset` of a record of an input.
+    pub fn name_of(&self, record: RecordId) -> String {
+        self.side.id(record)
     }
 
     /// Time alone can bring output.

@@ -39,6 +39,7 @@ impl Engine {
             StatementKind::Drop(drop) => self.drop_object(&catalog, drop).await,
             StatementKind::Terminate(Some(name)) => self.run_query(&catalog, name, QueryState::Terminated).await,
             StatementKind::Terminate(None) => self.terminate_all(&catalog).await,
+            StatementKind::PauseQuery(name) => self.run_query(&catalog, name, QueryState::Paused).await,
             StatementKind::ResumeQuery(name) => self.run_query(&catalog, name, QueryState::Running).await,
             StatementKind::RunConnector(name, running) => self.run_connector(&catalog, name, *running).await,
             StatementKind::Trim(trim) => self.trim_stream(&binder, trim).await,
@@ -233,10 +234,10 @@ impl Engine {
             return Err(missing(catalog, ObjectKind::Query, name));
         }
         self.store().set_query_state(&name.text, state).await?;
-        let verb = if state == QueryState::Running {
-            "resumed"
-        } else {
-            "terminated"
+        let verb = match state {
+            QueryState::Running => "resumed",
+            QueryState::Paused => "paused",
+            QueryState::Terminated => "terminated",
         };
         Ok(done(format!("query {} {verb}", name.text)))
     }
@@ -246,7 +247,7 @@ impl Engine {
         for query in catalog
             .queries
             .values()
-            .filter(|query| query.state == QueryState::Running)
+            .filter(|query| query.state != QueryState::Terminated)
         {
             match self.store().set_query_state(&query.name, QueryState::Terminated).await {
                 Ok(()) => count += 1,

@@ -12,6 +12,8 @@
 //! one device are next to each other. Else all rows of the query are read, in one pass over each group, which sees the
 //! state of one moment; the order of the rows is that of their keys.
 
+mod rows;
+
 use headwater_store::{
     Catalog, GroupId, Offset, QueryRow, Record, ShardId, Store, StreamRow, TimestampMs, decode_control, slot, tables,
 };

@@ -172,6 +172,11 @@ pub(crate) fn advance_to(to: TimestampUs) -> Record {
     }
 }
 
+/// The record is a marker of ADVANCE WATERMARK: for queries, and nothing to deliver.
+pub fn is_watermark_marker(record: &Record) -> bool {
+    marker(record).is_some()
+}
+
 /// What a marker moves the watermark to; None: the record is none.
 pub(crate) fn marker(record: &Record) -> Option<TimestampUs> {
     if record.payload.is_some() || record.key.is_some() || record.topic.is_some() {

@@ -183,6 +183,8 @@ pub enum QueryState {
     Running,
     /// TERMINATE stopped it; its cursors and state are kept.
     Terminated,
+    /// PAUSE stopped it for a while; its cursors and state are kept.
+    Paused,
 }
 
 /// A persistent query. It is named after the stream it writes.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_config::WebhookConfig;
+use headwater_sql::is_watermark_marker;
 use headwater_store::{
     Batch, CatalogError, Condition, ConnectorRow, Follower, Header, Offset, Placement, Position, ReadError, Record,
     ShardId, Store, StreamForm, StreamOptions, StreamRow, StreamSpec, TimestampMs, WriteError, tables,
@@ -115,9 +116,12 @@ impl Delivery {
         let mut follower = self.store.follow_from(vec![(self.shard, cursor.next)]);
         self.status.set(self.shard.number, State::Running, cursor.next);
         loop {
-            let Some(records) = self.records(&mut follower, &mut cursor).await? else {
+            let Some(mut records) = self.records(&mut follower, &mut cursor).await? else {
                 return Ok(End::Stopped);
             };
+            let read_to = records.last().map_or(cursor.next, |(last, _)| last.plus(1));
+            // ADVANCE WATERMARK speaks to queries.
+            records.retain(|(_, record)| !is_watermark_marker(record));
             for chunk in records.chunks(self.options.batch.unwrap_or(1)) {
                 match self.deliver(&mut sender, chunk, cursor.next).await {
                     Fate::Delivered => cursor.next = after(chunk),
@@ -132,6 +136,8 @@ impl Delivery {
                     self.save(&mut cursor).await?;
                 }
             }
+            cursor.next = cursor.next.max(read_to);
+            self.status.set(self.shard.number, State::Running, cursor.next);
         }
     }
 

@@ -273,3 +273,37 @@ async fn next(body: &mut Incoming) -> Option<String> {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_are_listed_with_what_they_do_and_streams_without_what_is_theirs() {
+    let node = Node::start(&[]).await;
+    node.sql(
+        "CREATE STREAM s; CREATE STREAM hot AS SELECT n FROM s WHERE n > 1; CREATE STREAM cold AS SELECT n FROM s;",
+    )
+    .await;
+    node.sql("PAUSE QUERY cold;").await;
+    let listed = node.get("/queries").await.json();
+    let listed = listed["queries"].as_array().unwrap();
+    let states: Vec<_> = listed
+        .iter()
+        .map(|query| (query["id"].clone(), query["status"].clone()))
+        .collect();
+    assert_eq!(
+        states,
+        [("cold".into(), "PAUSED".into()), ("hot".into(), "RUNNING".into())]
+    );
+    let streams = node.get("/streams").await.json();
+    let names: Vec<_> = streams["streams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stream| &stream["streamName"])
+        .collect();
+    assert_eq!(names, ["cold", "hot", "mqtt", "s"]);
+    assert_eq!(
+        node.get("/streams/hot$late").await.status,
+        200,
+        "it is there for who knows its name"
+    );
+    node.stop().await;
+}

@@ -48,6 +48,26 @@ async fn connector(node: &Node) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_moves_a_watermark_is_not_delivered() {
+    let node = Node::start(&[ALLOW]).await;
+    let mut target = Target::start().await;
+    create(&node, &target, "").await;
+    publish(&node, 0..1).await;
+    node.sql("ADVANCE WATERMARK OF hot TO TIMESTAMP '2030-01-01';").await;
+    publish(&node, 1..2).await;
+    node.sql("ADVANCE WATERMARK OF hot TO TIMESTAMP '2030-01-02';").await;
+    for n in 0..2 {
+        assert_eq!(target.next().await.body, format!("{{\"n\":{n}}}"));
+    }
+    // The last marker is passed as well.
+    wait_for("the connector to be at the end", async || {
+        (connector(&node).await["lag"] == 0).then_some(())
+    })
+    .await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_come_in_order_signed_and_with_their_record_id() {
     let node = Node::start(&[ALLOW]).await;
     let mut target = Target::start().await;

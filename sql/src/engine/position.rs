@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use headwater_store::{Catalog, GroupId, Offset, QueryRow, ReadError, ShardId, tables};
 
 use super::Engine;
+use crate::limits::{STATE_COUNT_ROWS_MAX, STATE_SCAN_ROWS};
 use crate::plan::physical::Plan;
 use crate::query::task::TaskPosition;
 use crate::query::{Progress, start};
@@ -19,6 +20,8 @@ pub(crate) struct QueryPosition {
     pub watermark: Option<TimestampUs>,
     /// Groups whose windows are open. None: nothing of it runs here.
     pub windows: Option<u64>,
+    /// Keys and values of its state. None: it cannot be read now.
+    pub state_bytes: Option<u64>,
     /// The next record of each input shard that some task has still to read.
     pub cursors: BTreeMap<ShardId, Offset>,
 }
@@ -43,6 +46,8 @@ impl Engine {
         let mut position = QueryPosition::default();
         let mut positions: Vec<TaskPosition> = Vec::new();
         for group in groups.unwrap_or_default() {
+            let bytes = self.state_bytes(query.id, group).await.ok();
+            position.state_bytes = bytes.map(|bytes| position.state_bytes.unwrap_or(0) + bytes);
             match running.get(&group) {
                 Some(live) => {
                     position.windows = Some(position.windows.unwrap_or(0) + live.windows as u64);
@@ -76,6 +81,29 @@ impl Engine {
             records += end.0.saturating_sub(next.max(first).0);
         }
         Ok(records)
+    }
+
+    /// Counted, not kept: a step would have to read every row that it overwrites.
+    async fn state_bytes(&self, query: u64, group: GroupId) -> Result<u64, ReadError> {
+        let table = self.inner.store.table(group, tables::QUERY_STATE);
+        let count = move || {
+            let (mut bytes, mut rows, mut from) = (0, 0, Vec::new());
+            loop {
+                let page = table.scan(&query.to_be_bytes(), &from, STATE_SCAN_ROWS)?;
+                bytes += page
+                    .iter()
+                    .map(|(key, value)| (key.len() + value.len()) as u64)
+                    .sum::<u64>();
+                rows += page.len();
+                match page.last() {
+                    Some((last, _)) if page.len() == STATE_SCAN_ROWS && rows < STATE_COUNT_ROWS_MAX => {
+                        from = [&last[..], &[0]].concat();
+                    }
+                    _ => return Ok(bytes),
+                }
+            }
+        };
+        self.inner.store.blocking(count).await
     }
 
     async fn saved_position(&self, catalog: &Catalog, query: &QueryRow, group: GroupId) -> Option<TaskPosition> {

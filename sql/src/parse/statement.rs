@@ -368,7 +368,7 @@ fn pause_or_resume(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     let kind = match (what.kind, resume) {
         (Kind::Word(Some("CONNECTOR")), _) => StatementKind::RunConnector(name, resume),
         (_, true) => StatementKind::ResumeQuery(name),
-        (_, false) => StatementKind::Terminate(Some(name)),
+        (_, false) => StatementKind::PauseQuery(name),
     };
     Ok((rest, kind))
 }

@@ -43,7 +43,7 @@ impl SideStreams {
 }
 
 /// A stream that belongs to a query, and is made and dropped with it.
-pub(crate) fn is_side_stream(name: &str) -> bool {
+pub fn is_side_stream(name: &str) -> bool {
     name.ends_with(LATE) || name.ends_with(ERRORS)
 }
 
@@ -145,7 +145,7 @@ impl Side {
     }
 
     /// `stream:shard:offset`
-    fn id(&self, record: RecordId) -> String {
+    pub fn id(&self, record: RecordId) -> String {
         let RecordId { shard, offset } = record;
         match self.names.iter().find(|(stream, _)| *stream == shard.stream) {
             Some((_, name)) => format!("{name}:{}:{offset}", shard.number),

@@ -10,10 +10,12 @@ use headwater_store::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
 use super::side::{self, SideStreams};
 use super::size::{StepSize, TooLarge};
 use super::{Assignment, LoadError, Progress, QueryCore, QueryRules, ReadyStep};
 use crate::change::RecordId;
+use crate::decode::BadRecord;
 use crate::limits::{FOLLOW_BYTES, STEP_BYTES_MAX};
 use crate::metrics;
 use crate::step::{Committed, Stop};
@@ -52,8 +54,8 @@ pub struct TaskStatus {
     pub errors: u64,
     /// Rows that came too late.
     pub late: u64,
-    /// When it was started here. None: it has not begun.
-    pub began: Option<Instant>,
+    /// How fast it reads. None: it has not begun.
+    pub pace: Option<Pace>,
     /// How far it has come since it was started here. None: it has not begun.
     pub position: Option<TaskPosition>,
 }
@@ -198,7 +200,7 @@ async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &Ca
     };
     context.tell(|status| {
         status.phase = TaskPhase::Running;
-        status.began.get_or_insert_with(Instant::now);
+        status.pace.get_or_insert_with(|| Pace::new(Instant::now()));
         status.position = Some(core.position());
     });
     let mut serving = Serving {
@@ -377,6 +379,10 @@ impl Serving<'_> {
         let timers_max = self.size.timers_with(records.len());
         let step = self.core.step(records, now, timers_max).map_err(|stop| match stop {
             Stop::Read(error) => read_failed(error),
+            Stop::BadRecord(BadRecord(record)) => Ended::Failed(format!(
+                "record {} does not parse, and the stream's ON_ERROR is 'fail'",
+                self.core.name_of(record)
+            )),
             other => Ended::Failed(other.to_string()),
         })?;
         if step.writes {
@@ -434,6 +440,9 @@ impl Serving<'_> {
         }
         self.context.tell(|status| {
             status.records += records as u64;
+            if let Some(pace) = &mut status.pace {
+                pace.count(records as u64, Instant::now());
+            }
             status.rows += step.rows;
             status.errors += step.errors.len() as u64;
             status.late += step.late as u64;

@@ -79,6 +79,7 @@ impl Engine {
             "lag": position.lag,
             "watermark": position.watermark.map(|at| calendar::format_timestamp(at.0)),
             "windows": position.windows,
+            "state_bytes": position.state_bytes,
             "last_error": status.last_error,
             "created": time(query.created_at_ms),
             "sql": query.sql,

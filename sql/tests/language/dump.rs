@@ -49,6 +49,7 @@ fn statement(statement: &Statement) -> Vec<String> {
                 name.as_ref().map_or("all", |name| name.text.as_str())
             )]
         }
+        StatementKind::PauseQuery(name) => vec![format!("pause query {}", name.text)],
         StatementKind::ResumeQuery(name) => vec![format!("resume query {}", name.text)],
         StatementKind::RunConnector(name, running) => {
             vec![format!(

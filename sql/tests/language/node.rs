@@ -89,7 +89,7 @@ fn masked(row: &str) -> String {
     if let Some(object) = row.as_object_mut() {
         for (name, value) in object {
             let running = name == "state" && matches!(value.as_str(), Some("waiting" | "running"));
-            if matches!(name.as_str(), "created" | "windows" | "rate") {
+            if matches!(name.as_str(), "created" | "windows" | "rate" | "state_bytes") {
                 *value = "…".into();
             } else if running {
                 *value = "running or waiting".into();
