@@ -37,6 +37,11 @@ impl Server {
             &config.sql,
             Arc::new(check_connector(&config.bridge.webhook)),
         )?;
+        let views = engine.clone();
+        broker.serve_views(Arc::new(move |view, key| {
+            let rows = views.view_records(view, key)?;
+            Some(Box::pin(async move { rows.await.map_err(|error| error.to_string()) }))
+        }));
         let bridge = Bridge::start(
             store.clone(),
             engine.clone(),

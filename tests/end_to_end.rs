@@ -8,4 +8,5 @@ mod command_line;
 mod demo;
 mod folders;
 mod mqtt_transports;
+mod views;
 mod webhook;

@@ -12,12 +12,14 @@ use tokio_util::task::TaskTracker;
 use crate::clients::ClientInfo;
 use crate::dispatch::Dispatcher;
 use crate::error::{BrokerError, End};
+use crate::events;
 use crate::limits::STOP_WAIT_MS;
 use crate::listener::{self, Shared};
 use crate::publish::Publisher;
 use crate::queue;
 use crate::sys;
 use crate::transport::{Transport, doors};
+use crate::views::ViewRows;
 
 /// A running broker.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Broker {
     connections: TaskTracker,
     /// The dispatchers, and whoever looks after sessions and figures.
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// Of events.
+    writer: tokio::task::JoinHandle<()>,
 }
 
 impl Broker {
@@ -38,7 +42,9 @@ impl Broker {
             .iter()
             .filter_map(|door| Some((door.transport, door.local_addr()?)))
             .collect();
-        let shared = Arc::new(Shared::new(store.clone(), config));
+        let (events, writer) = events::events(&store);
+        let shared = Arc::new(Shared::new(store.clone(), config, events));
+        let writer = tokio::spawn(writer.run());
         let dispatchers = store.data_groups().map(|group| {
             let follower = store.follow_group(group);
             let dispatched = shared.dispatched(group).clone();
@@ -63,6 +69,7 @@ impl Broker {
             local_addrs,
             connections,
             tasks,
+            writer,
         })
     }
 
@@ -83,13 +90,18 @@ impl Broker {
         self.shared.publisher.clone()
     }
 
+    /// From now on clients may subscribe to views (`$view/…`), and ask them.
+    pub fn serve_views(&self, rows: ViewRows) {
+        self.shared.names.set_views(rows);
+    }
+
     /// Who is connected, by client id.
     pub fn clients(&self) -> Vec<ClientInfo> {
         self.shared.clients.list()
     }
 
     /// Closes the port, acknowledges what was received, says goodbye (0x8B), publishes wills. The store must still run.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.shared.stopping.cancel();
         self.shared.clients.end_all(&End::shutdown());
         self.connections.close();
@@ -103,6 +115,8 @@ impl Broker {
             );
         }
         self.shared.queues.stop().await;
+        self.shared.events.close();
+        events::finish(&mut self.writer).await;
         for task in &self.tasks {
             task.abort();
         }

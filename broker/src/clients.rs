@@ -85,6 +85,16 @@ impl Clients {
         self.lock().values().for_each(|client| client.outbox.end(end.clone()));
     }
 
+    /// Those whose outbox had no room for QoS 0 messages since the last call, and how often.
+    pub fn take_dropped(&self) -> Vec<(Arc<Client>, u64)> {
+        let clients: Vec<Arc<Client>> = self.lock().values().cloned().collect();
+        let dropped = clients.into_iter().map(|client| {
+            let count = client.outbox.take_dropped();
+            (client, count)
+        });
+        dropped.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.lock().len()

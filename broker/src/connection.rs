@@ -271,6 +271,7 @@ impl Connection {
             && self.session.may_receive()
             && self.progress.has_room()
             && self.joins.has_room()
+            && self.streams.has_room()
     }
 
     /// Takes the packets that are there, then reads once more.
@@ -357,8 +358,19 @@ impl Connection {
                 Action::Unsubscribe(subscription) => self.unsubscribe(&subscription),
                 Action::Acknowledged(giver, at) => giver.acknowledge(&at, self.client.connection),
                 Action::Rejected(giver, at) => giver.reject(&at, self.client.connection),
-                Action::Replay(replay) => self.streams.follow(&self.shared.store, replay),
-                Action::EndReplay(text) => self.streams.unfollow(&text),
+                Action::Replay(replay) => {
+                    self.shared.events.subscribed(&self.client, &replay.text, replay.qos);
+                    self.streams.follow(&self.shared, replay);
+                }
+                Action::Ask(question, answer) => {
+                    messages += 1;
+                    self.pipeline.settle(answer);
+                    self.streams.ask(&self.shared, question);
+                }
+                Action::EndReplay(text) => {
+                    self.shared.events.unsubscribed(&self.client, &text);
+                    self.streams.unfollow(&text);
+                }
                 Action::Send(packet) => self.session.send(&packet, &mut self.output.ready),
                 Action::SendSaved(packet) => self.send_saved(&packet),
                 Action::SendRetained(subscription) if subscription.is_sys() => {
@@ -392,6 +404,7 @@ impl Connection {
             None => self.session.since(&subscription.filter, || self.shared.applied()),
         };
         let subscribed = Subscribed { subscription, since };
+        self.tell_subscribed(&subscribed.subscription);
         self.receive_from(&subscribed);
         self.progress.subscribed(&subscribed);
         self.count_subscriptions();
@@ -399,6 +412,7 @@ impl Connection {
 
     fn consume(&mut self, subscription: Subscription, starts: Vec<Start>) {
         self.join_queue(&subscription, starts);
+        self.tell_subscribed(&subscription);
         let since = Arc::default();
         self.progress.subscribed(&Subscribed { subscription, since });
         self.count_subscriptions();
@@ -421,6 +435,7 @@ impl Connection {
 
     fn unsubscribe(&mut self, subscription: &Subscription) {
         self.progress.unsubscribed(&subscription.text());
+        self.shared.events.unsubscribed(&self.client, &subscription.text());
         self.count_subscriptions();
         if subscription.is_queue() {
             return self.leave_queue(subscription);
@@ -434,6 +449,11 @@ impl Connection {
         self.shared
             .subscriptions
             .unsubscribe(&subscription.filter, self.client.connection);
+    }
+
+    fn tell_subscribed(&self, subscription: &Subscription) {
+        let (text, qos) = (subscription.text(), subscription.options.qos);
+        self.shared.events.subscribed(&self.client, &text, qos);
     }
 
     fn count_subscriptions(&self) {

@@ -37,6 +37,9 @@ pub enum PublishError {
     /// The topic is not one that clients may publish to.
     #[error("topics below {0} belong to headwater")]
     Reserved(&'static str),
+    /// A question to nobody.
+    #[error("there is no view `{0}`")]
+    NoView(String),
     /// Not a topic name.
     #[error(transparent)]
     Topic(#[from] TopicError),
@@ -50,7 +53,9 @@ impl PublishError {
     /// is none.
     pub fn reason(&self) -> Option<Reason> {
         match self {
-            PublishError::NoTopic | PublishError::Topic(_) => Some(Reason::TOPIC_NAME_INVALID),
+            PublishError::NoTopic | PublishError::NoView(_) | PublishError::Topic(_) => {
+                Some(Reason::TOPIC_NAME_INVALID)
+            }
             PublishError::Reserved(_) => Some(Reason::NOT_AUTHORIZED),
             PublishError::Write(WriteError::DiskFull { .. } | WriteError::TooLarge { .. }) => {
                 Some(Reason::QUOTA_EXCEEDED)

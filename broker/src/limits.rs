@@ -62,6 +62,14 @@ pub const QUEUE_SAVE_MS: u64 = 100;
 pub const QUEUE_RETRY_MS: u64 = 1_000;
 /// When a share asks members without room again, in milliseconds.
 pub const SHARE_PAUSE_MS: u64 = 50;
+/// Events of clients that wait to be written; beyond it they are counted and lost.
+pub const EVENTS_WAITING_MAX: usize = 16_384;
+/// Events that are written together.
+pub const EVENTS_PER_TURN_MAX: usize = 1024;
+/// How long events are kept, in milliseconds: 30 days.
+pub const EVENTS_DURATION_MS: u64 = 30 * 24 * 3_600_000;
+/// Questions to views that one client may be waiting for before it is read from again.
+pub const QUESTIONS_MAX: usize = 16;
 /// How often `$SYS` looks for figures that changed, in milliseconds.
 pub const SYS_PERIOD_MS: u64 = 10_000;
 /// Clients turned away that the log names one by one, in so many seconds; the others are a number.

@@ -16,6 +16,7 @@ use crate::catch_up::Backlog;
 use crate::clients::Clients;
 use crate::connection;
 use crate::dispatch::Dispatched;
+use crate::events::Events;
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -27,6 +28,7 @@ use crate::share::Shares;
 use crate::subscriptions::Subscriptions;
 use crate::sys::Sys;
 use crate::transport::Door;
+use crate::views::Names;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -39,9 +41,11 @@ pub struct Shared {
     pub sessions: Sessions,
     pub shares: Arc<Shares>,
     pub queues: Queues,
+    pub names: Arc<Names>,
     pub metrics: Arc<Metrics>,
     pub refusals: Refusals,
     pub sys: Sys,
+    pub events: Events,
     pub session_limits: SessionLimits,
     pub packet_max: usize,
     pub outbox_bytes: usize,
@@ -60,13 +64,14 @@ pub struct Shared {
 
 impl Shared {
     /// For a broker of `store` with `config`.
-    pub fn new(store: Store, config: &BrokerConfig) -> Shared {
+    pub fn new(store: Store, config: &BrokerConfig, events: Events) -> Shared {
         let publisher = Publisher::new(store.clone());
         let shares: Arc<Shares> = Arc::default();
         Shared {
             sessions: Sessions::new(publisher.clone(), shares.clone()),
             shares,
             queues: Queues::new(config),
+            names: Arc::new(Names::new(store.clone())),
             publisher,
             dispatched: (0..=store.data_groups().count()).map(|_| Arc::default()).collect(),
             started: Instant::now(),
@@ -76,6 +81,7 @@ impl Shared {
             metrics: Arc::new(Metrics::new()),
             refusals: Refusals::default(),
             sys: Sys::default(),
+            events,
             session_limits: SessionLimits::from(config),
             packet_max: config.packet_max.as_usize(),
             outbox_bytes: config.outbox.as_usize(),

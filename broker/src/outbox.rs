@@ -162,6 +162,8 @@ struct State {
     waker: Option<Waker>,
     /// By group: entries before it are not for this outbox.
     open_from: Box<[LogIndex]>,
+    /// QoS 0 deliveries that found no room since someone asked.
+    dropped: u64,
     /// Groups that closed because the outbox was full, and the entry that did not fit.
     fallen: Vec<(GroupId, LogIndex)>,
 }
@@ -195,11 +197,13 @@ impl Outbox {
         // What a share or a queue assigns is not what this outbox is open or closed for.
         let at = delivery.message.at.filter(|_| delivery.giver.is_none());
         if at.is_some_and(|at| at.index < state.open_from[group_slot(at.shard.group)]) {
+            state.dropped += u64::from(delivery.qos == Qos::AtMostOnce);
             return Pushed::Behind;
         }
         let bytes = delivery.message.size_bytes();
         if !state.queue.is_empty() && state.bytes + bytes > self.bytes_max {
             let Some(at) = at.filter(|_| delivery.qos > Qos::AtMostOnce) else {
+                state.dropped += u64::from(delivery.giver.is_none());
                 return Pushed::Dropped;
             };
             state.open_from[group_slot(at.shard.group)] = CLOSED;
@@ -239,6 +243,11 @@ impl Outbox {
     pub fn is_drained(&self) -> bool {
         let state = self.lock();
         state.queue.is_empty() && state.fallen.is_empty()
+    }
+
+    /// QoS 0 deliveries that found no room since the last call.
+    pub fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.lock().dropped)
     }
 
     /// Tells the connection to end. The first reason stands.

@@ -181,6 +181,14 @@ impl Pipeline {
         });
     }
 
+    /// Adds a message that is not for the log; its answer waits for its turn.
+    pub fn settle(&mut self, answer: Option<Answer>) {
+        self.building.entries.push(Entry {
+            answer,
+            cargo: Cargo::Settled(Ok(())),
+        });
+    }
+
     /// Adds a message that is refused; its answer waits for its turn.
     pub fn refuse(&mut self, answer: Option<Answer>, error: PublishError) {
         self.building.entries.push(Entry {

@@ -4,6 +4,7 @@
 //! `$stream/<name>@earliest/<filter>`. A message says where it was found in its own user properties, so a client that
 //! wants to go on where it was asks for that place.
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use headwater_config::Millis;
 use headwater_store::{
@@ -14,6 +15,7 @@ use headwater_store::{
 use crate::cursor::At;
 use crate::limits::REPLAY_PAGE_BYTES;
 use crate::outbox::{Delivery, Outgoing};
+use crate::views::{self, Names, RowsFuture};
 
 /// The first level of such filters.
 pub const STREAM_LEVEL: &str = "$stream/";
@@ -71,6 +73,8 @@ pub struct Replay {
     pub qos: Qos,
     /// The Subscription Identifier.
     pub id: Option<u32>,
+    /// It is a view's (`views`): first its rows, then their changes.
+    pub view: bool,
 }
 
 impl Replay {
@@ -112,6 +116,7 @@ impl Replay {
             starts,
             qos: qos.min(Qos::AtLeastOnce),
             id,
+            view: false,
         })
     }
 
@@ -133,19 +138,41 @@ impl Replay {
 pub struct Reader {
     replay: Replay,
     follower: Follower,
+    /// The rows of a view, to be given first.
+    rows: Vec<Delivery>,
 }
 
 impl Reader {
     /// Finds the place to begin.
-    pub async fn open(store: &Store, replay: Replay) -> Result<Reader, ReadError> {
+    pub async fn open(store: &Store, names: &Names, replay: Replay) -> Result<Reader, ReadError> {
         let row = store.catalog().borrow().stream(&replay.stream).cloned();
         let shards: Vec<ShardId> = row.iter().flat_map(|row| row.shard_ids()).collect();
         let follower = store.follow_from(beginnings(store, shards, &replay.starts).await?);
-        Ok(Reader { replay, follower })
+        let (mut reader, mut rows) = (
+            Reader {
+                replay,
+                follower,
+                rows: Vec::new(),
+            },
+            Vec::new(),
+        );
+        // Read after the place of the follower is taken: a change between the two comes again, and none is missed.
+        if let Some(read) = reader.view_rows(names) {
+            match read.await {
+                Ok(found) => rows = found,
+                Err(error) => tracing::warn!(view = %reader.replay.stream, error, "the rows of a view cannot be read"),
+            }
+        }
+        let row = |(key, payload): (Bytes, Bytes)| reader.view_delivery(&key, payload, true);
+        reader.rows = rows.into_iter().filter_map(row).collect();
+        Ok(reader)
     }
 
     /// Waits for the next messages.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, ReadError> {
+        if !self.rows.is_empty() {
+            return Ok(std::mem::take(&mut self.rows));
+        }
         let batches = self.follower.next(REPLAY_PAGE_BYTES).await?;
         let mut deliveries = Vec::new();
         for (batch, from) in batches {
@@ -156,21 +183,54 @@ impl Reader {
         Ok(deliveries)
     }
 
+    fn view_rows(&self, names: &Names) -> Option<RowsFuture> {
+        let key = views::exact_key(&self.replay);
+        let wanted = self.replay.view.then(|| names.view_rows(&self.replay.stream, key));
+        wanted.flatten()
+    }
+
+    /// A row of a view, or its change: an empty payload when it is gone.
+    fn view_delivery(&self, key: &[u8], payload: Bytes, retain: bool) -> Option<Delivery> {
+        let topic = views::topic_of(&self.replay.stream, key)?;
+        if !self.replay.filter.as_ref().is_some_and(|filter| filter.matches(&topic)) {
+            return None;
+        }
+        let record = Record {
+            topic: Some(topic),
+            qos: self.replay.qos,
+            ..Record::new(payload)
+        };
+        Some(Delivery {
+            retain,
+            ..self.delivery_of(Outgoing::new(record, None)?)
+        })
+    }
+
     fn delivery(&self, shard: ShardId, offset: Offset, record: Record) -> Option<Delivery> {
+        if self.replay.view {
+            return self.view_delivery(
+                record.key_or_topic()?,
+                record.payload.clone().unwrap_or_default(),
+                false,
+            );
+        }
         match (&self.replay.filter, &record.topic) {
             (Some(filter), Some(topic)) if !filter.matches(topic) => return None,
             (Some(_), None) => return None,
             _ => {}
         }
-        let message = placed(&self.replay.stream, shard, offset, record)?;
-        Some(Delivery {
+        Some(self.delivery_of(placed(&self.replay.stream, shard, offset, record)?))
+    }
+
+    fn delivery_of(&self, message: Outgoing) -> Delivery {
+        Delivery {
             qos: self.replay.qos,
             resend: None,
             retain: false,
             subscription_ids: self.replay.id.map(|id| [id].into()),
             giver: None,
             message: message.into(),
-        })
+        }
     }
 }
 

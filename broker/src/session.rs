@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use bytestring::ByteString;
-use headwater_store::{Catalog, LogIndex, Qos, TopicFilter, TopicName, WriteError};
-use tokio::sync::watch;
+use headwater_store::{LogIndex, Qos, TopicFilter, TopicName, WriteError};
 
 use crate::cursor::At;
 use crate::error::{End, PublishError};
@@ -32,6 +31,7 @@ use crate::pipeline::Answer;
 use crate::publish::{Message, RESERVED_TOPICS, reserved_topic};
 use crate::queue::{self, QUEUE_LEVEL};
 use crate::replay::{OFFSET_PROPERTY, Replay, STREAM_LEVEL, Start};
+use crate::views::{self, Names, Question, VIEW_LEVEL};
 
 use alias::{InboundAliases, OutboundAliases};
 use inflight::Inflight;
@@ -61,6 +61,8 @@ pub enum Action {
     Unsubscribe(Subscription),
     /// Read a stream from a place on; the same filter begins anew.
     Replay(Replay),
+    /// Publish what a view answers.
+    Ask(Question, Option<Answer>),
     /// Read it no longer.
     EndReplay(ByteString),
     /// Tell a share or queue that its message at this place was acknowledged.
@@ -164,8 +166,8 @@ pub struct Session {
     filters_bytes: usize,
     /// The streams that it replays, by filter. They are not kept: the client knows how far it has come.
     replays: HashSet<ByteString>,
-    /// What streams there are.
-    catalog: Option<watch::Receiver<Arc<Catalog>>>,
+    /// What streams and views there are.
+    names: Option<Arc<Names>>,
     /// Reused for the properties that one delivery does not share with others.
     scratch: BytesMut,
 }
@@ -185,6 +187,12 @@ struct Received {
     stage: Stage,
     /// It counts towards the Receive Maximum: it came over this connection.
     counts: bool,
+}
+
+/// What a PUBLISH is for.
+enum Topic {
+    Public(TopicName),
+    View(Question),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,9 +232,9 @@ impl Session {
         self.durable = true;
     }
 
-    /// Lets it look which streams there are.
-    pub fn set_catalog(&mut self, catalog: watch::Receiver<Arc<Catalog>>) {
-        self.catalog = Some(catalog);
+    /// Lets it look which streams and views there are.
+    pub fn set_names(&mut self, names: Arc<Names>) {
+        self.names = Some(names);
     }
 
     /// Takes back what an earlier connection left: subscriptions, and QoS 2 messages that it stored.
@@ -331,8 +339,12 @@ impl Session {
             let (stage, counts) = (Stage::Storing, true);
             self.received.insert(id, Received { stage, counts });
         }
-        let topic = match self.topic_of(&publish)? {
-            Ok(topic) => topic,
+        let topic = match self.topic_of(&publish)?.and_then(|topic| self.public(topic, &publish)) {
+            Ok(Topic::Public(topic)) => topic,
+            Ok(Topic::View(question)) => {
+                actions.push(Action::Ask(question, answer));
+                return Ok(());
+            }
             Err(error) => {
                 actions.push(Action::Refuse { answer, error });
                 return Ok(());
@@ -389,10 +401,19 @@ impl Session {
         if let Some(alias) = alias {
             self.inbound_aliases.set(alias, &topic)?;
         }
-        Ok(match reserved_topic(&topic) {
-            Some(name) => Err(PublishError::Reserved(name)),
-            None => Ok(topic),
-        })
+        Ok(Ok(topic))
+    }
+
+    /// Clients publish nothing to reserved topics, by whatever alias, but they may ask a view.
+    fn public(&self, topic: TopicName, publish: &Publish) -> Result<Topic, PublishError> {
+        let Some(name) = reserved_topic(&topic) else {
+            return Ok(Topic::Public(topic));
+        };
+        let question = Question::of(topic.as_str(), publish).ok_or(PublishError::Reserved(name))?;
+        match self.names.as_ref().is_some_and(|names| names.is_view(question.view())) {
+            true => Ok(Topic::View(question)),
+            false => Err(PublishError::NoView(question.view().to_owned())),
+        }
     }
 
     /// The outcome of a message or its release, in the order of the packets. Writes the answer to `out`. A client before
@@ -469,7 +490,7 @@ impl Session {
             if options.no_local && text.starts_with("$share/") {
                 return Err(protocol_error("No Local in a shared subscription"));
             }
-            if text.starts_with(STREAM_LEVEL) {
+            if text.starts_with(STREAM_LEVEL) || text.starts_with(VIEW_LEVEL) {
                 let reason = match &starts {
                     _ if granted >= self.subscriptions_max => Reason::QUOTA_EXCEEDED,
                     Some(starts) => self.grant_replay(&text, starts, options.qos, id, actions),
@@ -522,7 +543,7 @@ impl Session {
         Ok(())
     }
 
-    /// Checks a filter that names a stream.
+    /// Checks a filter that names a stream or a view.
     fn grant_replay(
         &mut self,
         text: &ByteString,
@@ -532,13 +553,15 @@ impl Session {
         actions: &mut Vec<Action>,
     ) -> Reason {
         let text = ByteString::from(&**text);
-        let Some(replay) = Replay::parse(&text, starts, qos, id) else {
+        let replay = Replay::parse(&text, starts, qos, id).or_else(|| views::parse(&text, qos, id));
+        let exists = |replay: &Replay| {
+            let names = self.names.as_ref();
+            names
+                .is_some_and(|names| replay.exists(&names.catalog()) && (!replay.view || names.is_view(&replay.stream)))
+        };
+        let Some(replay) = replay.filter(exists) else {
             return Reason::TOPIC_FILTER_INVALID;
         };
-        let catalog = self.catalog.as_ref().map(|catalog| catalog.borrow().clone());
-        if !catalog.is_some_and(|catalog| replay.exists(&catalog)) {
-            return Reason::TOPIC_FILTER_INVALID;
-        }
         if !self.replays.contains(&text) && self.subscriptions.len() + self.replays.len() >= self.subscriptions_max {
             return Reason::QUOTA_EXCEEDED;
         }
@@ -551,9 +574,8 @@ impl Session {
     /// Whether a filter names a queue that there is, and where it may begin.
     fn check_queue(&self, text: &ByteString, starts: Option<&[Start]>) -> Result<(), Reason> {
         let queue = starts.and_then(|starts| queue::parse(text, starts));
-        let catalog = self.catalog.as_ref().map(|catalog| catalog.borrow().clone());
-        match (queue, catalog) {
-            (Some(queue), Some(catalog)) if queue.exists(&catalog) => Ok(()),
+        match (queue, &self.names) {
+            (Some(queue), Some(names)) if queue.exists(&names.catalog()) => Ok(()),
             _ => Err(Reason::TOPIC_FILTER_INVALID),
         }
     }
@@ -568,7 +590,7 @@ impl Session {
         // $SYS may be subscribed to, as every broker allows; the others would promise what is not there yet.
         if RESERVED_TOPICS
             .iter()
-            .any(|name| !matches!(*name, "$SYS" | "$share" | "$queue") && begins_with_level(text, name))
+            .any(|name| !matches!(*name, "$SYS" | "$share" | "$queue" | "$events") && begins_with_level(text, name))
         {
             return Err(Reason::IMPLEMENTATION_SPECIFIC_ERROR);
         }

@@ -47,6 +47,9 @@ pub async fn run(shared: Arc<Shared>) {
     let mut period = tokio::time::interval(Duration::from_millis(SYS_PERIOD_MS));
     loop {
         period.tick().await;
+        for (client, messages) in shared.clients.take_dropped() {
+            shared.events.dropped(&client, messages);
+        }
         for (topic, value) in shared.sys.replace(figures(&shared)) {
             shared.metrics.tally(matcher.deliver(record(&topic, &value), None));
         }

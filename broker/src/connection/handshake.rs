@@ -69,6 +69,7 @@ async fn arrive(shared: &Shared, guest: Guest, peer: SocketAddr) -> Option<Arriv
         }
         Ok(Ok((mut stream, peer, Err(Failure::Decode(error))))) => {
             shared.refusals.tell(peer, "", &error);
+            shared.events.refused(peer, "", error.to_string());
             refuse_garbage(&mut stream, &error).await;
         }
         Ok(Ok((_, _, Err(Failure::Entry(error))))) | Ok(Err(Failure::Entry(error))) => {
@@ -159,6 +160,9 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
         Err((reason, detail)) => {
             let end = End::server(reason, detail);
             shared.refusals.tell_end(peer, &connect.client_id, &end);
+            shared
+                .events
+                .refused(peer, &connect.client_id, format!("{reason}: {detail}"));
             shared.metrics.ended(&end);
             send_last(&mut stream, &refusal(version, packet_max, reason, detail)).await;
             return None;
@@ -199,11 +203,15 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
     };
     shared.metrics.connections.increment(1.0);
     tracing::debug!(%peer, client_id = %client.client_id, version = version.as_str(), "connected");
+    let session_present = opened.restored.is_some();
+    shared
+        .events
+        .connected(&client, session_present, accepted.wish.expiry_s);
     let connack = accepted.connack(opened.restored.is_some());
     let connection = Connection::new(shared.clone(), client, stream, decoder, accepted.session, input);
     let mut connection = Box::new(connection);
     connection.session.send(&connack, &mut connection.output.ready);
-    connection.session.set_catalog(shared.store.catalog());
+    connection.session.set_names(shared.names.clone());
     connection.take_up(opened);
     Some((connection, gone))
 }
@@ -216,6 +224,7 @@ impl Connection {
         self.shared.refusals.tell_end(client.peer, &client.client_id, end);
         self.shared.metrics.ended(end);
         self.finish(end).await;
+        self.shared.events.disconnected(&client, end);
         self.shared.metrics.connections.decrement(1.0);
         client.gone.cancel();
         if matches!(end, End::Server { .. }) {

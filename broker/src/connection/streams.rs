@@ -1,24 +1,32 @@
-//! Streams that the client replays: each has its own reader, which waits at the log's end like everyone else.
+//! Streams and views that the client replays, and questions to views: each has its own reader, which waits at the log's end like everyone else.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytestring::ByteString;
-use headwater_store::{ReadError, Store};
+use headwater_store::ReadError;
 
 use super::Connection;
 use crate::error::End;
-use crate::limits::DELIVERIES_PER_TURN_MAX;
+use crate::limits::{DELIVERIES_PER_TURN_MAX, QUESTIONS_MAX};
+use crate::listener::Shared;
 use crate::outbox::Delivery;
 use crate::packet::Reason;
 use crate::replay::{Reader, Replay};
+use crate::views::Question;
 
 type Read = (Reader, Result<Vec<Delivery>, ReadError>);
 
-/// The streams that one client replays.
+/// The streams that one client replays, and its questions.
 #[derive(Default)]
-pub struct Streams(Vec<Stream>);
+pub struct Streams {
+    replayed: Vec<Stream>,
+    asked: Vec<Asked>,
+}
+
+type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Stream {
     text: ByteString,
@@ -27,16 +35,28 @@ struct Stream {
 
 impl Streams {
     /// Begins to replay, or begins anew.
-    pub fn follow(&mut self, store: &Store, replay: Replay) {
+    pub fn follow(&mut self, shared: &Arc<Shared>, replay: Replay) {
         self.unfollow(&replay.text);
-        let (store, text) = (store.clone(), replay.text.clone());
-        let reading = Box::pin(async move { Ok(read(Reader::open(&store, replay).await?).await) });
-        self.0.push(Stream { text, reading });
+        let (shared, text) = (shared.clone(), replay.text.clone());
+        let open = async move { Ok(read(Reader::open(&shared.store, &shared.names, replay).await?).await) };
+        let reading = Box::pin(open);
+        self.replayed.push(Stream { text, reading });
     }
 
     /// Ends the replay of a filter.
     pub fn unfollow(&mut self, text: &str) {
-        self.0.retain(|stream| stream.text != text);
+        self.replayed.retain(|stream| stream.text != text);
+    }
+
+    /// Begins to answer.
+    pub fn ask(&mut self, shared: &Arc<Shared>, question: Question) {
+        let (names, publisher, bytes_max) = (shared.names.clone(), shared.publisher.clone(), shared.packet_max);
+        self.asked.push(Box::pin(question.answer(names, publisher, bytes_max)));
+    }
+
+    /// False while so many questions wait that nothing more should be taken from the client.
+    pub fn has_room(&self) -> bool {
+        self.asked.len() < QUESTIONS_MAX
     }
 }
 
@@ -48,8 +68,12 @@ async fn read(mut reader: Reader) -> Read {
 impl Connection {
     /// Takes what the readers have, as far as there is room.
     pub(super) fn poll_streams(&mut self, context: &mut Context<'_>) -> bool {
-        let mut moved = false;
-        for stream in &mut self.streams.0 {
+        let waiting = self.streams.asked.len();
+        self.streams
+            .asked
+            .retain_mut(|asked| asked.as_mut().poll(context).is_pending());
+        let mut moved = self.streams.asked.len() < waiting;
+        for stream in &mut self.streams.replayed {
             if self.deliveries.len() >= DELIVERIES_PER_TURN_MAX / 2 || self.pages.hold_back() {
                 break;
             }

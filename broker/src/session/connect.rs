@@ -156,7 +156,7 @@ pub fn accept(
         subscriptions: Default::default(),
         filters_bytes: 0,
         replays: Default::default(),
-        catalog: None,
+        names: None,
         scratch: BytesMut::new(),
         client_id: client_id.clone(),
     };
