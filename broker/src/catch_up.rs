@@ -1,24 +1,26 @@
 //! A session that reads from the log: because it was away, or because its outbox was full.
 //!
-//! It reads the entries of each group that it is behind in, page by page, and keeps the messages that its subscriptions
-//! match. Where it has read everything that is applied, it opens the group in its outbox (`outbox`): the dispatcher then
+//! It takes the entries of each group that it is behind in page by page, from a reading that it shares with others (`scan`).
+//! Where it has read everything that is applied, it opens the group in its outbox (`outbox`): the dispatcher then
 //! serves it from an exact entry on, and it reads the few entries before that one. So it misses nothing and gets nothing
 //! twice. QoS 0 is not delivered this way: it promises nothing to those who are not there.
 //!
 //! What a session that was away gets may be limited: by age, or to the newest so many messages or bytes. Those limits need
-//! to know what there is, so the log is then read twice: once to find the time from which on everything is wanted.
+//! to know what there is, so the log is then read twice: once, by the session for itself, to find the time from which on
+//! everything is wanted.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use headwater_store::{GroupId, LogIndex, Qos, ReadError, Record, Store, TimestampMs};
+use headwater_store::{GroupId, LogIndex, Qos, ReadError, Record, Store, TimestampMs, TopicFilter, key_hash};
 
 use crate::cursor::{At, Cursor};
 use crate::dispatch::Dispatched;
 use crate::limits::{CATCH_UP_PAGE_BYTES, CATCH_UP_TOPICS_MAX};
 use crate::outbox::{Delivery, Outbox};
-use crate::subscriptions::{Matcher, Subscriptions};
+use crate::scan::{self, Hashes, Request, Scans};
+use crate::subscriptions::{Matcher, Subscriber, Subscriptions};
 
 /// How much of what it missed a session gets: the newest of it. 0 is no bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +31,71 @@ pub struct Backlog {
     pub bytes_max: usize,
     /// What is older is not wanted.
     pub age_max_ms: u64,
+}
+
+/// The subscriptions of one session while it reads from the log: for itself, and among those of all that do.
+#[derive(Debug)]
+pub struct Own {
+    connection: u64,
+    subscriptions: Arc<Subscriptions>,
+    hashes: Hashes,
+    filters: Vec<TopicFilter>,
+    scans: Arc<Scans>,
+}
+
+impl Own {
+    /// None yet.
+    pub fn new(scans: &Arc<Scans>, connection: u64) -> Own {
+        Own {
+            connection,
+            subscriptions: Arc::default(),
+            hashes: Some(Vec::new()),
+            filters: Vec::new(),
+            scans: scans.clone(),
+        }
+    }
+
+    /// One more, from now on.
+    pub fn subscribe(&mut self, filter: &TopicFilter, subscriber: Subscriber) {
+        self.subscriptions.subscribe(filter, subscriber.clone());
+        self.scans.behind().subscribe(filter, subscriber);
+        let hash = filter.is_exact().then(|| key_hash(filter.as_str().as_bytes()));
+        scan::widen(&mut self.hashes, hash);
+        self.scans.widen(self.connection, hash);
+        self.filters.push(filter.clone());
+    }
+
+    /// One less.
+    pub fn unsubscribe(&mut self, filter: &TopicFilter) {
+        self.subscriptions.unsubscribe(filter, self.connection);
+        self.scans.behind().unsubscribe(filter, self.connection);
+        self.filters.retain(|known| known != filter);
+    }
+
+    /// What it asks a scan for.
+    pub fn request(&self) -> Wanted {
+        Wanted {
+            connection: self.connection,
+            hashes: self.hashes.clone(),
+            scans: self.scans.clone(),
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        for filter in &self.filters {
+            self.scans.behind().unsubscribe(filter, self.connection);
+        }
+    }
+}
+
+/// What one read is for.
+#[derive(Debug)]
+pub struct Wanted {
+    connection: u64,
+    hashes: Hashes,
+    scans: Arc<Scans>,
 }
 
 /// The groups that one session is behind in, the next one to be read first.
@@ -77,9 +144,9 @@ pub struct Page {
 
 impl CatchUp {
     /// With the subscriptions of one session, which may still change.
-    pub fn new(own: Arc<Subscriptions>) -> CatchUp {
+    pub fn new(own: &Own) -> CatchUp {
         CatchUp {
-            matcher: Matcher::new(own, CATCH_UP_TOPICS_MAX),
+            matcher: Matcher::new(own.subscriptions.clone(), CATCH_UP_TOPICS_MAX),
             behind: VecDeque::new(),
             survey: None,
             wanted_from: TimestampMs(i64::MIN),
@@ -129,35 +196,39 @@ impl CatchUp {
         !self.behind.is_empty()
     }
 
-    /// Reads the next page of the group that has waited longest. Nothing while limits are looked after. Blocks.
-    pub fn next_page(&mut self, store: &Store) -> Result<Option<Page>, ReadError> {
+    /// The next page of the group that has waited longest. Nothing while limits are looked after.
+    pub async fn next_page(mut self: Box<Self>, store: Store, wanted: Wanted) -> Read {
         if let Some(mut survey) = self.survey.take() {
-            self.wanted_from = survey.look(store, &mut self.matcher)?.max(self.wanted_from);
-            self.survey = Some(survey).filter(|survey| !survey.left.is_empty());
-            return Ok(None);
+            let reader = store.clone();
+            let look = move || {
+                let found = survey.look(&reader, &mut self.matcher);
+                self.survey = Some(survey).filter(|survey| !survey.left.is_empty());
+                let found = found.map(|from| self.wanted_from = from.max(self.wanted_from));
+                (self, found.map(|()| None))
+            };
+            return store.blocking(look).await;
         }
         let Some(mut behind) = self.behind.pop_front() else {
-            return Ok(None);
+            return (self, Ok(None));
         };
-        let (group, until) = (behind.cursor.group, behind.until.unwrap_or(LogIndex(u64::MAX)));
-        let (mut deliveries, mut skipped) = (Vec::new(), 0);
-        let read = read(store, &mut behind.cursor, until, &mut self.matcher, |delivery| {
-            match delivery.message.timestamp < self.wanted_from {
-                true => skipped += 1,
-                false => deliveries.push(delivery),
-            }
-        });
-        let next = behind.cursor.next;
+        let request = Request {
+            connection: wanted.connection,
+            cursor: behind.cursor.clone(),
+            until: behind.until.unwrap_or(LogIndex(u64::MAX)),
+            wanted_from: self.wanted_from,
+            hashes: wanted.hashes,
+        };
+        let page = wanted.scans.page(request).await;
+        if let Ok(page) = &page {
+            behind.cursor.skip_to(page.next);
+        }
         self.behind.push_back(behind);
-        read?;
-        Ok(Some(Page {
-            group,
-            next,
-            deliveries,
-            skipped,
-        }))
+        (self, page.map(Some))
     }
 }
+
+/// A page, and what goes on after it.
+pub type Read = (Box<CatchUp>, Result<Option<Page>, ReadError>);
 
 impl Survey {
     /// Looks through the next page; gives the time from which on everything is wanted, as far as is known by now.

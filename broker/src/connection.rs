@@ -444,7 +444,7 @@ impl Connection {
             return self.leave(subscription);
         }
         if let Some(own) = self.pages.own() {
-            own.unsubscribe(&subscription.filter, self.client.connection);
+            own.unsubscribe(&subscription.filter);
         }
         self.shared
             .subscriptions

@@ -14,8 +14,8 @@
 //!    together with everything else that is ready.
 //!
 //! `retained` messages are rows written in the message's own Batch. `sessions` keeps what outlives a connection: rows of a
-//! session and its will. A session that was away, or whose outbox was full, reads the log (`catch_up`) from its `cursor`s
-//! until it can be served live again; what was in flight is sent again first (`resend`). A `share` does the same for many
+//! session and its will. A session that was away, or whose outbox was full, reads the log (`catch_up`) from its `cursor`s,
+//! together with others (`scan`), until it can be served live again; what was in flight is sent again first (`resend`). A `share` does the same for many
 //! clients at once, and a `queue` for the consumers of a stream. `replay` reads a stream from any place for a subscription
 //! to `$stream/<name>`.
 //!
@@ -55,6 +55,7 @@ mod refusals;
 mod replay;
 mod resend;
 mod retained;
+mod scan;
 mod session;
 mod sessions;
 mod share;

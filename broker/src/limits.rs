@@ -44,7 +44,11 @@ pub const PROGRESS_IDLE_MS: u64 = 30_000;
 pub const CATCH_UP_PAGE_BYTES: usize = 256 << 10;
 /// Stored bytes that the replay of a stream reads at once.
 pub const REPLAY_PAGE_BYTES: usize = 64 << 10;
-/// Topics that a session which reads from the log remembers its grant for.
+/// Entries whose topics a scan of the log remembers together.
+pub const SCAN_SPAN_ENTRIES: u64 = 8192;
+/// Hashes of topics that the scan of one group remembers: 8 MiB.
+pub const SCAN_HASHES_MAX: usize = 2 << 20;
+/// Topics that a scan, or a session that reads for itself, remembers the receivers of.
 pub const CATCH_UP_TOPICS_MAX: usize = 4096;
 /// Unacknowledged messages of an earlier connection that are read at once, to be sent again.
 pub const RESEND_PAGE_MESSAGES: usize = 8;

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::queue::Queues;
 use crate::refusals::Refusals;
+use crate::scan::Scans;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::share::Shares;
@@ -43,6 +44,7 @@ pub struct Shared {
     pub queues: Queues,
     pub names: Arc<Names>,
     pub metrics: Arc<Metrics>,
+    pub scans: Arc<Scans>,
     pub refusals: Refusals,
     pub sys: Sys,
     pub events: Events,
@@ -67,6 +69,7 @@ impl Shared {
     pub fn new(store: Store, config: &BrokerConfig, events: Events) -> Shared {
         let publisher = Publisher::new(store.clone());
         let shares: Arc<Shares> = Arc::default();
+        let metrics = Arc::new(Metrics::new());
         Shared {
             sessions: Sessions::new(publisher.clone(), shares.clone()),
             shares,
@@ -75,10 +78,10 @@ impl Shared {
             publisher,
             dispatched: (0..=store.data_groups().count()).map(|_| Arc::default()).collect(),
             started: Instant::now(),
-            store,
             subscriptions: Arc::default(),
             clients: Clients::default(),
-            metrics: Arc::new(Metrics::new()),
+            scans: Arc::new(Scans::new(&store, &metrics)),
+            metrics,
             refusals: Refusals::default(),
             sys: Sys::default(),
             events,
@@ -92,6 +95,7 @@ impl Shared {
             },
             connect_timeout: config.connect_timeout.duration(),
             stopping: CancellationToken::new(),
+            store,
             connections: AtomicU64::new(0),
             salt: std::hash::RandomState::new(),
         }

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub oversize_messages: Total,
     pub slow_clients: Total,
     pub skipped_messages: Total,
+    pub scanned_entries: Total,
+    pub scanned_records: Total,
     pub queue_redelivered: Total,
     pub queue_dead: Total,
 }
@@ -75,6 +77,8 @@ impl Metrics {
             oversize_messages: Total::of(counter!("headwater_mqtt_oversize_messages_total")),
             slow_clients: Total::of(counter!("headwater_mqtt_slow_clients_total")),
             skipped_messages: Total::of(counter!("headwater_mqtt_skipped_messages_total")),
+            scanned_entries: Total::of(counter!("headwater_mqtt_scanned_entries_total")),
+            scanned_records: Total::of(counter!("headwater_mqtt_scanned_records_total")),
             queue_redelivered: Total::of(counter!("headwater_mqtt_queue_redelivered_messages_total")),
             queue_dead: Total::of(counter!("headwater_mqtt_queue_dead_messages_total")),
         }
@@ -141,6 +145,14 @@ fn describe() {
     describe_counter!(
         "headwater_mqtt_skipped_messages_total",
         "messages that a session which was away did not get because of its limits"
+    );
+    describe_counter!(
+        "headwater_mqtt_scanned_entries_total",
+        "entries of the log, or their rows, that were looked at for sessions which catch up"
+    );
+    describe_counter!(
+        "headwater_mqtt_scanned_records_total",
+        "records that were read for them"
     );
     describe_counter!(
         "headwater_mqtt_queue_redelivered_messages_total",

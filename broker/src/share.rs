@@ -22,12 +22,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use headwater_store::{LogIndex, Qos, ReadError, Store, TopicFilter};
+use headwater_store::{LogIndex, Qos, Store, TopicFilter};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::catch_up::{self, CatchUp, advance};
+use crate::catch_up::{CatchUp, Own, Read, advance};
 use crate::clients::Client;
 use crate::cursor::{At, Cursor};
 use crate::giver::Giver;
@@ -38,7 +38,7 @@ use crate::packet::Version;
 use crate::resend::read_message;
 use crate::session::Subscription;
 use crate::sessions::SessionError;
-use crate::subscriptions::{Subscriber, Subscriptions};
+use crate::subscriptions::Subscriber;
 
 use rows::ShareRow;
 
@@ -298,7 +298,7 @@ impl Share {
 
     /// Assigns messages until the last member leaves.
     async fn run(self: Arc<Share>, shared: Arc<Shared>) {
-        let mut reader = Reader::new(&self);
+        let mut reader = Reader::new(&self, &shared);
         let mut next: Option<Delivery> = None;
         let mut saves = tokio::time::interval(Duration::from_millis(PROGRESS_SAVE_MS));
         saves.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -412,28 +412,24 @@ struct Reader {
     queue: VecDeque<Delivery>,
     catch_up: Option<Box<CatchUp>>,
     /// The catch-up is in there meanwhile.
-    reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
-    /// The share's subscription alone.
-    own: Arc<Subscriptions>,
+    reading: Option<Pin<Box<dyn Future<Output = Read> + Send>>>,
+    /// The share's subscription alone, while it reads from the log.
+    own: Option<Own>,
 }
 
-type Page = (Box<CatchUp>, Result<Option<catch_up::Page>, ReadError>);
-
 impl Reader {
-    fn new(share: &Share) -> Reader {
-        let own = Subscriptions::default();
-        own.subscribe(&share.filter, share.subscriber(Arc::default()));
+    fn new(share: &Share, shared: &Shared) -> Reader {
         let mut reader = Reader {
             queue: VecDeque::new(),
             catch_up: None,
             reading: None,
-            own: Arc::new(own),
+            own: None,
         };
         let cursors = share.lock().cursors.clone();
         let behind = cursors
             .into_iter()
             .filter(|cursor| !share.client.outbox.is_open(cursor.group));
-        reader.read_log(behind.collect());
+        reader.read_log(share, shared, behind.collect());
         reader
     }
 
@@ -441,12 +437,16 @@ impl Reader {
         self.queue.is_empty() && self.catch_up.is_none() && self.reading.is_none()
     }
 
-    fn read_log(&mut self, behind: Vec<Cursor>) {
+    fn read_log(&mut self, share: &Share, shared: &Shared, behind: Vec<Cursor>) {
         if behind.is_empty() {
             return;
         }
-        let own = &self.own;
-        let catch_up = self.catch_up.get_or_insert_with(|| Box::new(CatchUp::new(own.clone())));
+        let own = self.own.get_or_insert_with(|| {
+            let mut own = Own::new(&shared.scans, share.client.connection);
+            own.subscribe(&share.filter, share.subscriber(Arc::default()));
+            own
+        });
+        let catch_up = self.catch_up.get_or_insert_with(|| Box::new(CatchUp::new(own)));
         behind.into_iter().for_each(|cursor| catch_up.add(cursor));
     }
 
@@ -454,21 +454,20 @@ impl Reader {
     /// loses nothing.
     async fn refill(&mut self, share: &Share, shared: &Shared) {
         if self.reading.is_none() {
-            self.read_log(share.fallen());
+            self.read_log(share, shared, share.fallen());
             let advance =
                 |catch_up: &mut Box<CatchUp>| catch_up.advance(&shared.store, &share.client.outbox, &shared.dispatched);
             if !self.catch_up.as_mut().is_some_and(advance) {
-                self.catch_up = None;
+                (self.catch_up, self.own) = (None, None);
                 let queue = &mut self.queue;
                 let take = poll_fn(|context| share.client.outbox.poll_take(context, queue, DELIVERIES_PER_TURN_MAX));
                 // A share's outbox has no end.
                 let _ = take.await;
                 return;
             }
-            self.reading = self
-                .catch_up
-                .take()
-                .map(|catch_up| read(shared.store.clone(), catch_up));
+            if let (Some(catch_up), Some(own)) = (self.catch_up.take(), &self.own) {
+                self.reading = Some(Box::pin(catch_up.next_page(shared.store.clone(), own.request())));
+            }
         }
         let Some(reading) = &mut self.reading else { return };
         let (catch_up, page) = reading.await;
@@ -482,13 +481,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn read(store: Store, mut catch_up: Box<CatchUp>) -> Pin<Box<dyn Future<Output = Page> + Send>> {
-    let reader = store.clone();
-    let read = move || {
-        let page = catch_up.next_page(&reader);
-        (catch_up, page)
-    };
-    Box::pin(async move { store.blocking(read).await })
 }

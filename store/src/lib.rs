@@ -69,6 +69,7 @@ mod ddl;
 mod driver;
 mod engine;
 mod entry;
+mod entry_keys;
 mod error;
 mod folder;
 mod follow;
@@ -110,12 +111,14 @@ pub use check::{DumpError, DumpFilter, DumpWhat, Dumped, DumpedItem, Offline, Pr
 pub use clock::{Clock, SystemClock};
 pub use control::{ControlError, decode as decode_control, encode as encode_control};
 pub use ddl::{ConnectorSpec, QuerySpec, StreamSpec};
+pub use entry_keys::EntryKeys;
 pub use error::{CatalogError, EngineError, OpenError, ReadError, WriteError};
 pub use follow::{AppliedEntry, Follower, GroupFollower, Position};
 pub use ids::{
     BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, RouteRevision, ShardId, SliceId, StreamId, Term,
     TimestampMs,
 };
+pub use key_hashes::key_hash;
 pub use placement::{DEFAULT_STREAM, Route, SLOTS, group_for_topic, shard_for, slot};
 pub use producer::Producer;
 pub use reader::KeyRead;

@@ -64,7 +64,7 @@ impl Proposal {
                 class: class(shard.stream),
                 count: records.len() as u32,
                 body,
-                hashes: records.iter().filter_map(Record::key_or_topic).map(key_hash).collect(),
+                hashes: records.iter().flat_map(Record::key_and_topic).map(key_hash).collect(),
                 continues: part > 0,
             }
         };

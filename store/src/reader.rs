@@ -214,10 +214,10 @@ pub fn read_entries(
 }
 
 /// What one slice knows of an entry.
-type SliceRows = Vec<(SliceId, EntryRow)>;
+pub(crate) type SliceRows = Vec<(SliceId, EntryRow)>;
 
 /// The rows of entries from `from` on, of all slices, and the index before which there are no others.
-fn entry_rows(
+pub(crate) fn entry_rows(
     engine: &dyn Engine,
     group: GroupId,
     from: LogIndex,

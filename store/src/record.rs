@@ -98,6 +98,12 @@ impl Record {
             .or_else(|| self.topic.as_ref().map(|topic| topic.as_str().as_bytes()))
     }
 
+    /// What this record is found by: its key, and its topic.
+    pub fn key_and_topic(&self) -> impl Iterator<Item = &[u8]> {
+        let topic = self.topic.as_ref().map(|topic| topic.as_str().as_bytes());
+        self.key.as_deref().into_iter().chain(topic)
+    }
+
     /// The same record in buffers of its own: one that was cut from a record batch keeps the whole batch in memory. A
     /// payload as large as most batches stays as it is.
     pub fn detached(mut self) -> Record {

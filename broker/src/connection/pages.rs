@@ -4,13 +4,12 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use headwater_store::{ReadError, Store};
 
 use super::{Connection, subscriber};
-use crate::catch_up::{self, CatchUp};
+use crate::catch_up::{self, CatchUp, Own};
 use crate::cursor::Cursor;
 use crate::error::End;
 use crate::limits::DELIVERIES_PER_TURN_MAX;
@@ -19,7 +18,6 @@ use crate::packet::{PacketId, Reason};
 use crate::resend::{self, Resend};
 use crate::retained::Scan;
 use crate::session::{Flight, Subscribed};
-use crate::subscriptions::Subscriptions;
 
 /// What is still to be read.
 #[derive(Default)]
@@ -31,7 +29,7 @@ pub struct Pages {
     /// The groups that are read from the log.
     catch_up: Option<Box<CatchUp>>,
     /// The subscriptions of this client alone, while it reads from the log.
-    own: Option<Arc<Subscriptions>>,
+    own: Option<Own>,
     reading: Option<Reading>,
 }
 
@@ -65,8 +63,8 @@ impl Pages {
     }
 
     /// Where changes of the subscriptions have to be told to, besides everyone's.
-    pub fn own(&self) -> Option<&Arc<Subscriptions>> {
-        self.own.as_ref()
+    pub fn own(&mut self) -> Option<&mut Own> {
+        self.own.as_mut()
     }
 
     /// True while the outbox has to wait, because what is being read is older and may not come last.
@@ -98,13 +96,16 @@ impl Pages {
                     Page::Retained(scan, page)
                 };
                 (Box::pin(async move { store.blocking(read).await }), true)
-            } else if let Some(mut catch_up) = self.catch_up.take_if(|_| waiting < DELIVERIES_PER_TURN_MAX / 2) {
+            } else if let Some(own) = &self.own
+                && let Some(catch_up) = self.catch_up.take_if(|_| waiting < DELIVERIES_PER_TURN_MAX / 2)
+            {
                 let holds_back = catch_up.is_closing();
-                let read = move || {
-                    let page = catch_up.next_page(&reader);
+                let read = catch_up.next_page(store, own.request());
+                let page = async move {
+                    let (catch_up, page) = read.await;
                     Page::Log(catch_up, page)
                 };
-                (Box::pin(async move { store.blocking(read).await }), holds_back)
+                (Box::pin(page), holds_back)
             } else {
                 return false;
             };
@@ -186,18 +187,14 @@ impl Connection {
 
     /// From now on the log is read from these cursors, until what they are behind of is read.
     pub(super) fn read_log(&mut self, cursors: Vec<Cursor>) {
-        let own = match &self.pages.own {
-            Some(own) => own.clone(),
-            None => {
-                let own = Arc::new(Subscriptions::default());
-                let not_shared = |subscribed: &&Subscribed| !subscribed.subscription.competes();
-                for subscribed in self.session.subscriptions().filter(not_shared) {
-                    own.subscribe(&subscribed.subscription.filter, subscriber(&self.client, subscribed));
-                }
-                self.pages.own = Some(own.clone());
-                own
+        let own = self.pages.own.get_or_insert_with(|| {
+            let mut own = Own::new(&self.shared.scans, self.client.connection);
+            let not_shared = |subscribed: &&Subscribed| !subscribed.subscription.competes();
+            for subscribed in self.session.subscriptions().filter(not_shared) {
+                own.subscribe(&subscribed.subscription.filter, subscriber(&self.client, subscribed));
             }
-        };
+            own
+        });
         let catch_up = self.pages.catch_up.get_or_insert_with(|| Box::new(CatchUp::new(own)));
         cursors.into_iter().for_each(|cursor| catch_up.add(cursor));
     }
