@@ -12,6 +12,11 @@ mod telemetry;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
+
+/// Messages are allocated on one thread and freed on another all day; glibc's allocator takes a lock for that.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// An MQTT broker whose traffic is a replicated log that SQL runs over.
 #[derive(Debug, Parser)]

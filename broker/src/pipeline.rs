@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use headwater_store::{Batch, GroupId, Receipt, Record, RouteRevision, WriteError};
+use headwater_store::{Batch, GroupId, Receipt, Record, RouteRevision, Store, Submission, WriteError};
 
 use crate::error::PublishError;
 use crate::limits::MATCHED_TOPICS_PER_CONNECTION_MAX;
@@ -254,6 +254,11 @@ impl Pipeline {
             return true;
         }
         self.revision = chunk.revision;
+        // Nearly always there is nothing to wait for.
+        if !chunk.receives && chunk.submit_now(self.publisher.store()) {
+            self.submitted.push_back(chunk);
+            return true;
+        }
         let store = self.publisher.store().clone();
         let ready = self.receiver.as_ref().filter(|_| chunk.receives).map(Receiver::ready);
         self.work = Some(Box::pin(async move {
@@ -316,6 +321,22 @@ impl Chunk {
             self.batches.push(Batch::new(group));
             self.batches.len() - 1
         })
+    }
+
+    /// Submits Batches until one has to wait; true when none had to.
+    fn submit_now(&mut self, store: &Store) -> bool {
+        let mut batches = std::mem::take(&mut self.batches).into_iter();
+        while let Some(batch) = batches.next() {
+            match store.submit_now(batch) {
+                Submission::Sent(receipt) => self.flights.push(Flight::Pending(receipt)),
+                Submission::Refused(error) => self.flights.push(Flight::Landed(Err(error))),
+                Submission::Waits(batch) => {
+                    self.batches = std::iter::once(batch).chain(batches).collect();
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     fn poll_flights(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -39,15 +39,11 @@ impl Stream {
         room: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Tcp(stream) => loop {
+            Stream::Tcp(stream) => {
                 // An idle client holds no buffer: one is made when there is something to read.
                 ready!(stream.poll_read_ready(context))?;
-                make_room(input, room);
-                match stream.try_read_buf(input) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return Poll::Ready(read),
-                }
-            },
+                poll_read_buf(stream, context, input, room)
+            }
             Stream::Unix(stream) => poll_read_buf(stream, context, input, room),
             Stream::Tls(stream) => poll_read_buf(&mut **stream, context, input, room),
             Stream::WebSocket(stream) => stream.poll_read(context, input, room),

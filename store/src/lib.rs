@@ -125,7 +125,7 @@ pub use reader::KeyRead;
 pub use record::{Header, Qos, Record};
 pub use retained::{RETAINED_ROW_VERSION, retained_put};
 pub use retention::RetentionClass;
-pub use store::{Leadership, Receipt, Store};
+pub use store::{Leadership, Receipt, Store, Submission};
 pub use stored::StoredBatch;
 pub use table::Table;
 pub use topic::{Level, TopicError, TopicFilter, TopicName};

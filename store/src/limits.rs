@@ -34,6 +34,11 @@ pub const CLASS_SLICES: u64 = 8;
 /// A log write up to here the driver syncs itself. A lone writer waits for it alone: without the two hand-overs
 /// between threads its median went from 436 to 330 us on a quiet machine.
 pub const OWN_SYNC_BYTES_MAX: usize = 4 << 10;
+/// Zeros that a small write in new space of the log puts behind itself: the few hundred small writes after it find space
+/// whose sync needs no journal.
+pub const AHEAD_BYTES: usize = 128 << 10;
+/// A log write up to here is small in this sense; the zeros would double what larger ones write.
+pub const AHEAD_WRITE_BYTES_MAX: usize = 16 << 10;
 /// Keys and record batches, paired, that are sorted at once when a slice's key index is made: some 24 MB.
 pub const KEY_INDEX_RUN: usize = 1 << 20;
 /// So much appended between two rounds of maintenance, a second apart, is load: merges wait for less of it.

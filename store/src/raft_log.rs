@@ -11,6 +11,8 @@
 //!   "cut"     index u64 | term u64, little-endian: the last entry that was cut off
 //! ```
 
+mod ahead;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use raft_engine::{Command, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
 use crate::log_files;
 use crate::wire::{Reader, Short};
+use ahead::AheadFileSystem;
 
 pub const HARD_STATE_KEY: &[u8] = b"hard";
 pub const CUT_KEY: &[u8] = b"cut";
@@ -47,19 +50,21 @@ impl MessageExt for EntryMessage {
 
 /// What the log engine reaches its files through; in tests one that can be told to fail.
 #[cfg(not(test))]
-type LogFileSystem = raft_engine::env::DefaultFileSystem;
+type LogFileSystem = AheadFileSystem<raft_engine::env::DefaultFileSystem>;
 #[cfg(test)]
-type LogFileSystem = faults::FaultyFileSystem;
+type LogFileSystem = AheadFileSystem<faults::FaultyFileSystem>;
 
 /// The log engine all groups share.
 pub type LogEngine = raft_engine::Engine<LogFileSystem>;
 
 #[cfg(not(test))]
 fn file_system(_: &Path) -> LogFileSystem {
-    raft_engine::env::DefaultFileSystem
+    AheadFileSystem(raft_engine::env::DefaultFileSystem)
 }
 #[cfg(test)]
-use faults::file_system;
+fn file_system(folder: &Path) -> LogFileSystem {
+    AheadFileSystem(faults::file_system(folder))
+}
 
 /// Opens the log of all groups in `folder`. What a crash cut short is cut off; anything else that does not belong there
 /// is refused, by us ([`log_files`]) or by the engine, which is told to tolerate nothing.

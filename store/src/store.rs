@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_config::StoreConfig;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
 
 use crate::apply::Applier;
 use crate::batch::{Batch, Committed, TableId, Trim};
@@ -341,29 +341,47 @@ impl Store {
 
     /// Waits for admission only: this is the backpressure. Batches of one caller to one group commit in the order of
     /// submission. Appends without records are left out.
-    pub async fn submit(&self, mut batch: Batch) -> Result<Receipt, WriteError> {
+    pub async fn submit(&self, batch: Batch) -> Result<Receipt, WriteError> {
+        let batch = match self.submit_now(batch) {
+            Submission::Sent(receipt) => return Ok(receipt),
+            Submission::Refused(error) => return Err(error),
+            Submission::Waits(batch) => batch,
+        };
+        let permits = self.permits(&batch);
+        let admission = self.inner.admission.clone().acquire_many_owned(permits).await;
+        self.propose(batch, admission.map_err(|_| WriteError::Stopped)?)
+    }
+
+    /// [`Store::submit`] without the waiting: gives the Batch back if it would have to.
+    pub fn submit_now(&self, mut batch: Batch) -> Submission {
         batch.appends.retain(|append| !append.records.is_empty());
-        let bytes = batch.size_bytes();
-        let key_bytes = batch.puts.iter().map(|put| put.key.len()).max().unwrap_or(0);
-        if bytes > BATCH_BYTES_MAX {
-            return Err(WriteError::TooLarge {
-                bytes,
-                limit: BATCH_BYTES_MAX,
-            });
+        if let Err(error) = self.check(&batch) {
+            return Submission::Refused(error);
         }
-        if key_bytes > TABLE_KEY_BYTES_MAX {
-            return Err(WriteError::TooLarge {
-                bytes: key_bytes,
-                limit: TABLE_KEY_BYTES_MAX,
-            });
-        }
+        let proposed = match self
+            .inner
+            .admission
+            .clone()
+            .try_acquire_many_owned(self.permits(&batch))
+        {
+            Ok(admission) => self.propose(batch, admission),
+            Err(TryAcquireError::NoPermits) => return Submission::Waits(batch),
+            Err(TryAcquireError::Closed) => Err(WriteError::Stopped),
+        };
+        proposed.map_or_else(Submission::Refused, Submission::Sent)
+    }
+
+    /// Whether `batch` may be written at all, now.
+    fn check(&self, batch: &Batch) -> Result<(), WriteError> {
+        let within = |bytes: usize, limit: usize| match bytes > limit {
+            true => Err(WriteError::TooLarge { bytes, limit }),
+            false => Ok(()),
+        };
+        within(batch.size_bytes(), BATCH_BYTES_MAX)?;
+        let key_bytes = batch.puts.iter().map(|put| put.key.len()).max();
+        within(key_bytes.unwrap_or(0), TABLE_KEY_BYTES_MAX)?;
         let id_bytes = batch.producer.as_ref().map_or(0, |producer| producer.id.len());
-        if id_bytes > PRODUCER_ID_BYTES_MAX {
-            return Err(WriteError::TooLarge {
-                bytes: id_bytes,
-                limit: PRODUCER_ID_BYTES_MAX,
-            });
-        }
+        within(id_bytes, PRODUCER_ID_BYTES_MAX)?;
         assert!(
             batch.group.0 <= self.inner.shared.groups,
             "a Batch is for a group that exists"
@@ -374,12 +392,20 @@ impl Store {
         );
         // The catalog, fences and trims stay writable: that is how a stream is dropped to make room.
         let small = batch.group == CATALOG_GROUP || (batch.appends.is_empty() && batch.puts.is_empty());
-        if free < mark && !small {
-            return Err(WriteError::DiskFull { free, mark });
+        match free < mark && !small {
+            true => Err(WriteError::DiskFull { free, mark }),
+            false => Ok(()),
         }
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.inner.admission_bytes);
-        let admission = self.inner.admission.clone().acquire_many_owned(permits).await;
-        let admission = admission.map_err(|_| WriteError::Stopped)?;
+    }
+
+    /// A byte each; a Batch larger than all there are takes all.
+    fn permits(&self, batch: &Batch) -> u32 {
+        u32::try_from(batch.size_bytes())
+            .unwrap_or(u32::MAX)
+            .min(self.inner.admission_bytes)
+    }
+
+    fn propose(&self, batch: Batch, admission: OwnedSemaphorePermit) -> Result<Receipt, WriteError> {
         let (reply, receiver) = oneshot::channel();
         let catalog = self.inner.shared.catalog.borrow().clone();
         let proposal = Proposal::new(batch, |stream| catalog.retention(stream), reply, admission);
@@ -592,6 +618,17 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .name(name.to_owned())
         .spawn(body)
         .map_err(io)
+}
+
+/// What came of [`Store::submit_now`].
+#[derive(Debug)]
+pub enum Submission {
+    /// On its way.
+    Sent(Receipt),
+    /// It will not be written.
+    Refused(WriteError),
+    /// It has to wait for admission.
+    Waits(Batch),
 }
 
 /// Resolves when a submitted Batch is committed or refused.
