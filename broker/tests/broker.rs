@@ -89,6 +89,7 @@ async fn puback(client: &mut Client) -> u16 {
     }
 }
 
+/// Shows 3.1.1: 4.6.0-2 4.6.0-5 4.6.0-6 7.1.1-1 5.0: 4.2-1 4.6.0-2 4.6.0-5 4.6.0-6
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_in_flight_are_acknowledged_in_order_and_delivered_in_order() {
     let server = Server::start(&[]).await;
@@ -265,6 +266,7 @@ fn captured(name: &str, capture: &str) -> StreamSpec {
     }
 }
 
+/// Shows 5.0: 4.5.0-1
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_made_under_load_misses_nothing_after_its_suback() {
     let server = Server::start(&[]).await;
@@ -287,6 +289,7 @@ async fn a_subscription_made_under_load_misses_nothing_after_its_suback() {
     server.stop().await;
 }
 
+/// Shows 3.1.1: 3.1.2-7
 #[tokio::test(flavor = "multi_thread")]
 async fn retained_messages_survive_a_restart_and_come_page_by_page() {
     let server = Server::start(&[]).await;
@@ -311,6 +314,7 @@ async fn retained_messages_survive_a_restart_and_come_page_by_page() {
     server.stop().await;
 }
 
+/// Shows 5.0: 3.3.2-5 3.3.2-6
 #[tokio::test(flavor = "multi_thread")]
 async fn the_message_expiry_counts_down_and_ends() {
     let server = Server::start(&[]).await;
@@ -373,6 +377,7 @@ async fn a_subscriber_that_does_not_keep_up_reads_the_log_and_slows_nobody() {
     server.stop().await;
 }
 
+/// Shows 5.0: 3.1.2-8 3.1.2-15 3.14.4-1 3.14.4-2
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_acknowledges_says_goodbye_and_publishes_wills() {
     let server = Server::start(&[]).await;
@@ -417,6 +422,20 @@ async fn stopping_acknowledges_says_goodbye_and_publishes_wills() {
     let mut subscriber = Client::connect(server.address(), Version::V5, "subscriber").await;
     subscribe(&mut subscriber, "status/#", Qos::AtLeastOnce).await;
     assert_eq!(message(&mut subscriber).await.payload, "lost");
+    server.stop().await;
+}
+
+/// Shows 3.1.1: 4.7.3-3 5.0: 4.7.3-3
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_filters_may_be_as_long_as_their_length_can_say() {
+    let server = Server::start(&[]).await;
+    let longest = "x".repeat(usize::from(u16::MAX));
+    for version in [Version::V3_1_1, Version::V5] {
+        let mut client = Client::connect(server.address(), version, "client").await;
+        subscribe(&mut client, &longest, Qos::AtMostOnce).await;
+        client.send(&publish(&longest, 0, "v")).await;
+        assert_eq!(&*message(&mut client).await.topic, longest);
+    }
     server.stop().await;
 }
 
@@ -495,6 +514,7 @@ async fn a_taken_port_is_named() {
 }
 
 /// A client that others wrote, in both versions.
+/// Shows 3.1.1: 7.0.0-2
 #[tokio::test(flavor = "multi_thread")]
 async fn rumqttc_gets_along() {
     use rumqttc::v5::mqttbytes::v5::Packet as Packet5;
@@ -526,6 +546,7 @@ async fn rumqttc_gets_along() {
     server.stop().await;
 }
 
+/// Shows 3.1.1: 3.3.5-2 4.8.0-2 5.0: 3.4.2-1
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_with_97_and_acknowledges_nothing() {
     let folder = Server::start(&[]).await.stop().await;

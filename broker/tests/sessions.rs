@@ -124,6 +124,7 @@ async fn silent(client: &mut Client) {
     assert_eq!(client.receive().await, Some(Packet::PingResp));
 }
 
+/// Shows 3.1.1: 3.1.2-4 3.1.2-5 4.1.0-1 4.5.0-1 5.0: 3.1.2-5 3.1.2-6 3.1.2-23 4.1.0-1 4.5.0-1
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_while_it_was_away_is_there_in_order_once_also_after_a_restart() {
     for version in [Version::V3_1_1, Version::V5] {
@@ -164,6 +165,7 @@ async fn what_came_while_it_was_away_is_there_in_order_once_also_after_a_restart
     }
 }
 
+/// Shows 5.0: 2.2.1-4 3.3.1-1 4.3.2-3 4.4.0-1 4.6.0-1
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_acknowledged_comes_again_with_dup_under_its_packet_id_and_first() {
     let server = Server::start(&[]).await;
@@ -211,6 +213,7 @@ async fn what_was_not_acknowledged_comes_again_with_dup_under_its_packet_id_and_
     server.stop().await;
 }
 
+/// Shows 5.0: 4.3.3-1 4.3.3-2 4.3.3-3 4.3.3-4 4.3.3-5 4.3.3-6 4.4.0-1
 #[tokio::test(flavor = "multi_thread")]
 async fn qos_2_to_the_client_goes_on_where_it_was() {
     let server = Server::start(&[]).await;
@@ -255,6 +258,7 @@ async fn qos_2_to_the_client_goes_on_where_it_was() {
     server.stop().await;
 }
 
+/// Shows 5.0: 3.1.2-4 4.3.3-8 4.3.3-10 4.3.3-11 4.3.3-12
 #[tokio::test(flavor = "multi_thread")]
 async fn qos_2_from_the_client_is_there_once_over_reconnects_and_restarts() {
     let server = Server::start(&[]).await;
@@ -314,6 +318,7 @@ async fn qos_2_from_the_client_is_there_once_over_reconnects_and_restarts() {
     server.stop().await;
 }
 
+/// Shows 5.0: 3.10.4-2 3.10.4-3
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_gets_nothing_from_before_it_even_if_the_session_is_older() {
     let server = Server::start(&[]).await;
@@ -353,6 +358,7 @@ async fn a_subscription_gets_nothing_from_before_it_even_if_the_session_is_older
     server.stop().await;
 }
 
+/// Shows 5.0: 3.1.2-23 4.1.0-2
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_its_expiry() {
     let server = Server::start(&[]).await;
@@ -372,6 +378,7 @@ async fn a_session_ends_with_its_expiry() {
     server.stop().await;
 }
 
+/// Shows 5.0: 3.1.4-3 4.4.0-1
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_taken_over_with_what_is_in_flight() {
     let server = Server::start(&[]).await;
@@ -452,6 +459,7 @@ fn will(topic: &str, delay_s: Option<u32>) -> Option<Will> {
     })
 }
 
+/// Shows 5.0: 3.1.2-8 3.1.3-9
 #[tokio::test(flavor = "multi_thread")]
 async fn a_will_waits_for_its_delay_over_a_restart_and_not_for_a_client_that_is_back() {
     let server = Server::start(&[]).await;
@@ -502,6 +510,7 @@ async fn a_new_session_lets_the_old_ones_will_be_said_first() {
     server.stop().await;
 }
 
+/// Shows 5.0: 3.3.2-5 3.3.2-6
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_expired_while_it_was_away_do_not_come() {
     let server = Server::start(&[]).await;
@@ -529,6 +538,55 @@ async fn messages_that_expired_while_it_was_away_do_not_come() {
     });
     assert!(matches!(left, Some(90..=99)), "{left:?}");
     silent(&mut device).await;
+    server.stop().await;
+}
+
+/// Shows 5.0: 4.3.3-7
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_sent_does_not_expire_any_more() {
+    let server = Server::start(&[]).await;
+    let (mut device, _) = open(&server, "device", STAY).await;
+    subscribe(&mut device, "soon/#", Qos::ExactlyOnce).await;
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    let Packet::Publish(short) = message("soon/x", Qos::ExactlyOnce, 1, "7") else {
+        unreachable!()
+    };
+    let properties = [Property::MessageExpiryInterval(1)].into_iter().collect();
+    publisher.send(&Packet::Publish(Publish { properties, ..short })).await;
+    assert_eq!(publisher.receive().await, Some(Packet::PubRec(ack(1))));
+    let first = receive(&mut device).await;
+    drop(device);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut device = resume(&server, "device").await;
+    let again = receive(&mut device).await;
+    assert_eq!((number(&again), id(&again), again.dup), (7, id(&first), true));
+    server.stop().await;
+}
+
+/// Shows 5.0: 3.1.3-6 3.1.3-7 3.2.2-16
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_client_id_gets_one_of_its_own_that_it_can_come_back_with() {
+    let server = Server::start(&[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::open(server.address(), Version::V5).await;
+        let stay = [Property::SessionExpiryInterval(600)].into_iter().collect();
+        client.send(&connect(Version::V5, "", stay)).await;
+        let Some(Packet::ConnAck(connack)) = client.receive().await else {
+            panic!("no CONNACK")
+        };
+        let assigned = connack.properties.find(|property| match property {
+            Property::AssignedClientIdentifier(id) => Some(id),
+            _ => None,
+        });
+        clients.push((client, assigned.expect("an id is assigned")));
+    }
+    let (mut second, other) = clients.pop().unwrap();
+    let (first, one) = clients.pop().unwrap();
+    assert_ne!(one, other);
+    silent(&mut second).await;
+    drop(first);
+    resume(&server, &one).await;
     server.stop().await;
 }
 
@@ -569,6 +627,7 @@ async fn a_session_gets_the_newest_of_what_it_missed_within_its_limits() {
     }
 }
 
+/// Shows 5.0: 4.6.0-5 4.6.0-6
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_comes_back_under_load_gets_everything_once() {
     let server = Server::start(&["broker.outbox=1MiB", "broker.inflight_max=16"]).await;

@@ -28,11 +28,13 @@ fn exactly_once(version: &str) {
     println!("{report}");
 }
 
+/// Shows 3.1.1: 4.3.3-1 4.3.3-2 4.4.0-1
 #[test]
 fn qos_2_is_exactly_once_over_kills_3_1_1() {
     exactly_once("3.1.1");
 }
 
+/// Shows 5.0: 4.3.3-3 4.3.3-5 4.3.3-10 4.4.0-1
 #[test]
 fn qos_2_is_exactly_once_over_kills_5() {
     exactly_once("5");

@@ -212,6 +212,7 @@ mod tests {
         }
     }
 
+    /// Shows 3.1.1: 2.3.1-4 4.3.2-1 5.0: 2.2.1-4 4.3.2-1
     #[test]
     fn ids_are_unique_until_acknowledged_and_acknowledged_once() {
         let mut inflight = Inflight::new(3);
@@ -226,6 +227,7 @@ mod tests {
         assert_eq!(inflight.take(one()), None, "a second PUBACK frees nothing");
     }
 
+    /// Shows 3.1.1: 2.3.1-4 4.3.3-1 5.0: 2.2.1-4 4.3.3-1 4.3.3-5
     #[test]
     fn a_qos_2_id_is_free_after_both_answers_only() {
         let mut inflight = Inflight::new(1);

@@ -58,6 +58,7 @@ fn packets(version: Version, bytes: &mut BytesMut) -> Vec<Packet> {
     std::iter::from_fn(|| decoder.decode(bytes).unwrap()).collect()
 }
 
+/// Shows 3.1.1: 4.8.0-2
 #[test]
 fn only_a_commit_is_acknowledged_before_5() {
     let stopped = || Err(PublishError::Write(WriteError::Stopped));
@@ -88,6 +89,7 @@ fn only_a_commit_is_acknowledged_before_5() {
     assert!(out.is_empty());
 }
 
+/// Shows 5.0: 3.3.4-7
 #[test]
 fn the_receive_maximum_counts_what_is_not_acknowledged() {
     let mut actions = Vec::new();
@@ -116,6 +118,7 @@ fn the_receive_maximum_counts_what_is_not_acknowledged() {
     assert!(old.may_receive());
 }
 
+/// Shows 3.1.1: 3.1.2-24 5.0: 3.1.2-21 3.1.2-22 3.2.2-21 3.2.2-22
 #[test]
 fn the_keep_alive_is_one_and_a_half_times_what_was_agreed() {
     let agreed = |version, keep_alive_s| {
@@ -142,6 +145,20 @@ fn the_keep_alive_is_one_and_a_half_times_what_was_agreed() {
         "an older client cannot be told another"
     );
     assert_eq!(agreed(Version::V3_1_1, 0), None);
+}
+
+/// Shows 3.1.1: 3.1.3-9 5.0: 3.1.3-8 3.1.4-2
+#[test]
+fn a_client_id_that_is_too_long_is_refused() {
+    for version in [Version::V3_1_1, Version::V5] {
+        let connect = |bytes| Connect {
+            client_id: "x".repeat(bytes).into(),
+            ..connect(version)
+        };
+        assert!(accept(&connect(4096), &LIMITS, || unreachable!()).is_ok());
+        let (reason, _) = accept(&connect(4097), &LIMITS, || unreachable!()).unwrap_err();
+        assert_eq!(reason, Reason::CLIENT_IDENTIFIER_NOT_VALID);
+    }
 }
 
 fn delivery(qos: Qos, headers: Vec<Header>) -> Delivery {
@@ -195,6 +212,7 @@ fn deliveries_respect_the_window_and_the_expiry() {
     assert!(matches!(&packets(Version::V5, &mut out.ready)[..], [Packet::Publish(p)] if p.packet_id == Some(id(2))));
 }
 
+/// Shows 5.0: 3.1.2-24 3.1.2-25 3.1.2-26
 #[test]
 fn an_oversize_delivery_takes_no_packet_id_and_no_alias() {
     let properties = [Property::MaximumPacketSize(20), Property::TopicAliasMaximum(5)]
@@ -246,6 +264,7 @@ fn a_goodbye_tells_a_new_client_why_and_fits_its_packets() {
         [Packet::Disconnect(disconnect)] if disconnect.reason == Reason::SESSION_TAKEN_OVER));
 }
 
+/// Shows 5.0: 3.1.2-8 3.14.4-3
 #[test]
 fn only_a_plain_disconnect_drops_the_will() {
     for (end, published) in [
