@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::process::{Process, free_address, program};
+use super::process::{Process, free_address};
 use super::{HEADWATER, session};
 
 /// The argument that makes this program a rumqttd.
@@ -59,8 +59,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts it on a data folder of its own, and leaves a durable session to `#` with it.
-    pub fn start(kind: Kind, folder: &Path) -> Result<Broker> {
+    /// Starts it on a data folder of its own, and leaves a durable session to `#` with it if asked to.
+    pub fn start(kind: Kind, folder: &Path, away: bool) -> Result<Broker> {
         let folder = folder.join(format!("{kind:?}"));
         fs::create_dir(&folder)?;
         let address = free_address()?;
@@ -83,7 +83,8 @@ impl Broker {
                 lines[lines.len().saturating_sub(5)..].join(" / ")
             )
         })?;
-        let durable = match session::leave(address) {
+        let durable = match away && session::leave(address) {
+            _ if !away => "nobody is away",
             true => "a durable session to # is away",
             false => "it keeps no durable session",
         };
@@ -253,4 +254,14 @@ fn newest(parent: &str, beginning: &str) -> Result<PathBuf> {
     found
         .pop()
         .with_context(|| format!("there is no {beginning} in {parent}"))
+}
+
+/// Where a program is. Debian keeps servers in a folder that is not in everybody's PATH.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no {name} here; ./x bench peers installs it where it can"))
 }

@@ -1,12 +1,14 @@
 //! The publish path from socket to disk, beside what this disk can do, and beside other brokers.
 //!
-//! `./x bench publish` runs Headwater, `./x bench peers` every broker that is installed, interleaved case by case. Each
+//! `./x bench publish` runs Headwater, `./x bench peers` every broker that is installed, interleaved case by case;
+//! `./x bench flow` measures the way out (`flow`). Each
 //! broker is a process of its own with a data folder in the target folder (a real disk, not a tmpfs) and a loopback
 //! port; the load is `headwater bench publish`, so every acknowledgement is counted. Beside each case the disk is measured
 //! by itself: speeds drift, ratios last. What is printed are the tables of `docs/performance.md`.
 
 mod brokers;
 mod disk;
+mod flow;
 mod machine;
 mod process;
 mod session;
@@ -46,8 +48,13 @@ fn main() -> Result<()> {
     match arguments[..] {
         [] => measure(&[Kind::Headwater]),
         ["peers"] => measure(&KINDS),
+        ["flow"] => {
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+            println!("{}\n", machine::describe(folder.path())?);
+            flow::measure(folder.path())
+        }
         [brokers::RUMQTTD, port] => brokers::serve_rumqttd(port.parse()?),
-        _ => bail!("say nothing, or `peers`"),
+        _ => bail!("say nothing, `peers` or `flow`"),
     }
 }
 
@@ -60,7 +67,7 @@ fn measure(kinds: &[Kind]) -> Result<()> {
     );
     let mut started = Vec::new();
     for kind in kinds {
-        match Broker::start(*kind, folder.path()) {
+        match Broker::start(*kind, folder.path(), true) {
             Ok(broker) => {
                 println!("- {}: {}", broker.name(), broker.note);
                 started.push(broker);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytestring::ByteString;
 use headwater_store::TimestampMs;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Semaphore;
 
 use crate::error::End;
 use crate::outbox::Outbox;
@@ -32,8 +32,41 @@ pub struct Client {
     pub outbox: Outbox,
     /// How many subscriptions it has.
     pub subscriptions: AtomicUsize,
-    /// Cancelled when the connection is over, its will published.
-    pub gone: CancellationToken,
+    /// Told when the connection is over, its will published.
+    pub gone: Gone,
+}
+
+/// Whether a connection is over. It is part of every client, so it is no larger than it has to be.
+#[derive(Debug)]
+pub struct Gone(Semaphore);
+
+impl Default for Gone {
+    fn default() -> Gone {
+        Gone(Semaphore::const_new(0))
+    }
+}
+
+impl Gone {
+    /// It is.
+    pub fn tell(&self) {
+        self.0.close();
+    }
+
+    /// Waits until it is.
+    pub async fn wait(&self) {
+        // There is never a permit, so this ends with the semaphore.
+        let _ = self.0.acquire().await;
+    }
+}
+
+/// Says that a client is gone, however its task ends.
+#[derive(Debug)]
+pub struct Presence(pub Arc<Client>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.gone.tell();
+    }
 }
 
 /// A line in the list of clients.

@@ -27,9 +27,7 @@ use crate::catch_up;
 use crate::clients::Client;
 use crate::cursor::Cursor;
 use crate::error::End;
-use crate::limits::{
-    DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH, WRITE_BYTES_KEPT,
-};
+use crate::limits::{DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH};
 use crate::listener::Shared;
 use crate::outbox::Delivery;
 use crate::packet::{Decoder, Packet, Reason};
@@ -70,7 +68,7 @@ struct Connection {
     joins: Joins,
     streams: Streams,
     /// Some if the session has rows.
-    held: Option<Held>,
+    held: Option<Arc<Held>>,
     keep_alive: Option<Pin<Box<Sleep>>>,
     last_packet: Instant,
     /// Reused from turn to turn.
@@ -142,9 +140,22 @@ impl Connection {
             moved |= self.poll_write(context)?;
             moved |= self.poll_read(context)?;
             if !moved {
+                self.rest();
                 return self.poll_keep_alive(context);
             }
         }
+    }
+
+    /// There is nothing to do: buffers that are empty are given back, because most connections are idle most of the time. One
+    /// that is not makes them again, once for each wake-up.
+    fn rest(&mut self) {
+        if self.output.ready.is_empty() {
+            self.output.ready = BytesMut::new();
+        }
+        if self.deliveries.is_empty() {
+            self.deliveries = VecDeque::new();
+        }
+        (self.actions, self.outcomes) = (Vec::new(), Vec::new());
     }
 
     /// Outcomes of published messages become PUBACKs, PUBRECs and PUBCOMPs.
@@ -256,9 +267,6 @@ impl Connection {
         }
         if let Poll::Ready(Err(_)) = self.stream.poll_flush(context) {
             return Err(End::Lost);
-        }
-        if self.output.ready.capacity() > WRITE_BYTES_KEPT {
-            self.output.ready = BytesMut::new();
         }
         Ok(moved)
     }

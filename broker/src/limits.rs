@@ -7,8 +7,6 @@ pub const READ_BYTES_MIN: usize = 4 << 10;
 pub const READ_BYTES_MAX: usize = 64 << 10;
 /// Bytes that wait for a socket before no more packets are made for it, and none are read from it.
 pub const WRITE_BYTES_HIGH: usize = 128 << 10;
-/// A write buffer that grew beyond this is given back when it is empty.
-pub const WRITE_BYTES_KEPT: usize = 16 << 10;
 /// Deliveries that a connection takes from its outbox at once.
 pub const DELIVERIES_PER_TURN_MAX: usize = 256;
 /// What a waiting delivery costs besides its payload: the queue's slot and its share of the message.

@@ -270,6 +270,10 @@ impl Outbox {
             return Poll::Ready(Err(end.clone()));
         }
         if state.queue.is_empty() || count_max == 0 {
+            if state.queue.is_empty() {
+                // Most clients have nothing to wait for most of the time.
+                state.queue = VecDeque::new();
+            }
             if !state
                 .waker
                 .as_ref()
@@ -290,9 +294,6 @@ impl Outbox {
             .map(|delivery| delivery.message.size_bytes())
             .sum();
         state.bytes -= taken;
-        if state.queue.is_empty() && state.queue.capacity() > 1024 {
-            state.queue = VecDeque::new();
-        }
         Poll::Ready(Ok(()))
     }
 

@@ -25,10 +25,9 @@ use bytestring::ByteString;
 use headwater_store::{LogIndex, Qos, Store, TopicFilter};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::{CatchUp, Own, Read, advance};
-use crate::clients::Client;
+use crate::clients::{Client, Gone};
 use crate::cursor::{At, Cursor};
 use crate::giver::Giver;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, PROGRESS_IDLE_MS, PROGRESS_SAVE_MS, SHARE_PAUSE_MS, SHARE_WINDOW_MAX};
@@ -166,7 +165,7 @@ impl Share {
             connected_at: shared.store.now(),
             outbox: Outbox::new(shared.outbox_bytes, shared.groups()),
             subscriptions: AtomicUsize::new(1),
-            gone: CancellationToken::new(),
+            gone: Gone::default(),
         });
         // What was committed before a share began is not for it; one that waited in rows goes on from them.
         let since = if row.is_none() {

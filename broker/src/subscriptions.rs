@@ -3,16 +3,20 @@
 //! Matching follows section 4.7 of MQTT 5.0. Subscriptions of one client that overlap become one delivery, with the
 //! highest of their QoS and all of their identifiers (section 3.3.4).
 
+mod trie;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytestring::ByteString;
-use headwater_store::{Level, LogIndex, Qos, Record, TopicFilter, TopicName};
+use headwater_store::{LogIndex, Qos, Record, TopicFilter, TopicName};
 
 use crate::clients::Client;
 use crate::cursor::At;
 use crate::outbox::{Delivery, Outgoing, Pushed};
+
+use trie::Node;
 
 /// One subscription of one client.
 #[derive(Debug, Clone)]
@@ -64,28 +68,18 @@ pub struct Subscriptions {
     count: AtomicUsize,
 }
 
-#[derive(Debug, Default)]
-struct Node {
-    children: HashMap<Box<str>, Node>,
-    single: Option<Box<Node>>,
-    /// Filters that end here, by connection.
-    here: HashMap<u64, Subscriber>,
-    /// Filters that end here with `#`.
-    multi: HashMap<u64, Subscriber>,
-}
-
 impl Subscriptions {
     /// Adds a subscription, or replaces the one of the same connection and filter, without a gap [MQTT-3.8.4-3].
     pub fn subscribe(&self, filter: &TopicFilter, mut subscriber: Subscriber) {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         let slot = root.slot(filter.levels());
-        match slot.get(&subscriber.client.connection) {
+        match slot.get(subscriber.client.connection) {
             Some(replaced) => subscriber.since = replaced.since.clone(),
             None => {
                 self.count.fetch_add(1, Ordering::SeqCst);
             }
         }
-        slot.insert(subscriber.client.connection, subscriber);
+        slot.insert(subscriber);
         self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -114,64 +108,6 @@ impl Subscriptions {
             .chunk_by(|a, b| a.client.connection == b.client.connection)
             .filter_map(Target::merge)
             .collect()
-    }
-}
-
-impl Node {
-    fn slot(&mut self, levels: &[Level]) -> &mut HashMap<u64, Subscriber> {
-        match levels {
-            [] => &mut self.here,
-            [Level::Multi, ..] => &mut self.multi,
-            [Level::Single(_), rest @ ..] => self.single.get_or_insert_default().slot(rest),
-            [Level::Literal(text), rest @ ..] => self.children.entry(text.as_str().into()).or_default().slot(rest),
-        }
-    }
-
-    /// Removes a subscription, and the nodes that it alone kept.
-    fn remove(&mut self, levels: &[Level], connection: u64) -> bool {
-        match levels {
-            [] => self.here.remove(&connection).is_some(),
-            [Level::Multi, ..] => self.multi.remove(&connection).is_some(),
-            [Level::Single(_), rest @ ..] => {
-                let Some(child) = &mut self.single else { return false };
-                let removed = child.remove(rest, connection);
-                if child.is_empty() {
-                    self.single = None;
-                }
-                removed
-            }
-            [Level::Literal(text), rest @ ..] => {
-                let Some(child) = self.children.get_mut(text.as_str()) else {
-                    return false;
-                };
-                let removed = child.remove(rest, connection);
-                if child.is_empty() {
-                    self.children.remove(text.as_str());
-                }
-                removed
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.here.is_empty() && self.multi.is_empty() && self.children.is_empty() && self.single.is_none()
-    }
-
-    /// `reserved`: this is the first level of a `$` topic, where wildcards do not match [MQTT-4.7.2-1].
-    fn collect<'a>(&'a self, levels: &[&str], reserved: bool, found: &mut Vec<&'a Subscriber>) {
-        if !reserved {
-            found.extend(self.multi.values());
-        }
-        let Some((first, rest)) = levels.split_first() else {
-            found.extend(self.here.values());
-            return;
-        };
-        if let Some(child) = self.children.get(*first) {
-            child.collect(rest, false, found);
-        }
-        if let Some(child) = self.single.as_ref().filter(|_| !reserved) {
-            child.collect(rest, false, found);
-        }
     }
 }
 
@@ -351,9 +287,9 @@ mod tests {
 
     use headwater_store::{GroupId, Header, Offset, ShardId, StreamId, TimestampMs};
     use proptest::prelude::*;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::clients::Gone;
     use crate::outbox::Outbox;
     use crate::packet::Version;
 
@@ -367,7 +303,7 @@ mod tests {
             connected_at: TimestampMs(0),
             outbox: Outbox::new(1 << 20, 2),
             subscriptions: AtomicUsize::new(0),
-            gone: CancellationToken::new(),
+            gone: Gone::default(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! A connection's end: goodbye to the client, outcomes for what it published, its will.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ impl Connection {
             subscriptions: puts,
             with_will: end.publishes_will(),
         };
-        match self.shared.sessions.close(held, ending).await {
+        match self.shared.sessions.close(Arc::unwrap_or_clone(held), ending).await {
             Ok(()) => {}
             Err(SessionError::Lost) => {
                 tracing::debug!(client_id = %self.client.client_id, "the session has another connection");

@@ -1,18 +1,19 @@
 //! From an accepted socket to a session: CONNECT in time, or out.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use headwater_store::{TopicName, WriteError};
 use tokio::time::timeout;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Connection;
 use super::finish::linger;
-use crate::clients::Client;
+use crate::clients::{Client, Gone, Presence};
 use crate::cursor::Cursor;
 use crate::error::End;
 use crate::limits::{FLUSH_WAIT_MS, READ_BYTES_MIN, TAKEOVER_WAIT_MS};
@@ -28,10 +29,13 @@ pub async fn run(shared: Arc<Shared>, guest: Guest, peer: SocketAddr) {
     let Some(arrival) = Box::pin(arrive(&shared, guest, peer)).await else {
         return;
     };
-    let Some((mut connection, _gone)) = Box::pin(admit(shared, arrival)).await else {
+    let Some((mut connection, _presence)) = Box::pin(admit(shared, arrival)).await else {
         return;
     };
-    let end = connection.serve().await;
+    // A defect that one client finds is that client's end: what it held is given back in order, as at any other end, and
+    // everyone else goes on.
+    let served = AssertUnwindSafe(connection.serve()).catch_unwind().await;
+    let end = served.unwrap_or_else(|_| End::server(Reason::UNSPECIFIED_ERROR, "a defect of the server"));
     Box::pin(connection.depart(&end)).await;
 }
 
@@ -146,7 +150,7 @@ async fn cannot_open(
 }
 
 /// Opens the client's session and answers. The guard lets whoever waits for the client's end go, however its task ends.
-async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>, DropGuard)> {
+async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>, Presence)> {
     let Arrival {
         mut stream,
         peer,
@@ -178,11 +182,11 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
         connected_at: shared.store.now(),
         outbox: Outbox::new(shared.outbox_bytes, shared.groups()),
         subscriptions: AtomicUsize::new(0),
-        gone: CancellationToken::new(),
+        gone: Gone::default(),
     });
-    let gone = client.gone.clone().drop_guard();
+    let presence = Presence(client.clone());
     if let Some(previous) = shared.clients.register(&client) {
-        let _ = timeout(Duration::from_millis(TAKEOVER_WAIT_MS), previous.gone.cancelled()).await;
+        let _ = timeout(Duration::from_millis(TAKEOVER_WAIT_MS), previous.gone.wait()).await;
     }
     // Stopping tells all that are registered; one that registers later has to look.
     if shared.stopping.is_cancelled() {
@@ -196,7 +200,7 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
         Ok(opened) => opened,
         Err(error) => {
             shared.clients.unregister(&client);
-            client.gone.cancel();
+            client.gone.tell();
             cannot_open(&shared, stream, peer, (version, packet_max), &error).await;
             return None;
         }
@@ -213,7 +217,7 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
     connection.session.send(&connack, &mut connection.output.ready);
     connection.session.set_names(shared.names.clone());
     connection.take_up(opened);
-    Some((connection, gone))
+    Some((connection, presence))
 }
 
 impl Connection {
@@ -226,7 +230,7 @@ impl Connection {
         self.finish(end).await;
         self.shared.events.disconnected(&client, end);
         self.shared.metrics.connections.decrement(1.0);
-        client.gone.cancel();
+        client.gone.tell();
         if matches!(end, End::Server { .. }) {
             self.linger().await;
         }
@@ -234,14 +238,14 @@ impl Connection {
 
     /// Goes on with the session that was opened.
     fn take_up(&mut self, opened: Opened) {
-        let Some(held) = opened.held else { return };
+        let Some(held) = opened.held.map(Arc::new) else { return };
         self.held = Some(held.clone());
         let restored = opened.restored;
         if held.is_durable() {
             self.session.set_durable();
             let received = restored.as_ref().map_or(&[][..], |restored| &restored.received);
             self.pipeline
-                .remember_with(Receiver::new(self.shared.store.clone(), held.clone(), received));
+                .remember_with(Receiver::new(self.shared.store.clone(), (*held).clone(), received));
             self.progress
                 .save_to(held, self.shared.store.clone(), self.shared.started);
         }

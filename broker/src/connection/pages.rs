@@ -29,7 +29,7 @@ pub struct Pages {
     /// The groups that are read from the log.
     catch_up: Option<Box<CatchUp>>,
     /// The subscriptions of this client alone, while it reads from the log.
-    own: Option<Own>,
+    own: Option<Box<Own>>,
     reading: Option<Reading>,
 }
 
@@ -64,7 +64,7 @@ impl Pages {
 
     /// Where changes of the subscriptions have to be told to, besides everyone's.
     pub fn own(&mut self) -> Option<&mut Own> {
-        self.own.as_mut()
+        self.own.as_deref_mut()
     }
 
     /// True while the outbox has to wait, because what is being read is older and may not come last.
@@ -193,7 +193,7 @@ impl Connection {
             for subscribed in self.session.subscriptions().filter(not_shared) {
                 own.subscribe(&subscribed.subscription.filter, subscriber(&self.client, subscribed));
             }
-            own
+            Box::new(own)
         });
         let catch_up = self.pages.catch_up.get_or_insert_with(|| Box::new(CatchUp::new(own)));
         cursors.into_iter().for_each(|cursor| catch_up.add(cursor));

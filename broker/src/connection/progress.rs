@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,11 +27,11 @@ pub struct Progress {
     /// By group, from the first data group.
     cursors: Vec<Cursor>,
     /// Some if the session outlives its connection.
-    durable: Option<Durable>,
+    durable: Option<Box<Durable>>,
 }
 
 struct Durable {
-    held: Held,
+    held: Arc<Held>,
     store: Store,
     /// Ticks of all connections fall together, so that what they save does.
     started: Instant,
@@ -58,9 +59,9 @@ impl Progress {
     }
 
     /// It outlives its connection, in the rows of `held`.
-    pub fn save_to(&mut self, held: Held, store: Store, started: Instant) {
+    pub fn save_to(&mut self, held: Arc<Held>, store: Store, started: Instant) {
         let timer = Box::pin(sleep_until(next_tick(started, PROGRESS_IDLE_MS)));
-        self.durable = Some(Durable {
+        self.durable = Some(Box::new(Durable {
             held,
             store,
             started,
@@ -69,7 +70,7 @@ impl Progress {
             puts_bytes: 0,
             timer,
             saving: None,
-        });
+        }));
     }
 
     /// By group.

@@ -2,10 +2,9 @@ use std::sync::atomic::AtomicUsize;
 
 use headwater_config::Config;
 use headwater_store::{SystemClock, TopicFilter, TopicName, group_for_topic, key_hash};
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::clients::Client;
+use crate::clients::{Client, Gone};
 use crate::outbox::Outbox;
 use crate::packet::Version;
 use crate::subscriptions::Subscriber;
@@ -64,7 +63,7 @@ impl Fixture {
             connected_at: TimestampMs(0),
             outbox: Outbox::new(1 << 20, 2),
             subscriptions: AtomicUsize::new(0),
-            gone: CancellationToken::new(),
+            gone: Gone::default(),
         });
         let subscriber = Subscriber {
             client,
