@@ -220,7 +220,12 @@ impl Connection {
             match (&delivery.giver, &delivery.message.at) {
                 (None, Some(at)) => self.progress.take(at),
                 (None, None) => self.progress.moved(),
-                (Some(giver), Some(at)) => giver.delivered(at, self.client.connection, delivered, delivery.qos),
+                (Some(giver), Some(at)) => {
+                    giver.delivered(at, self.client.connection, delivered, delivery.qos);
+                    if giver.is_replay() {
+                        self.progress.moved();
+                    }
+                }
                 (Some(_), None) => {}
             }
             self.deliveries.pop_front();
@@ -248,7 +253,9 @@ impl Connection {
         if !self.joins.is_empty() {
             return Ok(false);
         }
-        self.progress.poll(context, &self.session, saved, ready, advance)
+        let streams = || self.streams.moved_rows(&self.client.client_id);
+        self.progress
+            .poll(context, &self.session, saved, ready, advance, streams)
     }
 
     /// One write for everything that came together.
@@ -368,7 +375,10 @@ impl Connection {
                 Action::Rejected(giver, at) => giver.reject(&at, self.client.connection),
                 Action::Replay(replay) => {
                     self.shared.events.subscribed(&self.client, &replay.text, replay.qos);
-                    self.streams.follow(&self.shared, replay);
+                    match self.session.is_durable() && !replay.view {
+                        true => self.replay_durably(replay),
+                        false => self.streams.follow(&self.shared, replay),
+                    }
                 }
                 Action::Ask(question, answer) => {
                     messages += 1;
@@ -378,6 +388,7 @@ impl Connection {
                 Action::EndReplay(text) => {
                     self.shared.events.unsubscribed(&self.client, &text);
                     self.streams.unfollow(&text);
+                    self.progress.replayed(&text, None);
                 }
                 Action::Send(packet) => self.session.send(&packet, &mut self.output.ready),
                 Action::SendSaved(packet) => self.send_saved(&packet),

@@ -1,4 +1,5 @@
-//! Who assigned a message to a client among several: the share or the queue that waits for its acknowledgement.
+//! Who gave a message to a client and keeps its place: a share or a queue, which assigned it to one among several and waits
+//! for its acknowledgement, or the replay of a stream in a durable session.
 
 use std::sync::Arc;
 
@@ -6,14 +7,16 @@ use headwater_store::Qos;
 
 use crate::cursor::At;
 use crate::queue::Queue;
+use crate::replay::Replayed;
 use crate::session::Delivered;
 use crate::share::Share;
 
-/// A share or a queue.
+/// One of them.
 #[derive(Debug, Clone)]
 pub enum Giver {
     Share(Arc<Share>),
     Queue(Arc<Queue>),
+    Replay(Arc<Replayed>),
 }
 
 impl Giver {
@@ -22,7 +25,14 @@ impl Giver {
         match self {
             Giver::Share(share) => share.acknowledge(at),
             Giver::Queue(queue) => queue.acknowledge(at, connection),
+            // What is in flight is kept with the session.
+            Giver::Replay(_) => {}
         }
+    }
+
+    /// Whether what is in flight is the session's to keep.
+    pub fn is_replay(&self) -> bool {
+        matches!(self, Giver::Replay(_))
     }
 
     /// The client answered with an error. Section 4.13 of MQTT 5.0 leaves it to the server what that means: a share takes it
@@ -31,6 +41,7 @@ impl Giver {
         match self {
             Giver::Share(share) => share.acknowledge(at),
             Giver::Queue(queue) => queue.reject(at, connection),
+            Giver::Replay(_) => {}
         }
     }
 
@@ -38,7 +49,8 @@ impl Giver {
     /// to a share the client's QoS 0 messages are no matter, because it did not note them.
     pub fn delivered(&self, at: &At, connection: u64, delivered: Delivered, qos: Qos) {
         match (self, delivered) {
-            (Giver::Share(_), Delivered::Sent) | (_, Delivered::WindowFull) => {}
+            (_, Delivered::WindowFull) | (Giver::Share(_), Delivered::Sent) => {}
+            (Giver::Replay(replayed), _) => replayed.take(at),
             (Giver::Queue(_), Delivered::Sent) if qos > Qos::AtMostOnce => {}
             (Giver::Queue(queue), Delivered::Oversize) => queue.reject(at, connection),
             _ => self.acknowledge(at, connection),

@@ -4,6 +4,8 @@
 //! `$stream/<name>@earliest/<filter>`. A message says where it was found in its own user properties, so a client that
 //! wants to go on where it was asks for that place.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use headwater_config::Millis;
@@ -13,8 +15,10 @@ use headwater_store::{
 };
 
 use crate::cursor::At;
+use crate::giver::Giver;
 use crate::limits::REPLAY_PAGE_BYTES;
 use crate::outbox::{Delivery, Outgoing};
+use crate::sessions::StreamRow;
 use crate::views::{self, Names, RowsFuture};
 
 /// The first level of such filters.
@@ -133,6 +137,64 @@ impl Replay {
     }
 }
 
+/// How far a durable session has replayed a stream: what is before was sent.
+#[derive(Debug)]
+pub struct Replayed {
+    replay: Replay,
+    state: Mutex<ReplayedState>,
+}
+
+#[derive(Debug)]
+struct ReplayedState {
+    cursors: Vec<(ShardId, Offset)>,
+    moved: bool,
+}
+
+impl Replayed {
+    /// From these places on.
+    pub fn new(replay: Replay, cursors: Vec<(ShardId, Offset)>) -> Replayed {
+        let state = ReplayedState { cursors, moved: false };
+        Replayed {
+            replay,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The filter, as the client wrote it.
+    pub fn text(&self) -> &ByteString {
+        &self.replay.text
+    }
+
+    /// A message was sent, or there was a reason not to.
+    pub fn take(&self, at: &At) {
+        let mut state = self.lock();
+        if let Some((_, next)) = state.cursors.iter_mut().find(|(shard, _)| *shard == at.shard) {
+            *next = at.offset.plus(1).max(*next);
+            state.moved = true;
+        }
+    }
+
+    /// What is saved of it.
+    pub fn row(&self) -> StreamRow {
+        let mut state = self.lock();
+        state.moved = false;
+        StreamRow {
+            qos: self.replay.qos,
+            id: self.replay.id,
+            cursors: state.cursors.clone(),
+        }
+    }
+
+    /// Whether something was sent since it was saved.
+    pub fn has_moved(&self) -> bool {
+        self.lock().moved
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ReplayedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Reads a stream for one subscription.
 #[derive(Debug)]
 pub struct Reader {
@@ -140,6 +202,8 @@ pub struct Reader {
     follower: Follower,
     /// The rows of a view, to be given first.
     rows: Vec<Delivery>,
+    /// Some in a durable session.
+    replayed: Option<Arc<Replayed>>,
 }
 
 impl Reader {
@@ -153,6 +217,7 @@ impl Reader {
                 replay,
                 follower,
                 rows: Vec::new(),
+                replayed: None,
             },
             Vec::new(),
         );
@@ -166,6 +231,17 @@ impl Reader {
         let row = |(key, payload): (Bytes, Bytes)| reader.view_delivery(&key, payload, true);
         reader.rows = rows.into_iter().filter_map(row).collect();
         Ok(reader)
+    }
+
+    /// Goes on for a durable session.
+    pub fn resume(store: &Store, replayed: Arc<Replayed>) -> Reader {
+        let cursors = replayed.lock().cursors.clone();
+        Reader {
+            replay: replayed.replay.clone(),
+            follower: store.follow_from(cursors),
+            rows: Vec::new(),
+            replayed: Some(replayed),
+        }
     }
 
     /// Waits for the next messages.
@@ -228,7 +304,7 @@ impl Reader {
             resend: None,
             retain: false,
             subscription_ids: self.replay.id.map(|id| [id].into()),
-            giver: None,
+            giver: self.replayed.clone().map(Giver::Replay),
             message: message.into(),
         }
     }

@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use headwater_store::{ReadError, Record, Store, StoredBatch, group_for_topic, tables};
+use headwater_store::{LogIndex, ReadError, Record, Store, StoredBatch, group_for_topic, tables};
 
 use crate::cursor::At;
 use crate::limits::RESEND_PAGE_MESSAGES;
 use crate::outbox::{Delivery, Outgoing};
 use crate::packet::PacketId;
+use crate::replay::placed;
 use crate::retained;
 use crate::session::{Flight, Source};
 
@@ -43,6 +44,7 @@ impl Resend {
         for _ in 0..RESEND_PAGE_MESSAGES {
             let Some((id, flight)) = self.0.pop_front() else { break };
             let message = match &flight.source {
+                Source::Log(at) if at.index == LogIndex(0) => read_replayed(store, at)?,
                 Source::Log(at) => read_message(store, at)?,
                 Source::Retained(topic) => {
                     let group = group_for_topic(topic.as_str(), store.data_groups().count() as u16);
@@ -71,6 +73,15 @@ impl Resend {
 pub fn read_message(store: &Store, at: &At) -> Result<Option<Arc<Outgoing>>, ReadError> {
     let record = read_record(store, at)?;
     Ok(record.and_then(|record| Outgoing::new(record, Some(*at))).map(Arc::new))
+}
+
+/// The same for one that a replay gave, which belongs to no entry: it says where it was found.
+fn read_replayed(store: &Store, at: &At) -> Result<Option<Arc<Outgoing>>, ReadError> {
+    let record = read_record(store, at)?;
+    let catalog = store.catalog().borrow().clone();
+    let stream = catalog.stream_by_id(at.shard.stream);
+    let message = record.and_then(|record| placed(&stream?.name, at.shard, at.offset, record));
+    Ok(message.map(Arc::new))
 }
 
 /// The same as a record.

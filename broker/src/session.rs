@@ -164,7 +164,7 @@ pub struct Session {
     subscriptions_max: usize,
     subscriptions: HashMap<ByteString, Subscribed>,
     filters_bytes: usize,
-    /// The streams that it replays, by filter. They are not kept: the client knows how far it has come.
+    /// The streams and views that it replays, by filter.
     replays: HashSet<ByteString>,
     /// What streams and views there are.
     names: Option<Arc<Names>>,
@@ -249,6 +249,18 @@ impl Session {
             counts: false,
         };
         self.received = received.map(|id| (id, stored)).collect();
+    }
+
+    /// Takes back a stream that an earlier connection replayed. False when it is not there any more.
+    pub fn restore_replay(&mut self, replay: &Replay) -> bool {
+        let exists = self.names.as_ref().is_some_and(|names| replay.exists(&names.catalog()));
+        self.filters_bytes += if exists { replay.text.len() } else { 0 };
+        exists && self.replays.insert(replay.text.clone())
+    }
+
+    /// Whether it replays this, still.
+    pub fn replays(&self, text: &ByteString) -> bool {
+        self.replays.contains(text)
     }
 
     /// How far each group was applied when the subscription to `filter` was made: `now`, if it is new.
@@ -562,10 +574,13 @@ impl Session {
         let Some(replay) = replay.filter(exists) else {
             return Reason::TOPIC_FILTER_INVALID;
         };
-        if !self.replays.contains(&text) && self.subscriptions.len() + self.replays.len() >= self.subscriptions_max {
+        let too_long = self.filters_bytes + text.len() > FILTERS_BYTES_MAX;
+        let is_new = !self.replays.contains(&text);
+        if is_new && (self.subscriptions.len() + self.replays.len() >= self.subscriptions_max || too_long) {
             return Reason::QUOTA_EXCEEDED;
         }
         let granted = Reason(replay.qos.bits());
+        self.filters_bytes += if is_new { text.len() } else { 0 };
         self.replays.insert(text);
         actions.push(Action::Replay(replay));
         granted
@@ -627,6 +642,7 @@ impl Session {
         let mut reasons = BytesMut::new();
         for text in unsubscribe.filters.iter() {
             if self.replays.remove(&text) {
+                self.filters_bytes -= text.len();
                 actions.push(Action::EndReplay(ByteString::from(&*text)));
                 reasons.put_u8(Reason::SUCCESS.0);
                 continue;

@@ -35,7 +35,7 @@ use crate::share::{Shares, share_key};
 use timers::Timers;
 
 pub use received::Receiver;
-pub use rows::{Owner, PendingRow, ProgressRow, SourceRow, SubscriptionRow, subscription_key};
+pub use rows::{Owner, PendingRow, ProgressRow, SourceRow, StreamRow, SubscriptionRow, subscription_key};
 use rows::{SessionRow, WillRow, client_key, client_prefix, will_sent_key};
 
 /// Why a session could not be opened.
@@ -116,6 +116,8 @@ impl Held {
 pub struct Restored {
     /// With how far each group was applied when they were made.
     pub subscriptions: Vec<(Subscription, Vec<LogIndex>)>,
+    /// By filter.
+    pub streams: Vec<(ByteString, StreamRow)>,
     /// Cursors and what is in flight.
     pub progress: ProgressRow,
     /// Packet ids of QoS 2 messages that are stored and not released, and their groups.
@@ -161,6 +163,7 @@ struct Rows {
     will: Option<WillRow>,
     progress: Option<ProgressRow>,
     subscriptions: Vec<(Bytes, Bytes)>,
+    streams: Vec<(Bytes, Bytes)>,
 }
 
 impl Sessions {
@@ -252,6 +255,7 @@ impl Sessions {
             };
             opened.restored = Some(Restored {
                 subscriptions: read_subscriptions(&held.client_id, &rows.subscriptions)?,
+                streams: read_streams(&held.client_id, &rows.streams)?,
                 progress: rows.progress.unwrap_or_else(|| self.fresh_progress()),
                 received,
             });
@@ -496,24 +500,37 @@ fn read_rows(store: &Store, group: GroupId, client_id: &ByteString) -> Result<Ro
         Ok(table.get(key)?.map(|row| decode_control(&row)).transpose()?)
     }
     let key = client_key(client_id);
-    let (prefix, mut from) = (client_prefix(client_id), Vec::new());
-    let mut subscriptions = Vec::new();
-    loop {
-        let table = store.table(group, tables::SESSION_SUBSCRIPTION);
-        let page = table.scan(&prefix, &from, SESSION_PAGE_ROWS)?;
-        let (count, last) = (page.len(), page.last().map(|(key, _)| key.clone()));
-        subscriptions.extend(page);
-        match last {
-            Some(last) if count == SESSION_PAGE_ROWS => from = last.iter().copied().chain([0]).collect(),
-            _ => break,
-        }
-    }
+    let all = |table| all_rows(&store.table(group, table), &client_prefix(client_id));
     Ok(Rows {
         session: get(&store.table(group, tables::SESSION), &key)?,
         will: get(&store.table(group, tables::SESSION_WILL), &key)?,
         progress: get(&store.table(group, tables::SESSION_PROGRESS), &key)?,
-        subscriptions,
+        subscriptions: all(tables::SESSION_SUBSCRIPTION)?,
+        streams: all(tables::SESSION_STREAM)?,
     })
+}
+
+/// All rows of one client.
+fn all_rows(table: &headwater_store::Table, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, SessionError> {
+    let (mut rows, mut from) = (Vec::new(), Vec::new());
+    loop {
+        let page = table.scan(prefix, &from, SESSION_PAGE_ROWS)?;
+        let (count, last) = (page.len(), page.last().map(|(key, _)| key.clone()));
+        rows.extend(page);
+        match last {
+            Some(last) if count == SESSION_PAGE_ROWS => from = last.iter().copied().chain([0]).collect(),
+            _ => return Ok(rows),
+        }
+    }
+}
+
+fn read_streams(client_id: &str, rows: &[(Bytes, Bytes)]) -> Result<Vec<(ByteString, StreamRow)>, SessionError> {
+    let skip = client_prefix(client_id).len();
+    let read = |(key, row): &(Bytes, Bytes)| {
+        let filter = std::str::from_utf8(key.get(skip..).unwrap_or_default()).unwrap_or_default();
+        Ok((filter.into(), decode_control(row)?))
+    };
+    rows.iter().map(read).collect()
 }
 
 fn read_subscriptions(
@@ -534,6 +551,9 @@ fn read_subscriptions(
 fn delete_rows(mut batch: Batch, client_id: &ByteString, rows: &Rows) -> Batch {
     for (key, _) in &rows.subscriptions {
         batch = batch.delete(tables::SESSION_SUBSCRIPTION, key.clone());
+    }
+    for (key, _) in &rows.streams {
+        batch = batch.delete(tables::SESSION_STREAM, key.clone());
     }
     for table in [tables::SESSION, tables::SESSION_PROGRESS, tables::SESSION_WILL] {
         batch = batch.delete(table, client_key(client_id));

@@ -156,3 +156,78 @@ async fn a_long_stream_comes_whole_through_a_small_window() {
     assert_eq!(take(&mut client).await.0, numbers("long/x", 1..=1000));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_session_goes_on_replaying_where_it_was() {
+    async fn open(server: &Server) -> (Client, bool) {
+        let mut client = Client::open(server.address(), Version::V5).await;
+        let expiry = [Property::SessionExpiryInterval(600)].into_iter().collect();
+        let Packet::Connect(mut packet) = support::connect(Version::V5, "durable", expiry) else {
+            unreachable!()
+        };
+        packet.clean_start = false;
+        client.send(&Packet::Connect(packet)).await;
+        match client.receive().await {
+            Some(Packet::ConnAck(ack)) => (client, ack.session_present),
+            other => panic!("no CONNACK but {other:?}"),
+        }
+    }
+    let server = Server::start(&["broker.inflight_max=4"]).await;
+    publish(&server, "long/x", Qos::AtLeastOnce, 1..=20).await;
+    let (mut client, _) = open(&server).await;
+    assert_eq!(subscribe(&mut client, "$stream/mqtt/long/#", &["5"]).await, Reason(1));
+    // Offset 5 is the sixth message; two are acknowledged, and the window is full of the next four.
+    let mut ids = Vec::new();
+    for number in 6..=11u16 {
+        let Some(Packet::Publish(publish)) = client.receive().await else {
+            panic!("no message {number}")
+        };
+        assert_eq!(&publish.payload[..], number.to_string().as_bytes());
+        ids.push(publish.packet_id.unwrap().get());
+        if number <= 7 {
+            client.send(&Packet::PubAck(ack(ids[ids.len() - 1]))).await;
+        }
+    }
+    drop(client);
+    publish(&server, "long/x", Qos::AtLeastOnce, 21..=25).await;
+    let server = Server::start_in(server.stop().await, &["broker.inflight_max=4"]).await;
+    let (mut client, present) = open(&server).await;
+    assert!(present);
+    for number in 8..=25u16 {
+        let Some(Packet::Publish(publish)) = client.receive().await else {
+            panic!("no message {number}")
+        };
+        assert_eq!(&publish.payload[..], number.to_string().as_bytes());
+        let again = number <= 11;
+        assert_eq!(publish.dup, again, "{number}");
+        if again {
+            assert_eq!(
+                publish.packet_id.unwrap().get(),
+                ids[usize::from(number) - 6],
+                "its packet id"
+            );
+        }
+        let offset = publish.properties.find(|property| match property {
+            Property::UserProperty(name, value) if &*name == "offset" => Some(value.to_string()),
+            _ => None,
+        });
+        assert_eq!(offset, Some((number - 1).to_string()), "it says where it was found");
+        client
+            .send(&Packet::PubAck(ack(publish.packet_id.unwrap().get())))
+            .await;
+    }
+    // Given back, it does not come again.
+    let packet = Packet::Unsubscribe(Unsubscribe {
+        packet_id: PacketId::new(9).unwrap(),
+        properties: Properties::default(),
+        filters: ["$stream/mqtt/long/#".into()].into_iter().collect(),
+    });
+    client.send(&packet).await;
+    assert!(matches!(client.receive().await, Some(Packet::UnsubAck(_))));
+    drop(client);
+    publish(&server, "long/x", Qos::AtLeastOnce, 26..=26).await;
+    let (mut client, present) = open(&server).await;
+    assert!(present);
+    assert_eq!(client.receive_within(Duration::from_millis(300)).await, None);
+    server.stop().await;
+}

@@ -58,6 +58,8 @@ pub mod tables {
     pub const SHARE_MEMBER: TableId = TableId(41);
     /// Data groups: `stream id u64` -> how far the queue of that stream is, and what is not acknowledged.
     pub const QUEUE: TableId = TableId(42);
+    /// Data groups: `client id length u16 | client id | topic filter` -> how far a session has replayed a stream.
+    pub const SESSION_STREAM: TableId = TableId(43);
 }
 
 /// Records for one shard, in order.

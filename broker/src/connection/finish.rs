@@ -52,7 +52,8 @@ impl Connection {
     /// Saves the session for the client's return, or ends it; publishes the will if this end does.
     async fn leave_session(&mut self, end: &End) {
         let Some(held) = self.held.take() else { return };
-        let puts = self.progress.settle().await;
+        let mut puts = self.progress.settle().await;
+        puts.extend(self.streams.moved_rows(&self.client.client_id));
         let ending = Ending {
             expiry_s: self.session.expiry_s(),
             progress: self.progress.row(&self.session),

@@ -20,6 +20,7 @@ use crate::limits::{FLUSH_WAIT_MS, READ_BYTES_MIN, TAKEOVER_WAIT_MS};
 use crate::listener::Shared;
 use crate::outbox::Outbox;
 use crate::packet::{Connect, DecodeError, Decoder, Packet, PacketId, Reason, Version};
+use crate::replay::{Replay, Replayed};
 use crate::session::{Flight, Source, Subscribed, accept, refusal};
 use crate::sessions::{Opened, PendingRow, Receiver, SessionError, SourceRow};
 use crate::transport::{Guest, Stream};
@@ -277,6 +278,12 @@ impl Connection {
         }
         let cursors: Vec<Cursor> = self.progress.cursors().to_vec();
         self.read_missed(cursors);
+        for (text, row) in restored.streams {
+            let replay = Replay::parse(&text, &[], row.qos, row.id);
+            if let Some(replay) = replay.filter(|replay| self.session.restore_replay(replay)) {
+                self.go_on_replaying(Replayed::new(replay, row.cursors), false);
+            }
+        }
     }
 }
 

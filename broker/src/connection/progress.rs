@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use headwater_store::{Put, Store, WriteError, encode_control, tables};
+use headwater_store::{Put, Store, TableId, WriteError, encode_control, tables};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::cursor::{At, Cursor};
@@ -110,15 +110,20 @@ impl Progress {
         self.put(filter, None);
     }
 
+    /// How far a stream is replayed is to be saved; None: it is replayed no longer.
+    pub fn replayed(&mut self, filter: &str, row: Option<Bytes>) {
+        self.put_row(tables::SESSION_STREAM, filter, row);
+    }
+
     fn put(&mut self, filter: &str, value: Option<Bytes>) {
+        self.put_row(tables::SESSION_SUBSCRIPTION, filter, value);
+    }
+
+    fn put_row(&mut self, table: TableId, filter: &str, value: Option<Bytes>) {
         if let Some(durable) = &mut self.durable {
             let key = subscription_key(&durable.held.client_id, filter);
             durable.puts_bytes += key.len() + 32;
-            durable.puts.push(Put {
-                table: tables::SESSION_SUBSCRIPTION,
-                key,
-                value,
-            });
+            durable.puts.push(Put { table, key, value });
         }
     }
 
@@ -130,7 +135,8 @@ impl Progress {
     }
 
     /// Moves saves on: gives to `ready` what the client may be told, and starts the next save if there is a reason.
-    /// `advance` moves cursors over what was not for this session, and says whether it did.
+    /// `advance` moves cursors over what was not for this session, and says whether it did; `streams` gives the rows of streams
+    /// that moved.
     pub fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -138,6 +144,7 @@ impl Progress {
         waiting: &mut BytesMut,
         ready: &mut BytesMut,
         advance: impl FnOnce(&mut [Cursor]) -> bool,
+        streams: impl FnOnce() -> Vec<Put>,
     ) -> Result<bool, End> {
         let Some(durable) = &mut self.durable else {
             return Ok(false);
@@ -161,6 +168,7 @@ impl Progress {
         }
         if advance(&mut self.cursors) || durable.moved || urgent {
             let row = progress_row(&self.cursors, session);
+            durable.puts.extend(streams());
             durable.start(row, waiting.split(), urgent);
             moved = true;
         }

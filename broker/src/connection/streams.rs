@@ -1,4 +1,5 @@
-//! Streams and views that the client replays, and questions to views: each has its own reader, which waits at the log's end like everyone else.
+//! Streams and views that the client replays, and questions to views: each has its own reader, which waits at the log's end
+//! like everyone else.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytestring::ByteString;
-use headwater_store::ReadError;
+use headwater_store::{Put, ReadError, encode_control, tables};
 
 use super::Connection;
 use crate::error::End;
@@ -14,7 +15,8 @@ use crate::limits::{DELIVERIES_PER_TURN_MAX, QUESTIONS_MAX};
 use crate::listener::Shared;
 use crate::outbox::Delivery;
 use crate::packet::Reason;
-use crate::replay::{Reader, Replay};
+use crate::replay::{Reader, Replay, Replayed};
+use crate::sessions::subscription_key;
 use crate::views::Question;
 
 type Read = (Reader, Result<Vec<Delivery>, ReadError>);
@@ -30,6 +32,8 @@ type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Stream {
     text: ByteString,
+    /// Some in a durable session.
+    replayed: Option<Arc<Replayed>>,
     reading: Pin<Box<dyn Future<Output = Result<Read, ReadError>> + Send>>,
 }
 
@@ -40,7 +44,34 @@ impl Streams {
         let (shared, text) = (shared.clone(), replay.text.clone());
         let open = async move { Ok(read(Reader::open(&shared.store, &shared.names, replay).await?).await) };
         let reading = Box::pin(open);
-        self.replayed.push(Stream { text, reading });
+        self.replayed.push(Stream {
+            text,
+            replayed: None,
+            reading,
+        });
+    }
+
+    fn resume(&mut self, shared: &Shared, text: &ByteString, replayed: Arc<Replayed>) {
+        self.unfollow(text);
+        let reader = Reader::resume(&shared.store, replayed.clone());
+        self.replayed.push(Stream {
+            text: text.clone(),
+            replayed: Some(replayed),
+            reading: Box::pin(async move { Ok(read(reader).await) }),
+        });
+    }
+
+    /// What is to be saved of the streams of a durable session: those that moved.
+    pub fn moved_rows(&self, client_id: &str) -> Vec<Put> {
+        let moved = self.replayed.iter().filter_map(|stream| {
+            let replayed = stream.replayed.as_ref().filter(|replayed| replayed.has_moved())?;
+            Some(Put {
+                table: tables::SESSION_STREAM,
+                key: subscription_key(client_id, &stream.text),
+                value: Some(encode_control(&replayed.row())),
+            })
+        });
+        moved.collect()
     }
 
     /// Ends the replay of a filter.
@@ -66,6 +97,15 @@ async fn read(mut reader: Reader) -> Read {
 }
 
 impl Connection {
+    /// Reads a stream in a durable session, from where it has come to.
+    pub(super) fn go_on_replaying(&mut self, replayed: Replayed, is_new: bool) {
+        let (text, replayed) = (replayed.text().clone(), Arc::new(replayed));
+        if is_new {
+            self.progress.replayed(&text, Some(encode_control(&replayed.row())));
+        }
+        self.streams.resume(&self.shared, &text, replayed);
+    }
+
     /// Takes what the readers have, as far as there is room.
     pub(super) fn poll_streams(&mut self, context: &mut Context<'_>) -> bool {
         let waiting = self.streams.asked.len();

@@ -184,7 +184,9 @@ impl Inflight {
             .filter_map(|(at, slot)| Some((PacketId::new(at as u16 + 1)?, slot.as_ref()?)))
             .collect();
         slots.sort_unstable_by_key(|(_, slot)| slot.order);
-        let own = slots.into_iter().filter(|(_, slot)| slot.flight.giver.is_none());
+        let own = slots
+            .into_iter()
+            .filter(|(_, slot)| slot.flight.giver.as_ref().is_none_or(Giver::is_replay));
         own.map(|(id, slot)| (id, &slot.flight)).collect()
     }
 }

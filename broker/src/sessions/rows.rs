@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! SESSION_OWNER, SESSION, SESSION_PROGRESS, SESSION_WILL, RECEIVED_BY    client id
-//! SESSION_SUBSCRIPTION                                                   client id length u16 | client id | filter
+//! SESSION_SUBSCRIPTION, SESSION_STREAM                                   client id length u16 | client id | filter
 //! RECEIVED                                                               client id length u16 | client id | packet id u16
 //! WILL_SENT                                                              client id length u16 | client id | epoch u64
 //! ```
@@ -13,7 +13,7 @@
 use bincode::{Decode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
-use headwater_store::{LogIndex, NodeId, Qos, TimestampMs, TopicName};
+use headwater_store::{LogIndex, NodeId, Offset, Qos, ShardId, TimestampMs, TopicName};
 
 use crate::cursor::{At, Cursor};
 use crate::packet::{Owner as PropertyOwner, PacketId, Properties, SubscriptionOptions};
@@ -73,6 +73,17 @@ impl SubscriptionRow {
         let options = SubscriptionOptions::from_stored(self.options)?;
         Some((Subscription::parse(filter, options, self.id)?, self.since))
     }
+}
+
+/// A stream that a session replays.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct StreamRow {
+    /// As granted.
+    pub qos: Qos,
+    /// The Subscription Identifier.
+    pub id: Option<u32>,
+    /// The next offset of each shard.
+    pub cursors: Vec<(ShardId, Offset)>,
 }
 
 /// What a session has taken and what of it is not acknowledged.
