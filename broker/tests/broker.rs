@@ -546,6 +546,49 @@ async fn rumqttc_gets_along() {
     server.stop().await;
 }
 
+/// PUBACKs may come in any order, and what has none comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn rumqttc_acknowledges_out_of_order() {
+    use rumqttc::{Event, Packet, QoS};
+    let server = Server::start(&[]).await;
+    let (host, port) = (server.address().ip().to_string(), server.address().port());
+    let mut options = rumqttc::MqttOptions::new("manual", &host, port);
+    options.set_manual_acks(true).set_clean_session(false);
+    let (client, mut events) = rumqttc::AsyncClient::new(options.clone(), 10);
+    client.subscribe("order/x", QoS::AtLeastOnce).await.unwrap();
+    let address = server.address();
+    let first_stay = async {
+        while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::SubAck(_))) {}
+        let mut publisher = Client::connect(address, Version::V5, "publisher").await;
+        for id in 1..=3u16 {
+            publisher.send(&publish("order/x", id, id.to_string())).await;
+            puback(&mut publisher).await;
+        }
+        let mut messages = Vec::new();
+        while messages.len() < 3 {
+            if let Event::Incoming(Packet::Publish(publish)) = events.poll().await.unwrap() {
+                messages.push(publish);
+            }
+        }
+        for at in [2, 0] {
+            client.ack(&messages[at]).await.unwrap();
+        }
+        client.disconnect().await.unwrap();
+        while events.poll().await.is_ok() {}
+    };
+    tokio::time::timeout(SOON, first_stay).await.unwrap();
+    let (_client, mut events) = rumqttc::AsyncClient::new(options, 10);
+    let again = async {
+        loop {
+            if let Event::Incoming(Packet::Publish(publish)) = events.poll().await.unwrap() {
+                return (publish.payload, publish.dup);
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(SOON, again).await.unwrap(), ("2".into(), true));
+    server.stop().await;
+}
+
 /// Shows 3.1.1: 3.3.5-2 4.8.0-2 5.0: 3.4.2-1
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_with_97_and_acknowledges_nothing() {

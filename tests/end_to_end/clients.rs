@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::harness::clients::{MosquittoSub, mosquitto_pub, script};
+use crate::harness::clients::{
+    MosquittoSub, mosquitto_pub, mosquitto_publish_lines, mosquitto_rr, mosquitto_sub_session, script,
+};
 use crate::harness::{Server, http};
 
 /// A server with the streams that the scripts in `tests/clients` speak of.
@@ -70,6 +72,72 @@ fn mqtt_js_over_mqtt_5() {
     let (_folder, server) = plant();
     let said = script(&server, "mqttjs_clients.js", &["5"]);
     assert!(said.contains("ok"), "{said}");
+}
+
+/// The default of `broker.packet_max`.
+const PACKET_MAX: &str = "1048576";
+
+/// Shows 3.1.1: 7.0.0-2
+#[test]
+fn paho_features_over_mqtt_3_1_1() {
+    let (_folder, server) = plant();
+    let said = script(&server, "paho_features.py", &["3.1.1", PACKET_MAX]);
+    assert!(said.contains("ok"), "{said}");
+}
+
+#[test]
+fn paho_features_over_mqtt_5() {
+    let (_folder, server) = plant();
+    let said = script(&server, "paho_features.py", &["5", PACKET_MAX]);
+    assert!(said.contains("ok"), "{said}");
+}
+
+#[test]
+fn mqtt_js_features_over_mqtt_3_1_1() {
+    let (_folder, server) = plant();
+    let said = script(&server, "mqttjs_features.js", &["4"]);
+    assert!(said.contains("ok"), "{said}");
+}
+
+#[test]
+fn mqtt_js_features_over_mqtt_5() {
+    let (_folder, server) = plant();
+    let said = script(&server, "mqttjs_features.js", &["5"]);
+    assert!(said.contains("ok"), "{said}");
+}
+
+/// Retained messages, sessions that stay, wills, and a request with its answer.
+#[test]
+fn mosquitto_features() {
+    let (_folder, server) = plant();
+    for version in ["mqttv311", "mqttv5"] {
+        let spoken = ["-V", version];
+        mosquitto_pub(&server, "kept/x", version, &["-V", version, "-r", "-q", "2"]);
+        let late = MosquittoSub::with(&server, &["kept/#"], &spoken);
+        assert_eq!(late.message("what was retained"), format!("kept/x {version}"));
+
+        let client_id = format!("away-{version}");
+        let session = |more: &[&str]| mosquitto_sub_session(&server, version, &client_id, "away/#", more);
+        session(&["-E"]);
+        let numbers: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+        mosquitto_publish_lines(&server, "away/x", &numbers);
+        assert_eq!(session(&["-C", "50"]), numbers);
+
+        let watcher = MosquittoSub::with(&server, &["will/#"], &spoken);
+        let will = ["--will-topic", "will/x", "--will-payload", "gone", "--will-qos", "2"];
+        drop(MosquittoSub::with(
+            &server,
+            &["nothing"],
+            &[&spoken[..], &will].concat(),
+        ));
+        assert_eq!(watcher.message("the will"), "will/x gone");
+    }
+    let responder = MosquittoSub::start(&server, &["ask/#"]);
+    let answer = mosquitto_rr(&server, "ask/x", "answer/x", "the question", || {
+        assert_eq!(responder.message("the request"), "ask/x the question");
+        mosquitto_pub(&server, "answer/x", "the answer", &[]);
+    });
+    assert_eq!(answer.trim(), "the answer");
 }
 
 /// curl and mosquitto meet: what goes in on one side is seen from the other.

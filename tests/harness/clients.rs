@@ -66,6 +66,19 @@ pub fn mosquitto_pub(server: &Server, topic: &str, payload: &str, more: &[&str])
     assert_success(&finish(child, "mosquitto_pub"));
 }
 
+/// Asks with `mosquitto_rr`, lets `respond` answer, and gives what it printed.
+pub fn mosquitto_rr(server: &Server, topic: &str, response: &str, payload: &str, respond: impl FnOnce()) -> String {
+    let mut command = mosquitto(server, &["mosquitto_rr"]);
+    command.args(["-q", "1", "-t", topic, "-e", response, "-m", payload]);
+    let child = command
+        .spawn()
+        .expect("mosquitto_rr can be started (./x test installs it)");
+    respond();
+    let output = finish(child, "mosquitto_rr");
+    assert_success(&output);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 fn mosquitto(server: &Server, program: &[&str]) -> Command {
     let mut command = Command::new(program[0]);
     command.args(&program[1..]).args([
