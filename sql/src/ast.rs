@@ -73,8 +73,10 @@ pub enum StatementKind {
     Trim(Trim),
     /// `ADVANCE WATERMARK OF s TO TIMESTAMP '…'`
     AdvanceWatermark { stream: Name, to: Text },
-    /// `EXPLAIN [FORMAT TEXT|JSON|DOT] …`
-    Explain(Box<Statement>, ExplainFormat),
+    /// `SET name = value`
+    Set(Set),
+    /// `EXPLAIN [ANALYZE] [FORMAT TEXT|JSON|DOT] …`
+    Explain(Explain),
 }
 
 /// `CREATE STREAM name (columns) FROM TOPIC topics WITH (options) AS query`, and the same for views and tables.
@@ -149,6 +151,11 @@ pub struct Insert {
 pub enum InsertValues {
     /// `(columns) VALUES (…), (…)`; without columns: the declared ones, in order.
     Rows { columns: Option<Vec<Name>>, rows: Vec<Row> },
+    /// `(columns) SELECT …`: a query that goes on.
+    Query {
+        columns: Option<Vec<Name>>,
+        select: Box<Select>,
+    },
     /// `VALUES '{…}', '{…}'`: each a whole payload.
     Payloads(Vec<Expr>),
 }
@@ -162,9 +169,13 @@ pub struct Row {
     pub span: Span,
 }
 
-/// `SELECT …`
+/// `WITH name AS (SELECT …) SELECT …`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Select {
+    /// WITH: subqueries with a name, each known to those behind it.
+    pub with: Vec<Named>,
+    /// DISTINCT
+    pub distinct: Option<Span>,
     /// What is selected.
     pub items: Vec<Item>,
     /// FROM
@@ -189,6 +200,46 @@ pub struct Select {
     pub span: Span,
 }
 
+impl Select {
+    /// `SELECT items FROM from`
+    pub fn new(items: Vec<Item>, from: From, span: Span) -> Select {
+        Select {
+            with: Vec::new(),
+            distinct: None,
+            items,
+            from,
+            filter: None,
+            group_by: Vec::new(),
+            window: None,
+            having: None,
+            order_by: Vec::new(),
+            limit: None,
+            emit: None,
+            start: None,
+            span,
+        }
+    }
+
+    /// `SELECT * FROM source`
+    pub fn all_of(source: Source, span: Span) -> Select {
+        let from = From {
+            source,
+            alias: None,
+            joins: Vec::new(),
+        };
+        Select::new(vec![Item::All(span)], from, span)
+    }
+}
+
+/// `name AS (SELECT …)` of WITH
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// What FROM may call it.
+    pub name: Name,
+    /// What it is.
+    pub select: Select,
+}
+
 /// One item of the SELECT list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
@@ -205,11 +256,11 @@ pub struct From {
     pub source: Source,
     /// `AS alias`
     pub alias: Option<Name>,
-    /// JOIN
-    pub join: Option<Join>,
+    /// JOIN and UNNEST, from left to right: each is joined with all before it.
+    pub joins: Vec<Join>,
 }
 
-/// `LEFT JOIN r AS alias ON … WITHIN (INTERVAL …)`
+/// `LEFT JOIN r AS alias ON … WITHIN (INTERVAL …)`; `CROSS JOIN UNNEST(…) AS alias`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Join {
     /// INNER, LEFT, RIGHT or FULL.
@@ -233,6 +284,8 @@ pub enum On {
     Condition(Expr),
     /// `USING (x, y)`
     Names(Vec<Name>),
+    /// Of UNNEST, whose rows are those of the row that it stands beside.
+    Nothing,
 }
 
 /// Which records are read.
@@ -242,6 +295,12 @@ pub enum Source {
     Stream(Name),
     /// What clients published to the topics of a filter.
     Topic(Text),
+    /// `(SELECT …)`
+    Query(Box<Select>),
+    /// `SELECT … UNION ALL SELECT …`: the rows of all.
+    Union(Vec<Select>),
+    /// `UNNEST(array)`: a row for each element. Only in a join.
+    Unnest(Box<Expr>),
 }
 
 /// `TUMBLING (size) [GRACE grace]` and its like.
@@ -350,6 +409,26 @@ pub enum Show {
     Tables,
     /// `SHOW CREATE [STREAM|QUERY|CONNECTOR] x`
     Create(Option<ObjectKind>, Name),
+}
+
+/// `SET name = value`: of the statements behind it in the same text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// `emit.coalesce`, `idle`
+    pub name: Name,
+    /// A word, a text or an interval.
+    pub value: Expr,
+}
+
+/// `EXPLAIN [ANALYZE] [FORMAT …] statement`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explain {
+    /// What is explained.
+    pub statement: Box<Statement>,
+    /// ANALYZE: it runs, and what each operator did is told.
+    pub analyze: bool,
+    /// FORMAT
+    pub format: ExplainFormat,
 }
 
 /// How EXPLAIN shows a plan.
@@ -518,7 +597,19 @@ pub enum ExprKind {
         /// DISTINCT before the arguments.
         distinct: Option<Span>,
         filter: Option<Box<Expr>>,
+        over: Option<Box<Over>>,
     },
+}
+
+/// `OVER (PARTITION BY a, b ORDER BY c)`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Over {
+    /// PARTITION BY
+    pub partition: Vec<Expr>,
+    /// ORDER BY
+    pub order: Vec<OrderItem>,
+    /// All of it.
+    pub span: Span,
 }
 
 impl ExprKind {
@@ -527,6 +618,7 @@ impl ExprKind {
         let mut fixed: [Option<&Expr>; 3] = [None; 3];
         let mut list: &[Expr] = &[];
         let mut pairs: &[(Expr, Expr)] = &[];
+        let (mut partition, mut order): (&[Expr], &[OrderItem]) = (&[], &[]);
         match self {
             ExprKind::Null
             | ExprKind::Bool(_)
@@ -537,7 +629,15 @@ impl ExprKind {
             | ExprKind::Date(_)
             | ExprKind::Name(_) => {}
             ExprKind::Array(items) => list = items,
-            ExprKind::Call { arguments, filter, .. } => {
+            ExprKind::Call {
+                arguments,
+                filter,
+                over,
+                ..
+            } => {
+                if let Some(over) = over {
+                    (partition, order) = (&over.partition, &over.order);
+                }
                 match arguments {
                     Arguments::Star => {}
                     Arguments::List(arguments) => list = arguments,
@@ -575,7 +675,15 @@ impl ExprKind {
         }
         let [first, second, third] = fixed;
         let pairs = pairs.iter().flat_map(|(when, then)| [when, then]);
-        first.into_iter().chain(second).chain(list).chain(pairs).chain(third)
+        let order = order.iter().map(|item| &item.expr);
+        let over = partition.iter().chain(order);
+        first
+            .into_iter()
+            .chain(second)
+            .chain(list)
+            .chain(pairs)
+            .chain(third)
+            .chain(over)
     }
 }
 

@@ -24,9 +24,10 @@ use crate::append::{Appended, Outgoing, Patience, append};
 use crate::connector::{ConnectorCheck, ConnectorError, ConnectorStatus, ConnectorWatch};
 use crate::error::{SqlError, codes};
 use crate::insert::{self, InsertRow};
+use crate::operator::{Measures, Place};
 use crate::outcome::RowStream;
 use crate::plan::address_rules;
-use crate::plan::physical::{Plan, WriteRules};
+use crate::plan::physical::{Plan, Start, WriteRules};
 use crate::query::QueryRules;
 use crate::query::task::{TaskPhase, TaskPosition, TaskStatus};
 use crate::read::{self, OneShot, Push};
@@ -183,8 +184,33 @@ impl Engine {
 
     /// A one-shot SELECT over what is stored now.
     pub(crate) async fn read(&self, plan: &Plan) -> Result<RowStream, SqlError> {
+        self.read_at(plan, &Place::Here).await
+    }
+
+    /// Runs a plan over what is stored now, and tells what each operator did; the rows go nowhere.
+    pub(crate) async fn analyze(&self, plan: &Plan) -> Result<Arc<Measures>, SqlError> {
+        let mut plan = plan.clone();
+        for source in plan.sources_mut().filter(|source| source.start == Start::Latest) {
+            source.start = Start::Earliest;
+        }
+        let measures = Arc::new(Measures::default());
+        let mut rows = self.read_at(&plan, &Place::Measured(measures.clone())).await?;
+        while let Some(row) = rows.next().await {
+            row?;
+        }
+        Ok(measures)
+    }
+
+    async fn read_at(&self, plan: &Plan, place: &Place) -> Result<RowStream, SqlError> {
         let (sender, rows) = RowStream::channel();
-        let read = OneShot::begin(self.inner.store.clone(), plan, sender, self.inner.step_records_max).await?;
+        let read = OneShot::begin(
+            self.inner.store.clone(),
+            plan,
+            place,
+            sender,
+            self.inner.step_records_max,
+        )
+        .await?;
         let stop = self.inner.stop.clone();
         let run = async move { stop.run_until_cancelled_owned(read.run()).await };
         self.inner.tasks.spawn_on(run, &self.inner.handle);

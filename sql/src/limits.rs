@@ -6,6 +6,10 @@ use std::time::Duration;
 pub const SQL_BYTES_MAX: usize = 4 << 20;
 /// Levels of an expression tree, whether by brackets or by a chain of operators: parser, binder and evaluator recurse.
 pub const EXPRESSION_DEPTH_MAX: usize = 128;
+/// The levels that a SELECT inside another one counts for.
+pub const SUBQUERY_LEVELS: usize = 16;
+/// Streams that one query reads, each as often as it is named.
+pub const SOURCES_MAX: usize = 32;
 /// Characters of a source line that an error draws.
 pub const ERROR_LINE_CHARS_MAX: usize = 160;
 /// Levels of objects and arrays in a payload: the scanner recurses.
@@ -30,6 +34,10 @@ pub const REGEXES_KEPT: usize = 16;
 pub const WINDOWS_PER_ROW_MAX: i64 = 1_000;
 /// The values that TOPK gives.
 pub const TOP_MAX: u32 = 10_000;
+/// Functions with OVER in one SELECT: each has a table of state, of which an operator has a byte's worth.
+pub const OVER_CALLS_MAX: usize = 64;
+/// How many rows LAG looks back.
+pub const LAG_ROWS_MAX: u32 = 1_000;
 /// Windows that close in one step; the others follow in the next ones.
 pub const TIMERS_PER_STEP_MAX: usize = 8_192;
 /// Stored bytes that a task takes from its follower at once.

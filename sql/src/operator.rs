@@ -7,13 +7,19 @@ mod aggregate;
 mod exchange;
 mod filter;
 mod join;
+mod measure;
+mod over;
 mod project;
+mod rank;
 mod sink;
 mod throttle;
+mod through;
+mod unnest;
 mod upsert;
 mod window;
 
 pub(crate) use exchange::place_of;
+pub(crate) use measure::{Measure, Measures};
 pub(crate) use sink::{VIEW_ROWS, ViewRow, key_of};
 use window::object;
 
@@ -63,10 +69,27 @@ pub enum Place {
     Group { output: Arc<StreamRow>, group: GroupId },
     /// A one-shot or push read: all rows are its own, and its state is in memory only.
     Here,
+    /// As `Here`, and what each operator does is measured.
+    Measured(Arc<Measures>),
+}
+
+impl Place {
+    /// There is no disk behind its state.
+    pub fn in_memory(&self) -> bool {
+        !matches!(self, Place::Group { .. })
+    }
 }
 
 /// Makes the operator of a node of `plan`. None: a source, which is no operator.
 pub(crate) fn build(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn Operator>>, PlanError> {
+    let operator = build_plain(plan, node, place)?;
+    Ok(match (operator, place) {
+        (Some(operator), Place::Measured(measures)) => Some(Box::new(measures.watch(node.id, operator))),
+        (operator, _) => operator,
+    })
+}
+
+fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn Operator>>, PlanError> {
     let input = |id| plan.nodes.iter().find(|node| node.id == id);
     let retracts = node
         .inputs
@@ -101,18 +124,36 @@ pub(crate) fn build(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Bo
             Box::new(sink::RecordSink::new(sink, &plan.order_by, Some(view))?)
         }
         Op::Join(join) => {
-            let names = |port: usize| {
-                let input = node.inputs.get(port).and_then(|id| input(*id));
-                let columns = input.map_or(&[][..], |input| &input.schema.columns);
-                columns.iter().map(|column| column.name.clone()).collect()
-            };
+            let of = |port: usize| node.inputs.get(port).and_then(|id| input(*id));
             match join.within_us {
-                Some(us) => Box::new(join::StreamJoin::new(node.id, join, us, [names(0), names(1)], place)?),
-                None => Box::new(join::Lookup::new(node.id, join, place)?),
+                Some(us) => {
+                    let inputs = [of(0), of(1)].map(|node| join_input(plan, node));
+                    Box::new(join::StreamJoin::new(node.id, join, us, inputs, place)?)
+                }
+                None => {
+                    let by_value = of(1).is_none_or(|table| !matches!(table.op, Op::FromUpsert { .. }));
+                    Box::new(join::Lookup::new(node.id, join, by_value, place)?)
+                }
             }
         }
+        Op::JoinTables { join, emit } => Box::new(join::TableJoin::new(node.id, join, *emit, place)?),
+        Op::Union => Box::new(through::Union),
+        Op::Unnest(unnest) => Box::new(unnest::Unnest::new(unnest)?),
+        Op::Over(over) => Box::new(over::Over::new(node, over, place)?),
+        Op::Rank(rank) => Box::new(rank::Rank::new(node, rank, retracts, place)?),
+        Op::Retime { end, .. } => Box::new(through::Retime { end: *end }),
         Op::FromUpsert { key, gone } => Box::new(upsert::FromUpsert::new(node, *key, *gone)),
     }))
+}
+
+fn join_input(plan: &Plan, input: Option<&Node>) -> join::Input {
+    join::Input {
+        names: input.map_or_else(Vec::new, |node| {
+            node.schema.columns.iter().map(|column| column.name.clone()).collect()
+        }),
+        multiplied: input.is_some_and(|node| plan.any_under(node, &|op| !matches!(op, Op::Source(_) | Op::Filter(_)))),
+        behind_us: input.map_or(0, |node| plan.behind_us(node)),
+    }
 }
 
 /// Tells a delta's faults, each at the record it comes from.

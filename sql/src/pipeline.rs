@@ -97,11 +97,7 @@ impl Pipeline {
         for (position, node) in plan.nodes.iter().enumerate() {
             let of_input = |id| behind.get(id).copied().unwrap_or(0);
             let behind_us = node.inputs.iter().map(of_input).max().unwrap_or(0);
-            let own = match &node.op {
-                Op::Join(join) => join.within_us.unwrap_or(0),
-                _ => 0,
-            };
-            behind.insert(node.id, behind_us.saturating_add(own));
+            behind.insert(node.id, behind_us.saturating_add(node.op.behind_us()));
             match operator::build(plan, node, place)? {
                 Some(operator) => {
                     let users = pipeline.users(plan, node);

@@ -74,10 +74,15 @@ struct Reading {
 struct Done;
 
 impl Reading {
-    fn new(plan: &Plan, watermarks: Vec<Option<Watermarks>>, rows: RowSender) -> Result<Reading, SqlError> {
+    fn new(
+        plan: &Plan,
+        place: &Place,
+        watermarks: Vec<Option<Watermarks>>,
+        rows: RowSender,
+    ) -> Result<Reading, SqlError> {
         let state = State::load(0, Committed::Memory(BTreeMap::new()), [])?;
-        let pipeline = Pipeline::new(plan, &Place::Here, state, watermarks)
-            .map_err(|error| SqlError::internal(error.to_string()))?;
+        let pipeline =
+            Pipeline::new(plan, place, state, watermarks).map_err(|error| SqlError::internal(error.to_string()))?;
         let left = plan.limit.unwrap_or(u64::MAX);
         Ok(Reading {
             pipeline,
@@ -167,6 +172,7 @@ impl OneShot {
     pub async fn begin(
         store: Store,
         plan: &Plan,
+        place: &Place,
         rows: RowSender,
         step_records_max: usize,
     ) -> Result<OneShot, SqlError> {
@@ -194,7 +200,7 @@ impl OneShot {
         }
         let watermarks = plan.sources().map(|_| None).collect();
         Ok(OneShot {
-            reading: Reading::new(plan, watermarks, rows)?,
+            reading: Reading::new(plan, place, watermarks, rows)?,
             shards,
             store,
             step_records_max,
@@ -343,7 +349,7 @@ impl Push {
         }
         let follower = store.follow_from(cursors);
         Ok(Push {
-            reading: Reading::new(plan, watermarks, sender)?,
+            reading: Reading::new(plan, &Place::Here, watermarks, sender)?,
             follower,
             store,
             step_records_max,

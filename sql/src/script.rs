@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::{SqlError, codes};
 use crate::outcome::Outcome;
 use crate::parse::parse;
+use crate::plan::Settings;
 use crate::span::Span;
 
 /// The statements of a text, all of them parsed before the first one is carried out.
@@ -15,6 +16,7 @@ pub struct Script {
     source: String,
     waiting: VecDeque<Statement>,
     count: usize,
+    settings: Settings,
 }
 
 impl Script {
@@ -27,6 +29,7 @@ impl Script {
             count: statements.len(),
             waiting: statements.into(),
             source,
+            settings: Settings::default(),
         })
     }
 
@@ -40,7 +43,16 @@ impl Engine {
     /// Carries out the next statement; None when there is none left. An error says which statement it was.
     pub async fn step(&self, script: &mut Script) -> Option<Result<Outcome, SqlError>> {
         let statement = script.waiting.pop_front()?;
-        let outcome = self.statement(&statement, &script.source).await;
+        let outcome = match &statement.kind {
+            StatementKind::Set(set) => script.settings.set(set).map(|settings| {
+                script.settings = settings;
+                Outcome::Done {
+                    message: format!("{} set", set.name.text),
+                    warnings: Vec::new(),
+                }
+            }),
+            _ => self.statement(&statement, &script.source, script.settings).await,
+        };
         let (number, count) = (script.count - script.waiting.len(), script.count);
         Some(outcome.map_err(|error| error.locate(&script.source).in_statement(number, count)))
     }

@@ -3,11 +3,11 @@
 mod describe;
 mod show;
 
-use headwater_store::{Batch, Catalog, CatalogError, QuerySpec, QueryState, StreamRow, StreamState};
+use headwater_store::{Batch, Catalog, CatalogError, FeedSpec, QuerySpec, QueryState, StreamRow, StreamState};
 
 use crate::ast::{
-    CreateConnector, CreateStream, Drop, ExplainFormat, Insert, Name, ObjectKind, Select, Statement, StatementKind,
-    Text, Trim, WithOption,
+    CreateConnector, CreateStream, Drop, Explain, ExplainFormat, Insert, InsertValues, Name, ObjectKind, Select,
+    Statement, StatementKind, Text, Trim, WithOption,
 };
 use crate::calendar;
 use crate::connector::ConnectorError;
@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::error::{SqlError, codes};
 use crate::outcome::{Outcome, RowStream};
 use crate::parse::did_you_mean;
-use crate::plan::{Binder, explain, graph};
+use crate::plan::{self, Binder, BoundFeed, Settings, graph};
 use crate::query::side;
 use crate::read::resolve;
 use crate::types::TimestampUs;
@@ -24,15 +24,26 @@ use crate::watermark::advance_to;
 
 impl Engine {
     /// Carries out one statement of `source`.
-    pub(crate) async fn statement(&self, statement: &Statement, source: &str) -> Result<Outcome, SqlError> {
+    pub(crate) async fn statement(
+        &self,
+        statement: &Statement,
+        source: &str,
+        settings: Settings,
+    ) -> Result<Outcome, SqlError> {
         // Taken once: what a statement is checked against does not change under it.
         let catalog = self.store().catalog().borrow().clone();
-        let binder = Binder::new(&catalog, source);
+        let binder = Binder::new(&catalog, source).with(settings);
         let sql = statement.span.of(source);
         match &statement.kind {
             StatementKind::CreateStream(create) => self.create_stream(&catalog, &binder, create, sql).await,
             StatementKind::CreateConnector(create) => self.create_connector(&catalog, &binder, create, sql).await,
-            StatementKind::Insert(insert) => self.insert_statement(&binder, insert).await,
+            StatementKind::Insert(insert) => match &insert.values {
+                InsertValues::Query { columns, select } => {
+                    let bound = binder.feed(&insert.stream, columns.as_deref(), select)?;
+                    self.feed(bound, sql).await
+                }
+                _ => self.insert_statement(&binder, insert).await,
+            },
             StatementKind::Select(select) => self.select(&binder, select).await,
             StatementKind::Show(show) => Ok(rows(self.show(&catalog, show).await?)),
             StatementKind::Describe(name) => Ok(rows(describe::stream(binder.stream(name)?))),
@@ -44,7 +55,8 @@ impl Engine {
             StatementKind::RunConnector(name, running) => self.run_connector(&catalog, name, *running).await,
             StatementKind::Trim(trim) => self.trim_stream(&binder, trim).await,
             StatementKind::AdvanceWatermark { stream, to } => self.advance_watermark(&binder, stream, to).await,
-            StatementKind::Explain(explained, format) => explain_statement(&binder, explained, *format, source),
+            StatementKind::Set(set) => settings.set(set).map(|_| done(format!("{} set", set.name.text))),
+            StatementKind::Explain(explain) => self.explain(&binder, explain, source).await,
         }
     }
 
@@ -76,11 +88,8 @@ impl Engine {
                     sql: sql.to_owned(),
                 };
                 let made = self.store().create_query(spec).await;
-                if made.is_ok()
-                    && let Err(error) = side::ensure(self.store(), name).await
-                {
-                    // The query is made, and its tasks try again.
-                    tracing::warn!(query = %name, %error, "no streams for late rows and errors yet");
+                if made.is_ok() {
+                    self.with_side_streams(name).await;
                 }
                 made.map(|_| format!("{kind} {name} created, query {name} is running"))
             }
@@ -96,6 +105,62 @@ impl Engine {
             }
             Err(error) => Err(taken(error, &create.name)),
         }
+    }
+
+    /// INSERT INTO … SELECT: makes the query.
+    async fn feed(&self, bound: BoundFeed, sql: &str) -> Result<Outcome, SqlError> {
+        let BoundFeed {
+            stream,
+            mut plan,
+            warnings,
+        } = bound;
+        self.resolve_start(&mut plan).await?;
+        let spec = FeedSpec {
+            output: stream.id,
+            inputs: plan.inputs(),
+            plan: plan.encode(),
+            sql: sql.to_owned(),
+        };
+        let query = self.store().create_feed(spec).await?;
+        self.with_side_streams(&query.name).await;
+        let message = format!("query {} is running, it writes stream {}", query.name, stream.name);
+        Ok(Outcome::Done { message, warnings })
+    }
+
+    /// The streams of a new query's late rows and errors.
+    async fn with_side_streams(&self, query: &str) {
+        if let Err(error) = side::ensure(self.store(), query).await {
+            // The query is made, and its tasks try again.
+            tracing::warn!(query, %error, "no streams for late rows and errors yet");
+        }
+    }
+
+    /// ANALYZE runs the plan over what is stored now.
+    async fn explain(&self, binder: &Binder<'_>, explain: &Explain, source: &str) -> Result<Outcome, SqlError> {
+        let statement = &explain.statement;
+        let plan = match &statement.kind {
+            StatementKind::Select(select) => Some(binder.select(select)?.plan),
+            StatementKind::CreateStream(create) => binder.create_stream(create, statement.span.of(source))?.plan,
+            StatementKind::Insert(Insert {
+                stream,
+                values: InsertValues::Query { columns, select },
+            }) => Some(binder.feed(stream, columns.as_deref(), select)?.plan),
+            _ => None,
+        };
+        let plan =
+            plan.ok_or_else(|| SqlError::not_supported("EXPLAIN of a statement without a SELECT", statement.span))?;
+        let measures = match explain.analyze {
+            true => Some(self.analyze(&plan).await?),
+            false => None,
+        };
+        let measured = |id| measures.as_ref().and_then(|measures| measures.of(id));
+        let lines = match explain.format {
+            ExplainFormat::Text => plan::explain_with(&plan, &measured),
+            ExplainFormat::Dot => graph::dot(&plan, &measured),
+            ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan, &measured).to_string()])),
+        };
+        let line = |line: String| serde_json::json!({ "plan": line }).to_string();
+        Ok(rows(lines.into_iter().map(line).collect()))
     }
 
     async fn create_connector(
@@ -272,28 +337,6 @@ impl Engine {
             if running { "resumed" } else { "paused" }
         )))
     }
-}
-
-fn explain_statement(
-    binder: &Binder<'_>,
-    statement: &Statement,
-    format: ExplainFormat,
-    source: &str,
-) -> Result<Outcome, SqlError> {
-    let plan = match &statement.kind {
-        StatementKind::Select(select) => Some(binder.select(select)?.plan),
-        StatementKind::CreateStream(create) => binder.create_stream(create, statement.span.of(source))?.plan,
-        _ => None,
-    };
-    let plan =
-        plan.ok_or_else(|| SqlError::not_supported("EXPLAIN of a statement without a SELECT", statement.span))?;
-    let line = |line: String| serde_json::json!({ "plan": line }).to_string();
-    let lines = match format {
-        ExplainFormat::Text => explain(&plan),
-        ExplainFormat::Dot => graph::dot(&plan),
-        ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan).to_string()])),
-    };
-    Ok(rows(lines.into_iter().map(line).collect()))
 }
 
 /// A query that makes a view is a part of it.

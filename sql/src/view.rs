@@ -24,7 +24,9 @@ use crate::error::{SqlError, codes};
 use crate::limits::VIEW_ROWS_BYTES_MAX;
 use crate::operator::{VIEW_ROWS, ViewRow};
 use crate::parse::parse;
-use crate::plan::physical::{BinaryOp, ColumnId, Expr, Node, Op, PathStep, Plan, SinkItem, Source, SourceColumn};
+use crate::plan::physical::{
+    BinaryOp, ColumnId, Expr, Node, Op, OperatorId, PathStep, Plan, SinkItem, Source, SourceColumn,
+};
 use crate::types::{DataType, Literal};
 use crate::value::{Value, encode_key};
 
@@ -144,13 +146,7 @@ impl View {
 
     /// What WHERE says of the key, if it says all of it but the window.
     fn lookup(&self, reader: &Plan) -> Option<Lookup> {
-        let (source, filter) = match reader.nodes.as_slice() {
-            [first, second, ..] => match (&first.op, &second.op) {
-                (Op::Source(source), Op::Filter(filter)) => (source, filter),
-                _ => return None,
-            },
-            _ => return None,
-        };
+        let (source, filter) = self.only_filter(reader)?;
         let mut known: Vec<(&str, &Literal)> = Vec::new();
         equalities(filter, source, &mut known);
         let mut prefix = Vec::new();
@@ -162,6 +158,20 @@ impl View {
             slot: slot(&prefix),
             prefix,
         })
+    }
+
+    /// The source that reads the view, and the condition that all its rows have to pass, where there is one of each.
+    fn only_filter<'p>(&self, reader: &'p Plan) -> Option<(&'p Source, &'p Expr)> {
+        let own = |(_, source): &(OperatorId, &Source)| source.stream == self.stream.id;
+        let mut sources = reader.sources().filter(own);
+        let (Some((id, source)), None) = (sources.next(), sources.next()) else {
+            return None;
+        };
+        let mut users = reader.nodes.iter().filter(|node| node.inputs.contains(&id));
+        match (users.next().map(|node| &node.op), users.next()) {
+            (Some(Op::Filter(filter)), None) => Some((source, filter)),
+            _ => None,
+        }
     }
 
     /// What the columns of the key without the window are called in its rows; None where one is not selected, or may be

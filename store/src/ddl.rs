@@ -59,6 +59,19 @@ pub struct QuerySpec {
     pub sql: String,
 }
 
+/// A new query that writes into a stream that is there already.
+#[derive(Debug, Clone)]
+pub struct FeedSpec {
+    /// The stream.
+    pub output: StreamId,
+    /// The physical plan, as the SQL crate encodes it.
+    pub plan: Vec<u8>,
+    /// The streams it reads.
+    pub inputs: Vec<StreamId>,
+    /// The statement.
+    pub sql: String,
+}
+
 /// A new connector.
 #[derive(Debug, Clone)]
 pub struct ConnectorSpec {
@@ -171,16 +184,7 @@ impl Store {
                 });
             }
             for input in &spec.inputs {
-                if change
-                    .catalog
-                    .stream_by_id(*input)
-                    .is_none_or(|row| row.state != StreamState::Active)
-                {
-                    return Err(CatalogError::Missing {
-                        kind: "stream",
-                        name: format!("number {input}"),
-                    });
-                }
+                active_by_id(change.catalog, *input)?;
             }
             let output = self.add_stream(change, &spec.output, Some(name.clone()))?;
             let row = QueryRow {
@@ -202,6 +206,41 @@ impl Store {
             name: name.clone(),
         };
         self.catalog().borrow().queries.get(&name).cloned().ok_or_else(missing)
+    }
+
+    /// Makes a query that writes into a stream beside whoever else does. It is called as the stream, with a number behind
+    /// the name where there is a query of that name.
+    pub async fn create_feed(&self, spec: FeedSpec) -> Result<Arc<QueryRow>, CatalogError> {
+        let mut made = String::new();
+        self.change(|change| {
+            for input in &spec.inputs {
+                active_by_id(change.catalog, *input)?;
+            }
+            let stream = active_by_id(change.catalog, spec.output)?;
+            let numbered = (2..).map(|number: u64| format!("{}_{number}", stream.name));
+            let mut names = std::iter::once(stream.name.clone()).chain(numbered);
+            let free = |name: &String| !change.catalog.queries.contains_key(name);
+            let name = names.find(free).unwrap_or_default();
+            let row = QueryRow {
+                name: name.clone(),
+                id: change.next_id(),
+                sql: spec.sql.clone(),
+                plan: spec.plan.clone(),
+                inputs: spec.inputs.clone(),
+                output: spec.output,
+                state: QueryState::Running,
+                created_at_ms: self.now().0,
+            };
+            change.put(tables::QUERIES, &name, &row);
+            made = name;
+            Ok(())
+        })
+        .await?;
+        let missing = || CatalogError::Missing {
+            kind: "query",
+            name: made.clone(),
+        };
+        self.catalog().borrow().queries.get(&made).cloned().ok_or_else(missing)
     }
 
     /// Runs or terminates a query. Its cursors and state stay.
@@ -226,7 +265,9 @@ impl Store {
     pub async fn drop_query(&self, name: &str) -> Result<(), CatalogError> {
         self.change(|change| {
             let query = found(change.catalog.queries.get(name), "query", name)?;
-            if let Some(output) = change.catalog.stream_by_id(query.output) {
+            let output = change.catalog.stream_by_id(query.output);
+            // One that others write too belongs to nobody already.
+            if let Some(output) = output.filter(|output| output.query.as_deref() == Some(name)) {
                 change.put(
                     tables::STREAMS,
                     &output.name,
@@ -451,6 +492,14 @@ impl Store {
 
 fn active(catalog: &Catalog, name: &str) -> Result<Arc<StreamRow>, CatalogError> {
     found(catalog.stream(name), "stream", name).cloned()
+}
+
+fn active_by_id(catalog: &Catalog, id: StreamId) -> Result<&Arc<StreamRow>, CatalogError> {
+    let row = catalog.stream_by_id(id).filter(|row| row.state == StreamState::Active);
+    row.ok_or_else(|| CatalogError::Missing {
+        kind: "stream",
+        name: format!("number {id}"),
+    })
 }
 
 fn found<'a, T>(row: Option<&'a T>, kind: &'static str, name: &str) -> Result<&'a T, CatalogError> {

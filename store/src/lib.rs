@@ -110,7 +110,7 @@ pub use catalog::{
 pub use check::{DumpError, DumpFilter, DumpWhat, Dumped, DumpedItem, Offline, Problem, Summary};
 pub use clock::{Clock, SystemClock};
 pub use control::{ControlError, decode as decode_control, encode as encode_control};
-pub use ddl::{ConnectorSpec, QuerySpec, StreamSpec};
+pub use ddl::{ConnectorSpec, FeedSpec, QuerySpec, StreamSpec};
 pub use entry_keys::EntryKeys;
 pub use error::{CatalogError, EngineError, OpenError, ReadError, WriteError};
 pub use follow::{AppliedEntry, Follower, GroupFollower, Position};

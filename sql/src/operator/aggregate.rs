@@ -140,7 +140,7 @@ impl Groups {
             calls: aggregate.calls.iter().map(call).collect::<Result<_, PlanError>>()?,
             emit: aggregate.emit,
             grace_us: aggregate.grace_us,
-            groups_max: matches!(place, Place::Here).then_some(GROUPS_IN_MEMORY_MAX),
+            groups_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
         })
     }
 

@@ -8,11 +8,11 @@ use nom::multi::{many1, separated_list0, separated_list1};
 use nom::sequence::{delimited, preceded};
 use nom::{Input, Parser};
 
-use crate::ast::{Arguments, Expr, ExprKind, Name, TypeName, UnaryOp};
+use crate::ast::{Arguments, Expr, ExprKind, Name, OrderItem, Over, TypeName, UnaryOp};
 use crate::error::{SqlError, codes};
 use crate::limits::EXPRESSION_DEPTH_MAX;
 use crate::parse::input::{
-    Expected, Parsed, Tokens, any_name, keyword, labelled, name, number, say, symbol, text, token,
+    Expected, Parsed, Tokens, any_name, keyword, keywords, labelled, name, number, say, symbol, text, token,
 };
 use crate::parse::literal::{data_type, interval};
 use crate::parse::token::Kind;
@@ -78,11 +78,16 @@ fn right_side(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
     cut(labelled("an expression", |input| climb(input, level))).parse(input)
 }
 
-fn too_deep<T>(span: Span) -> Parsed<'static, T> {
+/// Refuses what would take too much of a thread's stack.
+pub fn too_deep<T>(span: Span) -> Parsed<'static, T> {
     let message = format!("an expression has at most {EXPRESSION_DEPTH_MAX} levels of operators and brackets");
     say(SqlError::new(codes::TOO_DEEP, message)
         .at(span)
         .help("write long chains of `=` and OR as `x IN (…)`, and long chains of AND as several queries"))
+}
+
+fn a_subquery(span: Span) -> SqlError {
+    SqlError::not_supported("a subquery in an expression", span).help("a subquery stands in FROM: join with it")
 }
 
 enum Infix {
@@ -173,7 +178,7 @@ fn test<'a>(start: Tokens<'a>, input: Tokens<'a>, operand: Expr) -> Parsed<'a, E
         _ => {
             let (rest, _) = cut(symbol("(")).parse(rest)?;
             if rest.first().kind == Kind::Word(Some("SELECT")) {
-                return say(SqlError::not_supported("a subquery", rest.first().span));
+                return say(a_subquery(rest.first().span));
             }
             let (rest, list) = cut(separated_list1(symbol(","), expression)).parse(rest)?;
             let (rest, _) = cut(symbol(")")).parse(rest)?;
@@ -358,7 +363,7 @@ fn moment(input: Tokens<'_>) -> Parsed<'_, Expr> {
 fn bracketed(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let (rest, _) = symbol("(")(input)?;
     if rest.first().kind == Kind::Word(Some("SELECT")) {
-        return say(SqlError::not_supported("a subquery", rest.first().span));
+        return say(a_subquery(rest.first().span));
     }
     let (rest, mut inner) = cut(expression).parse(rest)?;
     let (rest, _) = cut(symbol(")")).parse(rest)?;
@@ -454,14 +459,16 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
     let (rest, _) = cut(symbol(")")).parse(rest)?;
     let bracket_follows = rest.second().is_some_and(|token| token.kind == Kind::Symbol("("));
     let (rest, filter) = match rest.first().kind {
-        Kind::Word(Some("OVER")) if bracket_follows => {
-            return say(SqlError::not_supported("OVER", rest.first().span));
-        }
         Kind::Word(Some("FILTER")) if bracket_follows => {
             let inside = preceded(cut(keyword("WHERE")), cut(expression));
             let filter = delimited((keyword("FILTER"), symbol("(")), inside, cut(symbol(")")));
             map(filter, |filter| Some(Box::new(filter))).parse(rest)?
         }
+        _ => (rest, None),
+    };
+    let bracket_follows = rest.second().is_some_and(|token| token.kind == Kind::Symbol("("));
+    let (rest, over) = match rest.first().kind {
+        Kind::Word(Some("OVER")) if bracket_follows => map(over, |over| Some(Box::new(over))).parse(rest)?,
         _ => (rest, None),
     };
     Ok((
@@ -472,8 +479,36 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
                 arguments,
                 distinct,
                 filter,
+                over,
             },
             input.span_to(rest),
         ),
     ))
+}
+
+/// `OVER (PARTITION BY a, b ORDER BY c DESC)`
+fn over(input: Tokens<'_>) -> Parsed<'_, Over> {
+    let list = || cut(separated_list1(symbol(","), expression));
+    let partition = opt(preceded(keywords(&["PARTITION", "BY"]), list()));
+    let order = opt(preceded(
+        keywords(&["ORDER", "BY"]),
+        cut(separated_list1(symbol(","), order_item)),
+    ));
+    let inside = cut((partition, order));
+    let (rest, (partition, order)) =
+        delimited((keyword("OVER"), symbol("(")), inside, cut(symbol(")"))).parse(input)?;
+    let over = Over {
+        partition: partition.unwrap_or_default(),
+        order: order.unwrap_or_default(),
+        span: input.span_to(rest),
+    };
+    Ok((rest, over))
+}
+
+/// `expr [ASC | DESC]`
+pub fn order_item(input: Tokens<'_>) -> Parsed<'_, OrderItem> {
+    let (rest, expr) = expression(input)?;
+    let (rest, direction) = opt(alt((keyword("ASC"), keyword("DESC")))).parse(rest)?;
+    let descending = direction.is_some_and(|token| token.kind == Kind::Word(Some("DESC")));
+    Ok((rest, OrderItem { expr, descending }))
 }

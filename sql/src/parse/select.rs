@@ -1,17 +1,18 @@
 //! SELECT, clause by clause.
 
-use nom::Parser;
 use nom::branch::alt;
 use nom::combinator::{cut, map, opt};
 use nom::multi::separated_list1;
 use nom::sequence::{delimited, preceded};
+use nom::{Input, Parser};
 
 use crate::ast::{
-    Emit, EmitKind, Expr, From, Interval, Item, Join, Limit, Name, On, OrderItem, Quote, Select, Source, Start,
-    StartKind, Text, Window, WindowKind,
+    Emit, EmitKind, Expr, From, Interval, Item, Join, Limit, Name, Named, On, Quote, Select, Source, Start, StartKind,
+    Text, Window, WindowKind,
 };
 use crate::error::{SqlError, codes};
-use crate::parse::expression::expression;
+use crate::limits::{EXPRESSION_DEPTH_MAX, SUBQUERY_LEVELS};
+use crate::parse::expression::{expression, order_item, too_deep};
 use crate::parse::input::{
     Expected, Parsed, Tokens, double_quotes_are_text, keyword, keywords, name, say, symbol, text, token,
 };
@@ -26,9 +27,92 @@ pub fn select(input: Tokens<'_>) -> Parsed<'_, Select> {
     double_quotes_are_text(false, select_inside).parse(input)
 }
 
+/// `[WITH …] SELECT … { UNION ALL SELECT … } [ORDER BY …] …`
 fn select_inside(input: Tokens<'_>) -> Parsed<'_, Select> {
+    nested(input, |input| {
+        let named = preceded(keyword("WITH"), cut(separated_list1(symbol(","), named)));
+        let (rest, with) = opt(named).parse(input)?;
+        let (rest, first) = match with {
+            Some(_) => cut(core).parse(rest)?,
+            None => core(rest)?,
+        };
+        let (rest, select) = union(rest, first)?;
+        let (rest, select) = tails(rest, select)?;
+        let span = input.span_to(rest);
+        let with = with.unwrap_or_default();
+        Ok((rest, Select { with, span, ..select }))
+    })
+}
+
+/// Counts a level, as expressions do: subqueries in subqueries are levels too.
+fn nested<'a, T>(input: Tokens<'a>, parser: impl Fn(Tokens<'a>) -> Parsed<'a, T>) -> Parsed<'a, T> {
+    let depth = &input.state.depth;
+    if depth.get() >= EXPRESSION_DEPTH_MAX {
+        return too_deep(input.first().span);
+    }
+    // One inside another takes as much of a thread's stack as many operators do.
+    let levels = if depth.get() == 0 { 1 } else { SUBQUERY_LEVELS };
+    let before = depth.replace(depth.get() + levels);
+    let result = parser(input);
+    depth.set(before);
+    result
+}
+
+/// `name AS (SELECT …)`
+fn named(input: Tokens<'_>) -> Parsed<'_, Named> {
+    let (rest, (name, _)) = (name("a name"), keyword("AS")).parse(input)?;
+    let (rest, select) = delimited(symbol("("), select_inside, symbol(")")).parse(rest)?;
+    Ok((rest, Named { name, select }))
+}
+
+/// The rows of all: a SELECT over them, to which ORDER BY, LIMIT and EMIT belong.
+fn union<'a>(input: Tokens<'a>, first: Select) -> Parsed<'a, Select> {
+    let (mut rest, mut branches) = (input, vec![first]);
+    while let (after, Some(_)) = opt(keyword("UNION")).parse(rest)? {
+        if after.first().kind == Kind::Word(Some("SELECT")) {
+            return say(SqlError::not_supported("UNION without ALL", rest.first().span)
+                .help("write UNION ALL; SELECT DISTINCT over it takes each row once"));
+        }
+        let branch;
+        (rest, branch) = cut(preceded(keyword("ALL"), core)).parse(after)?;
+        branches.push(branch);
+    }
+    if branches.len() == 1 {
+        return Ok((rest, branches.remove(0)));
+    }
+    let span = branches[0].span.to(branches[branches.len() - 1].span);
+    let mut select = Select::all_of(Source::Union(branches), span);
+    select.span = span;
+    Ok((rest, select))
+}
+
+/// ORDER BY, then what stands last, in any order.
+fn tails<'a>(input: Tokens<'a>, mut select: Select) -> Parsed<'a, Select> {
+    let order = preceded(
+        keywords(&["ORDER", "BY"]),
+        cut(separated_list1(symbol(","), order_item)),
+    );
+    let (mut rest, order_by) = opt(order).parse(input)?;
+    select.order_by = order_by.unwrap_or_default();
+    while let (after, Some(clause)) = opt(tail).parse(rest)? {
+        let span = rest.span_to(after);
+        match clause {
+            Tail::Limit(count) => once(&mut select.limit, span, Limit { count, span }, "LIMIT")?,
+            Tail::Emit(kind) => once(&mut select.emit, span, Emit { kind, span }, "EMIT")?,
+            Tail::Start(kind) => once(&mut select.start, span, Start { kind, span }, "the start position")?,
+        }
+        rest = after;
+    }
+    Ok((rest, select))
+}
+
+/// `SELECT … FROM … [WHERE …] [GROUP BY …] [HAVING …]`
+fn core(input: Tokens<'_>) -> Parsed<'_, Select> {
     let (rest, _) = keyword("SELECT")(input)?;
-    refuse(rest, "SELECT DISTINCT", &["DISTINCT"])?;
+    let (rest, distinct) = match rest.first().kind {
+        Kind::Word(Some("DISTINCT")) => (rest.take_from(1), Some(rest.first().span)),
+        _ => (rest, None),
+    };
     let (rest, items) = cut(separated_list1(symbol(","), item)).parse(rest)?;
     let (rest, _) = cut(keyword("FROM")).parse(rest)?;
     let (rest, (from, from_window)) = cut(from).parse(rest)?;
@@ -39,12 +123,6 @@ fn select_inside(input: Tokens<'_>) -> Parsed<'_, Select> {
     );
     let (rest, groups) = opt(group).parse(rest)?;
     let (rest, having) = opt(preceded(keyword("HAVING"), cut(expression))).parse(rest)?;
-    let order = preceded(
-        keywords(&["ORDER", "BY"]),
-        cut(separated_list1(symbol(","), order_item)),
-    );
-    let (rest, order_by) = opt(order).parse(rest)?;
-
     let mut window = from_window;
     let mut group_by = Vec::new();
     for group in groups.unwrap_or_default() {
@@ -53,36 +131,16 @@ fn select_inside(input: Tokens<'_>) -> Parsed<'_, Select> {
             Group::Window(found) => once(&mut window, found.span, found, "a window")?,
         }
     }
-    let (mut limit, mut emit, mut start) = (None, None, None);
-    let mut rest = rest;
-    while let (after, Some(clause)) = opt(tail).parse(rest)? {
-        let span = rest.span_to(after);
-        match clause {
-            Tail::Limit(count) => once(&mut limit, span, Limit { count, span }, "LIMIT")?,
-            Tail::Emit(kind) => once(&mut emit, span, Emit { kind, span }, "EMIT")?,
-            Tail::Start(kind) => once(&mut start, span, Start { kind, span }, "the start position")?,
-        }
-        rest = after;
-    }
-    refuse(rest, "UNION", &["UNION"])?;
     let span = input.span_to(rest);
-    let order_by = order_by.unwrap_or_default();
-    Ok((
-        rest,
-        Select {
-            items,
-            from,
-            filter,
-            group_by,
-            window,
-            having,
-            order_by,
-            limit,
-            emit,
-            start,
-            span,
-        },
-    ))
+    let select = Select {
+        distinct,
+        filter,
+        group_by,
+        window,
+        having,
+        ..Select::new(items, from, span)
+    };
+    Ok((rest, select))
 }
 
 fn once<T>(slot: &mut Option<T>, span: Span, value: T, what: &str) -> Result<(), nom::Err<super::input::Fault>> {
@@ -119,25 +177,47 @@ fn alias(input: Tokens<'_>) -> Parsed<'_, Option<Name>> {
 }
 
 fn from(input: Tokens<'_>) -> Parsed<'_, (From, Option<Window>)> {
-    if input.first().kind == Kind::Symbol("(") {
-        return say(SqlError::not_supported("a subquery", input.first().span));
+    let (mut rest, (source, window)) = alt((table_function, map(source, |source| (source, None)))).parse(input)?;
+    let alias;
+    (rest, alias) = self::alias(rest)?;
+    let mut joins = Vec::new();
+    while let (after, Some(join)) = opt(alt((beside, join))).parse(rest)? {
+        joins.push(join);
+        rest = after;
     }
-    let (rest, (source, window)) = alt((table_function, map(source, |source| (source, None)))).parse(input)?;
-    let (rest, alias) = alias(rest)?;
-    refuse(rest, "CROSS JOIN", &["CROSS"])?;
-    let (rest, join) = opt(join).parse(rest)?;
-    refuse(
-        rest,
-        "a join of more than two",
-        &["JOIN", "INNER", "LEFT", "RIGHT", "FULL"],
-    )?;
-    if rest.first().kind == Kind::Symbol(",") {
-        return say(SqlError::not_supported(
-            "reading more than one stream",
-            rest.first().span,
-        ));
+    Ok((rest, (From { source, alias, joins }, window)))
+}
+
+/// `, UNNEST(…) AS x` and `CROSS JOIN UNNEST(…) AS x`
+fn beside(input: Tokens<'_>) -> Parsed<'_, Join> {
+    let (rest, what) = match input.first().kind {
+        Kind::Symbol(",") => (input.take_from(1), "reading more than one stream"),
+        Kind::Word(Some("CROSS")) => (cut(keyword("JOIN")).parse(input.take_from(1))?.0, "CROSS JOIN"),
+        _ => return Err(nom::Err::Error(super::input::Fault::Unexpected)),
+    };
+    if rest.first().kind != Kind::Word(Some("UNNEST")) {
+        return say(SqlError::not_supported(what, input.first().span)
+            .help("bring rows together with JOIN … ON …; behind a comma stands UNNEST(array) AS name"));
     }
-    Ok((rest, (From { source, alias, join }, window)))
+    let (rest, (source, alias)) = cut((unnest, alias)).parse(rest)?;
+    let join = Join {
+        kind: JoinKind::Inner,
+        source,
+        alias,
+        on: On::Nothing,
+        within: None,
+        span: input.span_to(rest),
+    };
+    Ok((rest, join))
+}
+
+/// `UNNEST(array)`
+fn unnest(input: Tokens<'_>) -> Parsed<'_, Source> {
+    let inside = delimited(symbol("("), expression, symbol(")"));
+    map(preceded(keyword("UNNEST"), cut(inside)), |array| {
+        Source::Unnest(Box::new(array))
+    })
+    .parse(input)
 }
 
 /// `[INNER | LEFT | RIGHT | FULL [OUTER]] JOIN r [AS alias]`, then ON or USING, and WITHIN before or after it.
@@ -150,6 +230,24 @@ fn join(input: Tokens<'_>) -> Parsed<'_, Join> {
         outer("FULL", JoinKind::Full),
     ));
     let (rest, (kind, _)) = (opt(kind), keyword("JOIN")).parse(input)?;
+    let kind = kind.unwrap_or(JoinKind::Inner);
+    if is_call(rest, "UNNEST") {
+        let (rest, (source, alias)) = cut((unnest, alias)).parse(rest)?;
+        // As PostgreSQL writes it; there is nothing else that it could be on.
+        let (rest, _) = opt(keywords(&["ON", "TRUE"])).parse(rest)?;
+        let (on, within, span) = (On::Nothing, None, input.span_to(rest));
+        return Ok((
+            rest,
+            Join {
+                kind,
+                source,
+                alias,
+                on,
+                within,
+                span,
+            },
+        ));
+    }
     let (rest, (source, alias)) = cut((source, alias)).parse(rest)?;
     let (rest, early) = opt(within).parse(rest)?;
     let names = delimited(symbol("("), separated_list1(symbol(","), name("a column")), symbol(")"));
@@ -163,15 +261,23 @@ fn join(input: Tokens<'_>) -> Parsed<'_, Join> {
     if let (Some(_), Some(twice)) = (early, late) {
         return say(SqlError::new(codes::WRITTEN_TWICE, "WITHIN is given twice").at(twice.span));
     }
-    let join = Join {
-        kind: kind.unwrap_or(JoinKind::Inner),
-        source,
-        alias,
-        on,
-        within: early.or(late),
-        span,
-    };
-    Ok((rest, join))
+    let within = early.or(late);
+    Ok((
+        rest,
+        Join {
+            kind,
+            source,
+            alias,
+            on,
+            within,
+            span,
+        },
+    ))
+}
+
+/// A word and an opening bracket.
+fn is_call(input: Tokens<'_>, word: &'static str) -> bool {
+    input.first().kind == Kind::Word(Some(word)) && input.second().is_some_and(|token| token.kind == Kind::Symbol("("))
 }
 
 fn within(input: Tokens<'_>) -> Parsed<'_, Interval> {
@@ -221,8 +327,19 @@ fn lengths<'a>(shape: Shape) -> impl FnMut(Tokens<'a>) -> Parsed<'a, WindowKind>
     }
 }
 
-/// A stream's name, or a topic filter in either quotes: a text with `/`, `+` or `#`.
+/// A stream's name, a topic filter in either quotes (a text with `/`, `+` or `#`), or a SELECT in brackets.
 fn source(input: Tokens<'_>) -> Parsed<'_, Source> {
+    if input.first().kind == Kind::Symbol("(") {
+        let select = delimited(symbol("("), cut(select_inside), cut(symbol(")")));
+        return map(select, |select| Source::Query(Box::new(select))).parse(input);
+    }
+    if is_call(input, "UNNEST") {
+        return say(
+            SqlError::new(codes::UNEXPECTED, "UNNEST stands beside what its array is a field of")
+                .at(input.first().span)
+                .help("write FROM s, UNNEST(s.list) AS item"),
+        );
+    }
     let (rest, token) = token(input, Expected::Class("a stream or topic filter"), |token| {
         matches!(
             token.kind,
@@ -282,13 +399,6 @@ fn window(input: Tokens<'_>) -> Parsed<'_, Window> {
     let (rest, grace) = opt(preceded(keyword("GRACE"), cut(interval))).parse(rest)?;
     let span = input.span_to(rest);
     Ok((rest, Window { kind, grace, span }))
-}
-
-fn order_item(input: Tokens<'_>) -> Parsed<'_, OrderItem> {
-    let (rest, expr) = expression(input)?;
-    let (rest, direction) = opt(alt((keyword("ASC"), keyword("DESC")))).parse(rest)?;
-    let descending = direction.is_some_and(|token| token.kind == Kind::Word(Some("DESC")));
-    Ok((rest, OrderItem { expr, descending }))
 }
 
 enum Tail {

@@ -7,14 +7,13 @@ use nom::multi::separated_list1;
 use nom::sequence::{delimited, preceded};
 
 use crate::ast::{
-    ColumnDef, CreateConnector, CreateStream, Drop, ExplainFormat, Expr, Insert, InsertValues, Name, ObjectKind, Quote,
-    Row, Show, Start, Statement, StatementKind, Text, Trim, WithOption,
+    ColumnDef, CreateConnector, CreateStream, Drop, Explain, ExplainFormat, Expr, ExprKind, Insert, InsertValues, Name,
+    ObjectKind, Quote, Row, Set, Show, Start, Statement, StatementKind, Text, Trim, WithOption,
 };
 use crate::error::{SqlError, codes};
 use crate::parse::expression::expression;
 use crate::parse::input::{
-    Expected, Fault, Parsed, Tokens, any_name, double_quotes_are_text, keyword, keywords, name, say, symbol, text,
-    token,
+    Expected, Parsed, Tokens, any_name, double_quotes_are_text, keyword, keywords, name, say, symbol, text, token,
 };
 use crate::parse::literal::data_type;
 use crate::parse::select::{place, refuse, select};
@@ -22,7 +21,6 @@ use crate::parse::token::Kind;
 
 /// One statement, without its `;`.
 pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
-    refuse_unsupported(input)?;
     let (rest, kind) = alt((
         map(select, StatementKind::Select),
         map(insert, StatementKind::Insert),
@@ -34,7 +32,8 @@ pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
         pause_or_resume,
         trim,
         advance_watermark,
-        explain,
+        map(set, StatementKind::Set),
+        map(explain, StatementKind::Explain),
     ))
     .parse(input)?;
     Ok((
@@ -44,17 +43,6 @@ pub fn statement(input: Tokens<'_>) -> Parsed<'_, Statement> {
             span: input.span_to(rest),
         },
     ))
-}
-
-fn refuse_unsupported(input: Tokens<'_>) -> Result<(), nom::Err<Fault>> {
-    let Kind::Word(Some(word)) = input.first().kind else {
-        return Ok(());
-    };
-    match word {
-        "WITH" => refuse(input, "WITH before SELECT", &["WITH"]),
-        "SET" => refuse(input, "SET", &["SET"]),
-        _ => Ok(()),
-    }
 }
 
 fn object_name(input: Tokens<'_>) -> Parsed<'_, Name> {
@@ -113,28 +101,32 @@ fn create_stream(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
     let (rest, topics): (_, Option<Vec<Text>>) = opt(topics).parse(rest)?;
     let (rest, options) = opt(with_options).parse(rest)?;
     let (rest, query) = opt(preceded(keyword("AS"), cut(select))).parse(rest)?;
-    let before = rest;
-    let (rest, late_options) = if query.is_some() {
-        opt(with_options).parse(rest)?
-    } else {
-        (rest, None)
+    let (rest, options) = match query {
+        Some(_) => with_once(rest, options)?,
+        None => (rest, options.unwrap_or_default()),
     };
-    if options.is_some() && late_options.is_some() {
-        return say(SqlError::new(codes::WRITTEN_TWICE, "WITH is given twice")
-            .at(before.span_to(rest))
-            .help("put all options into one WITH, before AS or at the end"));
-    }
     let stream = CreateStream {
         kind: ObjectKind::Stream,
         name,
         if_not_exists,
         columns: columns.unwrap_or_default(),
         topics: topics.unwrap_or_default(),
-        options: options.or(late_options).unwrap_or_default(),
+        options,
         query,
         source: None,
     };
     Ok((rest, stream))
+}
+
+/// WITH behind AS SELECT, unless it stood before it.
+fn with_once(input: Tokens<'_>, early: Option<Vec<WithOption>>) -> Parsed<'_, Vec<WithOption>> {
+    let (rest, late) = opt(with_options).parse(input)?;
+    if early.is_some() && late.is_some() {
+        return say(SqlError::new(codes::WRITTEN_TWICE, "WITH is given twice")
+            .at(input.span_to(rest))
+            .help("put all options into one WITH, before AS or at the end"));
+    }
+    Ok((rest, early.or(late).unwrap_or_default()))
 }
 
 /// `(name type, …)`
@@ -148,10 +140,7 @@ fn create_view(input: Tokens<'_>) -> Parsed<'_, CreateStream> {
     let (rest, name) = object_name(rest)?;
     let (rest, options) = opt(with_options).parse(rest)?;
     let (rest, query) = preceded(keyword("AS"), cut(select)).parse(rest)?;
-    let (rest, options) = match options {
-        Some(options) => (rest, options),
-        None => map(opt(with_options), Option::unwrap_or_default).parse(rest)?,
-    };
+    let (rest, options) = with_once(rest, options)?;
     let view = CreateStream {
         kind: ObjectKind::View,
         name,
@@ -250,7 +239,13 @@ fn insert(input: Tokens<'_>) -> Parsed<'_, Insert> {
         cut(symbol(")")),
     );
     let (rest, columns) = opt(names).parse(rest)?;
-    refuse(rest, "INSERT INTO … SELECT", &["SELECT"])?;
+    if matches!(rest.first().kind, Kind::Word(Some("SELECT" | "WITH"))) {
+        let (rest, select) = cut(select).parse(rest)?;
+        let select = Box::new(select);
+        let values = InsertValues::Query { columns, select };
+        return Ok((rest, Insert { stream, values }));
+    }
+    rest.note(Expected::Keyword("SELECT"));
     let (rest, _) = cut(keyword("VALUES")).parse(rest)?;
     let rows = double_quotes_are_text(true, separated_list1(symbol(","), row));
     if rest.first().kind == Kind::Symbol("(") || columns.is_some() {
@@ -393,26 +388,51 @@ fn advance_watermark(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
     Ok((rest, StatementKind::AdvanceWatermark { stream, to }))
 }
 
-fn explain(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
+/// `SET emit.coalesce = off`
+fn set(input: Tokens<'_>) -> Parsed<'_, Set> {
+    let (rest, _) = keyword("SET")(input)?;
+    let (mut rest, mut setting) = cut(any_name("a setting")).parse(rest)?;
+    while let (after, Some((_, part))) = opt((symbol("."), cut(any_name("a setting")))).parse(rest)? {
+        setting.text = format!("{}.{}", setting.text, part.text);
+        setting.span = setting.span.to(part.span);
+        rest = after;
+    }
+    let (rest, _) = cut(symbol("=")).parse(rest)?;
+    // `off` and `on`: the latter is a keyword.
+    let word = map(keyword("ON"), |token| {
+        let (text, span) = (token.text.to_owned(), token.span);
+        let quote = Quote::None;
+        Expr::new(ExprKind::Name(Name { text, quote, span }), span)
+    });
+    let (rest, value) = cut(double_quotes_are_text(true, alt((word, expression)))).parse(rest)?;
+    Ok((rest, Set { name: setting, value }))
+}
+
+/// `EXPLAIN [ANALYZE] [FORMAT TEXT | JSON | DOT] statement`
+fn explain(input: Tokens<'_>) -> Parsed<'_, Explain> {
     let (rest, _) = keyword("EXPLAIN")(input)?;
-    refuse(rest, "EXPLAIN ANALYZE", &["ANALYZE"])?;
+    let (rest, analyze) = opt(keyword("ANALYZE")).parse(rest)?;
     let format = alt((
         map(keyword("TEXT"), |_| ExplainFormat::Text),
         map(keyword("JSON"), |_| ExplainFormat::Json),
         map(keyword("DOT"), |_| ExplainFormat::Dot),
     ));
     let (rest, format) = opt(preceded(keyword("FORMAT"), cut(format))).parse(rest)?;
-    let explained = alt((map(select, StatementKind::Select), create));
+    let explained = alt((
+        map(select, StatementKind::Select),
+        create,
+        map(insert, StatementKind::Insert),
+    ));
     let (after, kind) = cut(explained).parse(rest)?;
-    let inner = Statement {
-        kind,
-        span: rest.span_to(after),
-    };
-    if !matches!(&inner.kind, StatementKind::Select(_) | StatementKind::CreateStream(_)) {
-        return say(SqlError::not_supported("EXPLAIN of this statement", inner.span));
-    }
+    let span = rest.span_to(after);
+    let statement = Box::new(Statement { kind, span });
+    let (analyze, format) = (analyze.is_some(), format.unwrap_or_default());
     Ok((
         after,
-        StatementKind::Explain(Box::new(inner), format.unwrap_or_default()),
+        Explain {
+            statement,
+            analyze,
+            format,
+        },
     ))
 }

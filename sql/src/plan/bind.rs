@@ -10,8 +10,11 @@
 //! 4. in an open stream, a field of the payload, NULL where a record lacks it.
 
 mod assemble;
+mod context;
 mod create;
 mod expression;
+mod feed;
+mod from;
 mod insert;
 mod join;
 mod option;
@@ -20,6 +23,8 @@ mod projection;
 mod routing;
 mod scope;
 mod select;
+mod setting;
+mod subquery;
 mod template;
 mod topic;
 
@@ -33,13 +38,16 @@ use crate::parse::did_you_mean;
 use crate::plan::physical::{Plan, Start, WriteRules};
 use crate::types::{DataType, TimestampUs};
 
+pub use feed::BoundFeed;
 pub use insert::BoundInsert;
+pub use setting::Settings;
 
 /// Binds statements of one text against one snapshot of the catalog.
 #[derive(Debug, Clone, Copy)]
 pub struct Binder<'a> {
     catalog: &'a Catalog,
     source: &'a str,
+    settings: Settings,
 }
 
 /// A bound SELECT.
@@ -67,7 +75,17 @@ pub struct BoundStream {
 impl<'a> Binder<'a> {
     /// `source` is the text that the statements' spans count in.
     pub fn new(catalog: &'a Catalog, source: &'a str) -> Binder<'a> {
-        Binder { catalog, source }
+        let settings = Settings::default();
+        Binder {
+            catalog,
+            source,
+            settings,
+        }
+    }
+
+    /// With what was SET before.
+    pub fn with(self, settings: Settings) -> Binder<'a> {
+        Binder { settings, ..self }
     }
 
     /// A SELECT by itself: one-shot without EMIT, else a push query.
@@ -88,6 +106,16 @@ impl<'a> Binder<'a> {
     /// INSERT; `now` is what NOW() gives.
     pub fn insert(&self, insert: &ast::Insert, now: TimestampUs) -> Result<BoundInsert, SqlError> {
         insert::insert(self, insert, now)
+    }
+
+    /// INSERT INTO `stream` SELECT …; `columns` are those that it names.
+    pub fn feed(
+        &self,
+        stream: &ast::Name,
+        columns: Option<&[ast::Name]>,
+        select: &ast::Select,
+    ) -> Result<BoundFeed, SqlError> {
+        feed::feed(self, stream, columns, select)
     }
 
     /// TRIM STREAM: the stream, and where what stays begins.

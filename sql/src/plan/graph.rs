@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::plan::explain::{inputs, operator};
+use crate::plan::explain::{Measured, inputs, measure_text, operator};
 use crate::plan::physical::{Form, Node, Op, Plan, StateBound};
 
 /// One object: the operators in order, inputs before users.
-pub fn json(plan: &Plan) -> Value {
+pub(crate) fn json(plan: &Plan, measured: &Measured<'_>) -> Value {
     let node = |node: &Node| {
         let name = |number: usize| node.schema.columns.get(number).map(|column| column.name.as_str());
         let columns = node.schema.columns.iter();
-        json!({
+        let mut drawn = json!({
             "id": node.id.0,
             "operator": kind(&node.op),
             "text": operator(node, &inputs(plan, node)),
@@ -31,17 +31,29 @@ pub fn json(plan: &Plan) -> Value {
                 StateBound::Keys => json!("unbounded"),
                 StateBound::Waiting => json!("waiting changes"),
             },
-        })
+        });
+        if let (Some(measure), Some(drawn)) = (measured(node.id), drawn.as_object_mut()) {
+            let took_us = measure.took.as_micros() as u64;
+            let done = json!({ "rows_in": measure.rows_in, "rows_out": measure.rows_out, "took_us": took_us });
+            drawn.insert("measured".to_owned(), done);
+        }
+        drawn
     };
     json!({ "limit": plan.limit, "operators": plan.nodes.iter().map(node).collect::<Vec<_>>() })
 }
 
 /// The lines of a directed graph; records flow along its edges.
-pub fn dot(plan: &Plan) -> Vec<String> {
-    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+pub(crate) fn dot(plan: &Plan, measured: &Measured<'_>) -> Vec<String> {
+    let quoted = |text: &str| {
+        format!(
+            "\"{}\"",
+            text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+        )
+    };
     let mut lines = vec!["digraph plan {".to_owned(), "  node [shape=box];".to_owned()];
     for node in &plan.nodes {
-        let label = operator(node, &inputs(plan, node));
+        let done = measured(node.id).map(|measure| format!("\n{}", measure_text(measure)));
+        let label = operator(node, &inputs(plan, node)) + &done.unwrap_or_default();
         lines.push(format!("  n{} [label={}];", node.id.0, quoted(&label)));
         let edges = node
             .inputs
@@ -66,5 +78,11 @@ fn kind(op: &Op) -> &'static str {
         Op::View { .. } => "View",
         Op::FromUpsert { .. } => "FromUpsert",
         Op::Join(_) => "Join",
+        Op::JoinTables { .. } => "JoinTables",
+        Op::Union => "Union",
+        Op::Unnest(_) => "Unnest",
+        Op::Over(_) => "Over",
+        Op::Rank(_) => "Rank",
+        Op::Retime { .. } => "Retime",
     }
 }

@@ -19,6 +19,7 @@
 mod aggregate;
 mod encoding;
 mod expr;
+mod walk;
 
 pub use aggregate::AggregateFunction;
 pub use encoding::{PLAN_VERSION, PlanError};
@@ -168,6 +169,101 @@ pub enum Op {
     FromUpsert { key: ColumnId, gone: ColumnId },
     /// Brings rows of two inputs together whose keys are equal.
     Join(Join),
+    /// As `Join`, of two tables: the pairs change when either side does.
+    JoinTables { join: Join, emit: Emit },
+    /// The rows of all inputs, which have the same columns.
+    Union,
+    /// A row for each element of an array.
+    Unnest(Unnest),
+    /// What the rows before a row say of it.
+    Over(Over),
+    /// The place of a row among those of its partition.
+    Rank(Rank),
+    /// The same rows, each a microsecond before the time in that column, the end of its window; they come so much later.
+    Retime { end: ColumnId, behind_us: i64 },
+}
+
+/// A column that an operator passes on, or makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Made {
+    /// That one of the input.
+    Input(ColumnId),
+    /// The one of that number that the operator makes.
+    New(u32),
+}
+
+/// A row for each element of an array; it makes one column, the element.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Unnest {
+    /// An SQL array, or a JSON one.
+    pub array: Expr,
+    /// Where there is no element, the row stays, with NULL.
+    pub outer: bool,
+    /// The output's columns.
+    pub output: Vec<Made>,
+}
+
+/// Functions of the rows that came before; each makes a column.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Over {
+    /// In the order of the columns that they make.
+    pub calls: Vec<OverCall>,
+    /// The output's columns.
+    pub output: Vec<Made>,
+}
+
+/// One function of the rows that came before.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct OverCall {
+    /// Which one.
+    pub function: OverFunction,
+    /// PARTITION BY: rows of other values are not seen.
+    pub partition: Vec<Expr>,
+}
+
+impl OverCall {
+    /// The same over other columns.
+    pub fn map(self, map: &impl Fn(&Expr) -> Expr) -> OverCall {
+        OverCall {
+            function: match self.function {
+                OverFunction::Lag { value, rows, default } => OverFunction::Lag {
+                    value: map(&value),
+                    rows,
+                    default: default.as_ref().map(map),
+                },
+                OverFunction::HadChanged(values) => OverFunction::HadChanged(values.iter().map(map).collect()),
+            },
+            partition: self.partition.iter().map(map).collect(),
+        }
+    }
+}
+
+/// The functions of the rows that came before.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub enum OverFunction {
+    /// The value that so many rows before had; `default` where there is none.
+    Lag {
+        value: Expr,
+        rows: u32,
+        default: Option<Expr>,
+    },
+    /// Whether one of these differs from what it was in the row before; TRUE for the first row.
+    HadChanged(Vec<Expr>),
+}
+
+/// Rows by partition, in order; it makes one column, the place, from 1.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Rank {
+    /// PARTITION BY
+    pub partition: Vec<Expr>,
+    /// ORDER BY, over the input; of equals the one that came first is first.
+    pub order: Vec<OrderBy>,
+    /// Only the first ones come out, and are kept where rows never go.
+    pub limit: Option<u64>,
+    /// The output's columns.
+    pub output: Vec<Made>,
+    /// When it speaks.
+    pub emit: Emit,
 }
 
 /// Two inputs: the left one is port 0.

@@ -4,9 +4,11 @@
 //! They are streams like any other, with a shard in each group, so that a task writes them in the Batch of its step:
 //! each is told once, whatever crashes. A flood of them is cut off: beyond a number per step they are only counted.
 
+use std::sync::Arc;
+
 use headwater_store::{
     Catalog, CatalogError, Format, GroupId, OnError, Placement, Qos, Record, ShardId, Store, StreamForm, StreamId,
-    StreamOptions, StreamSpec,
+    StreamOptions, StreamRow, StreamSpec,
 };
 use serde_json::json;
 
@@ -45,6 +47,25 @@ impl SideStreams {
 /// A stream that belongs to a query, and is made and dropped with it.
 pub fn is_side_stream(name: &str) -> bool {
     name.ends_with(LATE) || name.ends_with(ERRORS)
+}
+
+/// The streams of all queries on `s` that `s$late` or `s$errors` stands for, by name. None: the name is not such a one,
+/// or there is a stream of that name.
+pub(crate) fn of_readers<'a>(catalog: &'a Catalog, name: &str) -> Option<Vec<&'a Arc<StreamRow>>> {
+    if catalog.stream(name).is_some() {
+        return None;
+    }
+    let suffix = [LATE, ERRORS].into_iter().find(|suffix| name.ends_with(suffix))?;
+    let stream = catalog.stream(name.strip_suffix(suffix)?)?;
+    let readers = catalog
+        .queries
+        .values()
+        .filter(|query| query.inputs.contains(&stream.id));
+    let mut streams: Vec<_> = readers
+        .filter_map(|query| catalog.stream(&format!("{}{suffix}", query.name)))
+        .collect();
+    streams.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(streams)
 }
 
 /// Makes a query's streams, where they are not there yet.

@@ -67,9 +67,12 @@ fn statement(statement: &Statement) -> Vec<String> {
         StatementKind::AdvanceWatermark { stream, to } => {
             vec![format!("advance watermark of {} to {}", stream.text, to.text)]
         }
-        StatementKind::Explain(inner, format) => {
-            let lines = self::statement(inner).into_iter().map(|line| format!("  {line}"));
-            let head = format!("explain as {format:?}").to_lowercase();
+        StatementKind::Set(set) => vec![format!("set {} = {}", set.name.text, expr(&set.value))],
+        StatementKind::Explain(explain) => {
+            let lines = self::statement(&explain.statement);
+            let lines = lines.into_iter().map(|line| format!("  {line}"));
+            let analyze = flag(explain.analyze, " analyze");
+            let head = format!("explain{analyze} as {:?}", explain.format).to_lowercase();
             std::iter::once(head).chain(lines).collect()
         }
     }
@@ -121,51 +124,58 @@ fn insert(insert: &Insert) -> Vec<String> {
                     .map(|row| format!("  row {}", join(row.values.iter().map(expr)))),
             );
         }
+        InsertValues::Query { columns, select } => {
+            if let Some(columns) = columns {
+                lines[0] += &format!(" ({})", join(columns.iter().map(|name| name.text.clone())));
+            }
+            lines.extend(self::select(select).into_iter().map(|line| format!("  {line}")));
+        }
         InsertValues::Payloads(payloads) => lines.extend(payloads.iter().map(|one| format!("  payload {}", expr(one)))),
     }
     lines
 }
 
 fn select(select: &Select) -> Vec<String> {
-    let mut lines = vec!["select".to_owned()];
-    let mut line = |text: String| lines.push(format!("  {text}"));
+    let mut lines = Vec::new();
+    for named in &select.with {
+        lines.push(format!("with {}", named.name.text));
+        lines.extend(self::select(&named.select).into_iter().map(|line| format!("  {line}")));
+    }
+    lines.push(format!("select{}", flag(select.distinct.is_some(), " distinct")));
     for item in &select.items {
-        line(match item {
+        let item = match item {
             Item::All(_) => "item *".to_owned(),
             Item::Expr { expr, alias: None } => format!("item {}", self::expr(expr)),
             Item::Expr {
                 expr,
                 alias: Some(alias),
             } => format!("item {} as {}", self::expr(expr), alias.text),
-        });
+        };
+        lines.push(format!("  {item}"));
     }
-    let alias = select
-        .from
-        .alias
-        .as_ref()
-        .map(|alias| format!(" as {}", alias.text))
-        .unwrap_or_default();
-    line(match &select.from.source {
-        Source::Stream(name) => format!("from {}{alias}", name.text),
-        Source::Topic(topic) => format!("from topic {}{alias}", topic.text),
-    });
-    if let Some(join) = &select.from.join {
-        let (Source::Stream(Name { text: right, .. }) | Source::Topic(Text { text: right, .. })) = &join.source;
-        let alias = join
-            .alias
+    let alias = |alias: &Option<Name>| {
+        alias
             .as_ref()
-            .map(|alias| format!(" as {}", alias.text))
-            .unwrap_or_default();
+            .map_or_else(String::new, |alias| format!(" as {}", alias.text))
+    };
+    lines.extend(source("from", &select.from.source, &alias(&select.from.alias)));
+    for join in &select.from.joins {
         let on = match &join.on {
-            On::Condition(on) => format!("on {}", expr(on)),
-            On::Names(names) => format!("using {}", self::join(names.iter().map(|name| name.text.clone()))),
+            On::Condition(on) => format!(" on {}", expr(on)),
+            On::Names(names) => format!(" using {}", self::join(names.iter().map(|name| name.text.clone()))),
+            On::Nothing => String::new(),
         };
         let within = join
             .within
-            .map(|within| format!(" within {}", length(within.value)))
-            .unwrap_or_default();
-        line(format!("{:?} join {right}{alias} {on}{within}", join.kind).to_lowercase());
+            .map_or_else(String::new, |within| format!(" within {}", length(within.value)));
+        let kind = format!("{:?} join", join.kind).to_lowercase();
+        lines.extend(source(
+            &kind,
+            &join.source,
+            &format!("{}{on}{within}", alias(&join.alias)),
+        ));
     }
+    let mut line = |text: String| lines.push(format!("  {text}"));
     select
         .filter
         .iter()
@@ -218,6 +228,22 @@ fn select(select: &Select) -> Vec<String> {
         None => {}
     }
     lines
+}
+
+/// A part of FROM; subqueries follow, indented.
+fn source(before: &str, source: &Source, behind: &str) -> Vec<String> {
+    let (what, inside): (_, Vec<&Select>) = match source {
+        Source::Stream(name) => (name.text.clone(), Vec::new()),
+        Source::Topic(topic) => (format!("topic {}", topic.text), Vec::new()),
+        Source::Unnest(array) => (format!("unnest {}", expr(array)), Vec::new()),
+        Source::Query(select) => ("subquery".to_owned(), vec![select]),
+        Source::Union(branches) => ("union".to_owned(), branches.iter().collect()),
+    };
+    let inside = inside.into_iter().flat_map(select);
+    let head = format!("  {before} {what}{behind}");
+    std::iter::once(head)
+        .chain(inside.map(|line| format!("    {line}")))
+        .collect()
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {
@@ -318,6 +344,7 @@ fn expr(node: &Expr) -> String {
             arguments,
             distinct,
             filter,
+            over,
         } => {
             let arguments = match arguments {
                 Arguments::Star => "*".to_owned(),
@@ -329,7 +356,15 @@ fn expr(node: &Expr) -> String {
                 .map(|filter| format!(" filter {}", expr(filter)))
                 .unwrap_or_default();
             let distinct = flag(distinct.is_some(), "distinct ");
-            format!("{}({distinct}{arguments}){filter}", name.text)
+            let over = over.as_ref().map_or_else(String::new, |over| {
+                let order = over
+                    .order
+                    .iter()
+                    .map(|item| format!("{}{}", expr(&item.expr), flag(item.descending, " desc")));
+                let partition = over.partition.iter().map(expr);
+                format!(" over (by [{}] order [{}])", join(partition), join(order))
+            });
+            format!("{}({distinct}{arguments}){filter}{over}", name.text)
         }
     }
 }

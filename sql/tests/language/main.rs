@@ -4,6 +4,7 @@
 
 mod dump;
 mod file;
+mod grammar;
 mod node;
 mod session;
 
@@ -80,6 +81,45 @@ fn the_documentation_lists_every_function() {
         for name in std::iter::once(&aggregate.name).chain(aggregate.aliases) {
             assert!(known.contains(name), "docs/sql.md lacks the aggregate {name}");
         }
+    }
+}
+
+/// What the documentation shows as SQL runs, one statement after the other on one node.
+#[test]
+fn the_examples_of_the_documentation_run() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sql.md")).unwrap();
+    let node = node::Node::start();
+    let mut wrong = String::new();
+    for block in page.split("```sql\n").skip(1) {
+        let example = block.split("```").next().unwrap();
+        for statement in parse(example).expect("an example parses") {
+            let text = statement.span.of(example);
+            let answer = node.run(text);
+            if answer.contains("error[HW") {
+                wrong += &format!("{text}\n{answer}\n");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Every function and aggregate is called in an example.
+#[test]
+fn the_documentation_shows_every_function() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sql.md")).unwrap();
+    let examples: String = page
+        .split("```sql\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    let called: Vec<&str> = examples.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let functions = headwater_sql::function::all().map(|function| function.name);
+    for name in functions.chain(
+        headwater_sql::function::AGGREGATES
+            .iter()
+            .map(|aggregate| aggregate.name),
+    ) {
+        assert!(called.contains(&name), "no example calls {name}");
     }
 }
 

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use headwater_sql::ast::StatementKind;
+use headwater_sql::ast::{Insert, InsertValues, StatementKind};
 use headwater_sql::plan::physical::Plan;
-use headwater_sql::plan::{Binder, explain};
+use headwater_sql::plan::{Binder, Settings, explain};
 use headwater_sql::types::TimestampUs;
 use headwater_sql::{SqlError, parse};
 use headwater_store::{
@@ -82,6 +82,13 @@ impl Session {
                         .collect::<Vec<_>>()
                         .join("\n")
                 }
+                StatementKind::Insert(Insert {
+                    stream,
+                    values: InsertValues::Query { columns, select },
+                }) => {
+                    let bound = binder.feed(stream, columns.as_deref(), select)?;
+                    plan(&bound.plan).join("\n")
+                }
                 StatementKind::Insert(insert) => {
                     let bound = binder.insert(insert, TimestampUs(1_767_225_600_000_000))?;
                     let mut lines = Vec::new();
@@ -92,6 +99,10 @@ impl Session {
                     lines.join("\n")
                 }
                 StatementKind::Describe(name) => format!("stream {}", binder.stream(name)?.name),
+                StatementKind::Set(set) => {
+                    Settings::default().set(set)?;
+                    "ok".to_owned()
+                }
                 // Carried out by the engine; nothing of them is bound.
                 _ => "ok".to_owned(),
             });
@@ -110,7 +121,8 @@ impl Session {
             options,
             sql,
         } = spec;
-        let id = StreamId(self.catalog.streams.len() as u64 + 1);
+        // Of names that are made again as well, each has one of its own.
+        let id = StreamId(self.catalog.stream_names.len() as u64 + 1);
         let shards = if placement == Placement::Topic { GROUPS } else { shards };
         let row = StreamRow {
             id,

@@ -1,128 +1,147 @@
-//! A bound SELECT as a chain of operators, each with its schema, key and form.
+//! A bound SELECT as operators, each with its schema, key and form.
 
-use crate::plan::bind::expression::{Grouping, Upsert};
+use crate::plan::bind::expression::{Expressions, Grouping};
+use crate::plan::bind::from::{From, among};
 use crate::plan::bind::projection::Projection;
 use crate::plan::bind::routing::View;
 use crate::plan::physical::{
-    Aggregate, ColumnId, Emit, Expr, Form, Join, Node, Op, OperatorId, OrderBy, Plan, Routing, Schema, Sink, SinkItem,
-    Source, StateBound, Throttle, Window, WindowColumns, WindowKind,
+    Aggregate, ColumnId, Emit, Expr, Form, Made, Node, Op, OperatorId, OrderBy, Over, Plan, Rank, Routing, Schema,
+    Sink, SinkItem, StateBound, Throttle, Window, WindowColumns, WindowKind,
 };
 use crate::types::DataType;
 
-/// Everything bound, to be put together.
-pub struct Parts {
-    pub source: Source,
-    /// Some: the source is the left side of a join.
-    pub joined: Option<JoinParts>,
+/// A SELECT up to its items.
+pub struct Body<'a> {
+    pub expressions: Expressions<'a>,
+    pub from: From<'a>,
     pub condition: Option<Expr>,
-    pub exchange: Routing,
     pub window: Option<Window>,
     pub throttle: Option<Throttle>,
     pub having: Option<Expr>,
     pub projection: Projection,
+    pub emit: Emit,
+}
+
+/// What makes records of its rows.
+pub struct Ending {
+    pub exchange: Routing,
     pub sink: Sink,
-    /// The source is read as changes by key.
-    pub upsert: Option<Upsert>,
     /// Without grouping, a row replaces the earlier one of its key.
     pub keyed: bool,
     pub view: Option<View>,
     pub order_by: Vec<OrderBy>,
     pub limit: Option<u64>,
-    pub emit: Emit,
 }
 
-/// What a join is put together from.
-pub struct JoinParts {
-    pub join: Join,
-    pub left: Schema,
-    pub right: Source,
-    pub right_schema: Schema,
-    /// The right side is a table: its revisions are its rows.
-    pub upsert: Option<Upsert>,
-}
-
-impl Parts {
-    /// The chain of operators. `source_schema` has the columns that were asked for, `grouping` what GROUP BY came to.
-    pub fn assemble(self, source_schema: Schema, grouping: Option<Grouping>) -> Plan {
-        let mut nodes = Nodes(Vec::new());
-        let plain = Shape {
-            form: Form::Append,
-            key: Vec::new(),
-            partition: Vec::new(),
-            bound: StateBound::Stateless,
+impl Body<'_> {
+    /// The whole plan.
+    pub fn plan(mut self, ending: Ending) -> Plan {
+        let mut nodes = Nodes::default();
+        let projection = std::mem::take(&mut self.projection);
+        let (top, shape) = self.assemble(&projection, Some(ending.exchange), &mut nodes);
+        let shape = match shape.form {
+            Form::Append if ending.keyed => Shape {
+                form: Form::Upsert,
+                ..shape
+            },
+            _ => shape,
         };
-        match self.joined {
-            None => nodes.push(Op::Source(self.source), source_schema.clone(), plain.clone()),
-            Some(joined) => nodes.join(self.source, joined, source_schema.clone(), &plain),
-        }
-        let plain = match self.upsert {
-            None => plain,
-            Some(Upsert { key, gone }) => {
-                let changes = Shape {
-                    form: Form::Retract,
-                    bound: StateBound::Keys,
-                    ..plain
+        nodes.set_form(top, shape.form);
+        let visible = visible(&ending.sink.items, &projection.schema);
+        let (op, bound) = match ending.view {
+            Some(View { retention_us }) => {
+                let view = Op::View {
+                    sink: ending.sink,
+                    retention_us,
                 };
-                nodes.push(Op::FromUpsert { key, gone }, source_schema.clone(), changes.clone());
-                Shape {
-                    bound: StateBound::Stateless,
-                    ..changes
-                }
+                let kept = retention_us.map(|retention_us| StateBound::Windows { retention_us });
+                (view, kept.unwrap_or(StateBound::Keys))
             }
+            None => (Op::Sink(ending.sink), StateBound::Stateless),
         };
-        if let Some(condition) = self.condition {
-            nodes.push(Op::Filter(condition), source_schema.clone(), plain.clone());
+        nodes.push(op, &[top], visible, Shape::plain(shape.form).keeping(bound));
+        Plan {
+            nodes: nodes.0,
+            order_by: ending.order_by,
+            limit: ending.limit,
         }
-        let spread = self.exchange.key.iter().filter_map(column_of).collect();
-        let mut shape = Shape {
-            partition: spread,
-            ..plain
-        };
-        nodes.push(Op::Exchange(self.exchange), source_schema.clone(), shape.clone());
-        if let Some(grouping) = grouping {
-            let mut schema = source_schema;
-            let columns = self.window.as_ref().map(|_| WindowColumns {
-                start: schema.push("window_start", DataType::Timestamp),
-                end: schema.push("window_end", DataType::Timestamp),
-            });
-            let grace_us = self.window.as_ref().map_or(0, |window| window.grace_us);
-            let kind = self.window.as_ref().map(|window| window.kind.clone());
-            if let Some(window) = self.window {
-                nodes.push(Op::Window(window), schema.clone(), shape);
-            }
-            let (aggregate, schema, after) = aggregate(grouping, &schema, columns, self.emit, grace_us);
-            let op = match kind {
-                Some(kind @ (WindowKind::Hopping { .. } | WindowKind::Session { .. })) => {
-                    Op::WindowAggregate { aggregate, kind }
-                }
-                _ => Op::Aggregate(aggregate),
+    }
+
+    /// The operators up to the items; gives the last one, and how its rows are. Without `exchange`: of a subquery, whose
+    /// rows every task works out.
+    pub fn assemble(
+        self,
+        projection: &Projection,
+        exchange: Option<Routing>,
+        nodes: &mut Nodes,
+    ) -> (OperatorId, Shape) {
+        let Body {
+            mut expressions, from, ..
+        } = self;
+        let (mut top, from_shape) = from.assemble(&expressions, nodes);
+        let plain = Shape::plain(from_shape.form);
+        let (calls, rank) = (std::mem::take(&mut expressions.over), expressions.rank.take());
+        let scope = &expressions.scope;
+        let source_schema = scope.schema.clone();
+        // What they are over is what FROM gives, without the columns that they make.
+        let parts = scope.parts();
+        let output = || {
+            let column = |(of, column): (usize, ColumnId)| match scope.call_number(column) {
+                Some(number) if of == parts => Made::New(number),
+                _ => Made::Input(scope.among(column, parts)),
             };
-            nodes.push(op, schema.clone(), after.clone());
-            if let Some(throttle) = self.throttle {
-                nodes.push(
-                    Op::Throttle(throttle),
-                    schema.clone(),
-                    Shape {
-                        bound: StateBound::Waiting,
-                        ..after.clone()
-                    },
-                );
-            }
-            if let Some(having) = self.having {
-                nodes.push(
-                    Op::Filter(having),
-                    schema,
-                    Shape {
-                        bound: StateBound::Stateless,
-                        ..after.clone()
-                    },
-                );
-            }
-            shape = after;
+            scope.up_to(parts).map(column).collect::<Vec<_>>()
+        };
+        let own = |expr: &Expr| among(expr, scope, parts);
+        let mut plain = plain;
+        if !calls.is_empty() {
+            let calls = calls.into_iter().map(|call| call.map(&own)).collect();
+            let over = Op::Over(Over {
+                calls,
+                output: output(),
+            });
+            let keeps = plain.clone().keeping(StateBound::Keys);
+            top = nodes.push(over, &[top], source_schema.clone(), keeps);
         }
-        let project = &self.projection;
+        if let Some(rank) = rank {
+            let order = rank.order.iter().map(|item| OrderBy {
+                expr: own(&item.expr),
+                descending: item.descending,
+            });
+            let op = Op::Rank(Rank {
+                partition: rank.partition.iter().map(&own).collect(),
+                order: order.collect(),
+                limit: None,
+                output: output(),
+                emit: self.emit,
+            });
+            plain = Shape::plain(match self.emit {
+                Emit::AtEnd => Form::Append,
+                _ => Form::Retract,
+            });
+            let keeps = plain.clone().keeping(StateBound::Keys);
+            top = nodes.push(op, &[top], source_schema.clone(), keeps);
+        }
+        if let Some(condition) = self.condition {
+            top = nodes.push(Op::Filter(condition), &[top], source_schema.clone(), plain.clone());
+        }
+        let mut shape = plain;
+        if let Some(exchange) = exchange {
+            shape.partition = exchange.key.iter().filter_map(column_of).collect();
+            top = nodes.push(Op::Exchange(exchange), &[top], source_schema.clone(), shape.clone());
+        }
+        if let Some(grouping) = expressions.grouping {
+            let grouped = Grouped {
+                grouping,
+                window: self.window,
+                emit: self.emit,
+                throttle: self.throttle,
+                having: self.having,
+            };
+            (top, shape) = grouped.assemble(top, source_schema, shape, nodes);
+        }
         let renamed = |columns: &[ColumnId]| {
-            let place = |column: &ColumnId| project.exprs.iter().position(|expr| *expr == Expr::Column(*column));
+            let place = |column: &ColumnId| projection.exprs.iter().position(|expr| *expr == Expr::Column(*column));
             columns
                 .iter()
                 .filter_map(place)
@@ -133,40 +152,53 @@ impl Parts {
             key: renamed(&shape.key),
             partition: renamed(&shape.partition),
             bound: StateBound::Stateless,
-            form: match shape.form {
-                Form::Append if self.keyed => Form::Upsert,
-                form => form,
-            },
+            form: shape.form,
         };
-        nodes.push(
-            Op::Project(project.exprs.clone()),
-            project.schema.clone(),
-            shape.clone(),
-        );
-        let visible = visible(&self.sink.items, &project.schema);
-        let (op, bound) = match self.view {
-            Some(View { retention_us }) => {
-                let view = Op::View {
-                    sink: self.sink,
-                    retention_us,
-                };
-                let kept = retention_us.map(|retention_us| StateBound::Windows { retention_us });
-                (view, kept.unwrap_or(StateBound::Keys))
-            }
-            None => (Op::Sink(self.sink), StateBound::Stateless),
-        };
-        let shape = Shape {
-            key: Vec::new(),
-            partition: Vec::new(),
-            bound,
-            ..shape
-        };
-        nodes.push(op, visible, shape);
-        Plan {
-            nodes: nodes.0,
-            order_by: self.order_by,
-            limit: self.limit,
+        let project = Op::Project(projection.exprs.clone());
+        (
+            nodes.push(project, &[top], projection.schema.clone(), shape.clone()),
+            shape,
+        )
+    }
+}
+
+/// GROUP BY and what follows it.
+struct Grouped {
+    grouping: Grouping,
+    window: Option<Window>,
+    emit: Emit,
+    throttle: Option<Throttle>,
+    having: Option<Expr>,
+}
+
+impl Grouped {
+    fn assemble(self, mut top: OperatorId, mut schema: Schema, shape: Shape, nodes: &mut Nodes) -> (OperatorId, Shape) {
+        let columns = self.window.as_ref().map(|_| WindowColumns {
+            start: schema.push("window_start", DataType::Timestamp),
+            end: schema.push("window_end", DataType::Timestamp),
+        });
+        let grace_us = self.window.as_ref().map_or(0, |window| window.grace_us);
+        let kind = self.window.as_ref().map(|window| window.kind.clone());
+        if let Some(window) = self.window {
+            top = nodes.push(Op::Window(window), &[top], schema.clone(), shape);
         }
+        let (aggregate, schema, after) = aggregate(self.grouping, &schema, columns, self.emit, grace_us);
+        let op = match kind {
+            Some(kind @ (WindowKind::Hopping { .. } | WindowKind::Session { .. })) => {
+                Op::WindowAggregate { aggregate, kind }
+            }
+            _ => Op::Aggregate(aggregate),
+        };
+        top = nodes.push(op, &[top], schema.clone(), after.clone());
+        if let Some(throttle) = self.throttle {
+            let waits = after.clone().keeping(StateBound::Waiting);
+            top = nodes.push(Op::Throttle(throttle), &[top], schema.clone(), waits);
+        }
+        if let Some(having) = self.having {
+            let shape = after.clone().keeping(StateBound::Stateless);
+            top = nodes.push(Op::Filter(having), &[top], schema, shape);
+        }
+        (top, after)
     }
 }
 
@@ -232,48 +264,39 @@ fn aggregate(
     )
 }
 
+/// How the rows of an operator are.
 #[derive(Clone)]
-struct Shape {
-    form: Form,
-    key: Vec<ColumnId>,
-    partition: Vec<ColumnId>,
-    bound: StateBound,
+pub struct Shape {
+    pub form: Form,
+    pub key: Vec<ColumnId>,
+    pub partition: Vec<ColumnId>,
+    pub bound: StateBound,
 }
 
-/// A chain of operators, each reading the one before it.
-struct Nodes(Vec<Node>);
-
-impl Nodes {
-    /// Both sides and what brings them together.
-    fn join(&mut self, left: Source, parts: JoinParts, schema: Schema, plain: &Shape) {
-        self.push(Op::Source(left), parts.left, plain.clone());
-        let left = self.0.len() - 1;
-        self.push(Op::Source(parts.right), parts.right_schema.clone(), plain.clone());
-        if let Some(right) = self.0.last_mut() {
-            right.inputs.clear();
-        }
-        if let Some(Upsert { key, gone }) = parts.upsert {
-            let changes = Shape {
-                form: Form::Retract,
-                bound: StateBound::Keys,
-                ..plain.clone()
-            };
-            self.push(Op::FromUpsert { key, gone }, parts.right_schema, changes);
-        }
-        let bound = match parts.join.within_us {
-            Some(retention_us) => StateBound::Windows { retention_us },
-            None => StateBound::Keys,
-        };
-        let shape = Shape { bound, ..plain.clone() };
-        self.push(Op::Join(parts.join), schema, shape);
-        if let [.., right, join] = self.0.as_slice() {
-            let inputs = vec![self.0[left].id, right.id];
-            let join = join.id;
-            self.0[join.0 as usize].inputs = inputs;
+impl Shape {
+    /// Rows that are themselves, of an operator that keeps nothing.
+    pub fn plain(form: Form) -> Shape {
+        Shape {
+            form,
+            key: Vec::new(),
+            partition: Vec::new(),
+            bound: StateBound::Stateless,
         }
     }
 
-    fn push(&mut self, op: Op, schema: Schema, shape: Shape) {
+    /// Of an operator that keeps so much.
+    pub fn keeping(self, bound: StateBound) -> Shape {
+        Shape { bound, ..self }
+    }
+}
+
+/// Operators, inputs before users.
+#[derive(Debug, Default)]
+pub struct Nodes(Vec<Node>);
+
+impl Nodes {
+    /// Adds one, numbered by its place.
+    pub fn push(&mut self, op: Op, inputs: &[OperatorId], schema: Schema, shape: Shape) -> OperatorId {
         let Shape {
             form,
             key,
@@ -281,16 +304,36 @@ impl Nodes {
             bound,
         } = shape;
         let id = OperatorId(self.0.len() as u32);
-        let inputs = self.0.last().map(|node| node.id).into_iter().collect();
         self.0.push(Node {
             id,
             op,
-            inputs,
+            inputs: inputs.to_vec(),
             schema,
             form,
             key,
             partition,
             bound,
         });
+        id
+    }
+
+    /// Adds all of a subquery; gives its last one.
+    pub fn splice(&mut self, other: Nodes) -> OperatorId {
+        let before = self.0.len() as u32;
+        let moved = |id: OperatorId| OperatorId(id.0 + before);
+        for node in other.0 {
+            self.0.push(Node {
+                id: moved(node.id),
+                inputs: node.inputs.iter().map(|id| moved(*id)).collect(),
+                ..node
+            });
+        }
+        OperatorId(self.0.len().saturating_sub(1) as u32)
+    }
+
+    fn set_form(&mut self, of: OperatorId, form: Form) {
+        if let Some(node) = self.0.get_mut(of.0 as usize) {
+            node.form = form;
+        }
     }
 }

@@ -201,23 +201,12 @@ fn table_query(create: &ast::CreateStream) -> Option<ast::Select> {
         [] => vec![ast::Item::All(source.span)],
         columns => columns.iter().map(item).collect(),
     };
-    Some(ast::Select {
-        items,
-        from: ast::From {
-            source: ast::Source::Stream(source.clone()),
-            alias: None,
-            join: None,
-        },
-        filter: None,
-        group_by: Vec::new(),
-        window: None,
-        having: None,
-        order_by: Vec::new(),
-        limit: None,
-        emit: None,
-        start: None,
-        span: source.span,
-    })
+    let from = ast::From {
+        source: ast::Source::Stream(source.clone()),
+        alias: None,
+        joins: Vec::new(),
+    };
+    Some(ast::Select::new(items, from, source.span))
 }
 
 /// What a stream, query or connector may be called.

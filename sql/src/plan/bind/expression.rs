@@ -8,16 +8,18 @@
 mod call;
 mod literal;
 mod operator;
+mod over;
 
 use crate::ast::{self, ExprKind, Name, Quote};
 use crate::error::{SqlError, codes};
 use crate::plan::bind::path::{self, Steps};
 use crate::plan::bind::scope::{Scope, is_system_name};
 use crate::plan::explain::show;
-use crate::plan::physical::{AggregateCall, ColumnId, Expr, Schema, SourceColumn, UnaryOp};
+use crate::plan::physical::{AggregateCall, ColumnId, Expr, OverCall, Schema, SourceColumn, UnaryOp};
 use crate::span::Span;
 use crate::types::{DataType, Literal};
 use call::Call;
+pub use over::Ranked;
 
 /// Added to the numbers of columns of the aggregate's output.
 const AFTER: u32 = 1 << 30;
@@ -145,10 +147,12 @@ pub struct Expressions<'a> {
     pub windowed: bool,
     /// Some: the query groups.
     pub grouping: Option<Grouping>,
-    /// Some: the source is read as changes by key.
-    pub upsert: Option<Upsert>,
-    /// What the key of a join's rows is.
-    pub joined: Vec<Expr>,
+    /// What names a row of FROM; empty: its record's id.
+    pub key: Vec<Expr>,
+    /// The functions with OVER, each a column of the scope.
+    pub over: Vec<OverCall>,
+    /// ROW_NUMBER, the column behind those.
+    pub rank: Option<Ranked>,
     /// What looks like a slip.
     pub warnings: Vec<String>,
 }
@@ -161,15 +165,11 @@ impl<'a> Expressions<'a> {
             aliases: Vec::new(),
             windowed: false,
             grouping: None,
-            upsert: None,
-            joined: Vec::new(),
+            key: Vec::new(),
+            over: Vec::new(),
+            rank: None,
             warnings: Vec::new(),
         }
-    }
-
-    /// Reads the source as changes by key.
-    pub fn by_key(&mut self) {
-        self.upsert = Some(self.changes_of(0));
     }
 
     /// The columns by which a source is read as changes by key.
@@ -281,6 +281,7 @@ impl<'a> Expressions<'a> {
                 arguments,
                 distinct,
                 filter,
+                over,
             } => {
                 let call = Call {
                     ast,
@@ -288,6 +289,7 @@ impl<'a> Expressions<'a> {
                     arguments,
                     distinct: *distinct,
                     filter: filter.as_deref(),
+                    over: over.as_deref(),
                 };
                 self.call(call, place)
             }
@@ -336,6 +338,9 @@ impl<'a> Expressions<'a> {
         };
         let mut name = name.clone();
         let mut part = None;
+        if let Some(column) = self.scope.element(&name.text) {
+            return self.column(column, steps, ast.span, place);
+        }
         if let Some(qualified) = self.scope.qualifier(&name.text)
             && let Some((text, span)) = steps.take_member()
         {
@@ -355,11 +360,16 @@ impl<'a> Expressions<'a> {
             ));
         }
         let column = self.scope.resolve(&name, &mut steps, part)?;
+        self.column(column, steps, ast.span, place)
+    }
+
+    /// A column of the scope, and what is left of a path into it.
+    fn column(&mut self, column: ColumnId, steps: Steps, span: Span, place: Place) -> Result<Typed, SqlError> {
         if let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) {
-            grouping.ungrouped.push((column, ast.span));
+            grouping.ungrouped.push((column, span));
         }
         let data_type = self.scope.schema.columns[column.index()].data_type.clone();
-        into(Typed::new(Expr::Column(column), data_type), steps, ast.span)
+        into(Typed::new(Expr::Column(column), data_type), steps, span)
     }
 
     /// What is not a column of the stream: the window's columns and the names of the SELECT list.
@@ -491,7 +501,7 @@ fn into(base: Typed, mut steps: Steps, span: Span) -> Result<Typed, SqlError> {
 /// Takes the mark off the columns of the aggregate's output; a column without one is not grouped.
 fn finish(expr: &mut Expr, ungrouped: &mut dyn FnMut(ColumnId) -> SqlError) -> Result<(), SqlError> {
     let mut wrong = None;
-    rewrite_columns(expr, &mut |column| match column.0.checked_sub(AFTER) {
+    expr.replace_columns(&mut |column| match column.0.checked_sub(AFTER) {
         Some(number) => Some(Expr::Column(ColumnId(number))),
         None => {
             wrong.get_or_insert(column);
@@ -499,45 +509,6 @@ fn finish(expr: &mut Expr, ungrouped: &mut dyn FnMut(ColumnId) -> SqlError) -> R
         }
     });
     wrong.map_or(Ok(()), |column| Err(ungrouped(column)))
-}
-
-/// Puts other expressions in the place of columns.
-pub fn rewrite_columns(expr: &mut Expr, replace: &mut dyn FnMut(ColumnId) -> Option<Expr>) {
-    match expr {
-        Expr::Column(column) => {
-            if let Some(other) = replace(*column) {
-                *expr = other;
-            }
-        }
-        Expr::Literal(_) => {}
-        Expr::Unary { operand, .. } | Expr::Cast { operand, .. } | Expr::Path { operand, .. } => {
-            rewrite_columns(operand, replace);
-        }
-        Expr::Binary { left, right, .. } => {
-            rewrite_columns(left, replace);
-            rewrite_columns(right, replace);
-        }
-        Expr::Call { arguments: list, .. } | Expr::Array(list) => {
-            list.iter_mut().for_each(|item| rewrite_columns(item, replace));
-        }
-        Expr::Case { branches, otherwise } => {
-            for (condition, result) in branches {
-                rewrite_columns(condition, replace);
-                rewrite_columns(result, replace);
-            }
-            otherwise
-                .iter_mut()
-                .for_each(|otherwise| rewrite_columns(otherwise, replace));
-        }
-        Expr::In { operand, list, .. } => {
-            rewrite_columns(operand, replace);
-            list.iter_mut().for_each(|item| rewrite_columns(item, replace));
-        }
-        Expr::Like { operand, pattern, .. } => {
-            rewrite_columns(operand, replace);
-            rewrite_columns(pattern, replace);
-        }
-    }
 }
 
 fn not_grouped(name: &str, span: Span) -> SqlError {

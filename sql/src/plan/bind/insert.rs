@@ -43,6 +43,9 @@ pub fn insert(binder: &Binder<'_>, insert: &Insert, now: TimestampUs) -> Result<
     let rules = write_rules(stream)?;
     let constants = Constants { stream, now };
     let rows = match &insert.values {
+        InsertValues::Query { select, .. } => {
+            return Err(SqlError::internal("a query brings no rows of its own").at(select.span));
+        }
         InsertValues::Payloads(payloads) => payloads
             .iter()
             .map(|payload| constants.payload(payload))

@@ -1,90 +1,47 @@
-//! JOIN: the right side's columns beside the left's, and what ON says as pairs that must be equal.
+//! JOIN: which sort of join it is, and what ON says as pairs that must be equal.
 
-use headwater_store::{StreamForm, StreamRow};
-
-use crate::ast::{self, ExprKind, On};
+use crate::ast::{self, On};
 use crate::error::{SqlError, codes};
-use crate::plan::bind::expression::{Expressions, Place, rewrite_columns};
+use crate::plan::bind::expression::{Expressions, Place};
 use crate::plan::bind::path::Steps;
 use crate::plan::bind::scope::Scope;
-use crate::plan::bind::{Binder, topic};
-use crate::plan::physical::{BinaryOp, ColumnId, Expr, Join, JoinKind, Side};
+use crate::plan::physical::{BinaryOp, ColumnId, Expr, JoinKind};
 
-/// A bound join, over the columns of both sides.
+/// A bound join, over the columns of all sides so far.
 #[derive(Debug)]
-pub struct BoundJoin<'a> {
-    /// The right side.
-    pub right: &'a StreamRow,
-    /// The right side is a table: its row of now is looked up.
-    pub lookup: bool,
-    /// Pairs that must be equal, left and right.
+pub struct Joined {
+    /// Which rows come out though nothing matches them.
+    pub kind: JoinKind,
+    /// Pairs that must be equal: of what stands on the left, and of the right side.
     pub keys: Vec<(Expr, Expr)>,
     /// What else ON says of an inner join.
     pub rest: Option<Expr>,
-    kind: JoinKind,
-    within_us: Option<i64>,
+    /// None: the right side is a table.
+    pub within_us: Option<i64>,
+    /// Both sides are tables.
+    pub tables: bool,
 }
 
-/// The right side of a join, which is put into the scope.
-pub fn right_side<'a>(
-    binder: &Binder<'a>,
-    join: &ast::Join,
-    left: &StreamRow,
-    scope: &mut Scope<'a>,
-) -> Result<&'a StreamRow, SqlError> {
-    let right: &StreamRow = match &join.source {
-        ast::Source::Stream(name) => binder.source(name)?,
-        ast::Source::Topic(text) => {
-            topic::source(binder.catalog, text)?;
-            return Err(SqlError::not_supported("a topic filter in a join", text.span)
-                .help("make a stream of these topics first: CREATE STREAM s FROM TOPIC …"));
-        }
-    };
-    if left.form == StreamForm::Upsert {
-        return Err(
-            SqlError::not_supported("a join whose left side is a view or table", join.span)
-                .help("write the stream on the left and the table on the right, or read its revisions with `$log`"),
-        );
-    }
-    let qualifier = join.alias.as_ref().map_or(right.name.as_str(), |alias| &alias.text);
-    scope.join(right, qualifier, join.span)?;
-    Ok(right)
+/// What the sides of a join are.
+pub struct Sides {
+    /// All that stands on the left has one row for each key.
+    pub left_table: bool,
+    /// The right side has.
+    pub right_table: bool,
+    /// A subquery among them whose rows have no times to join by.
+    pub untimed: Option<String>,
 }
 
-/// Binds ON; `plain` says that the right side's revisions are asked for.
+/// Binds ON of the join whose right side is that part.
 pub fn join<'a>(
-    join: &ast::Join,
-    right: &'a StreamRow,
-    plain: bool,
+    join: &'a ast::Join,
+    right: usize,
+    sides: &Sides,
     expressions: &mut Expressions<'a>,
-) -> Result<BoundJoin<'a>, SqlError> {
-    let lookup = right.form == StreamForm::Upsert && !plain;
-    let within_us = match (&join.within, lookup) {
-        (Some(within), false) => Some(within.value.fixed_us().filter(|us| *us >= 0).ok_or_else(|| {
-            SqlError::new(
-                codes::BAD_WINDOW,
-                "WITHIN needs a length that does not depend on the calendar",
-            )
-            .at(within.span)
-        })?),
-        (None, true) => None,
-        (None, false) => {
-            return Err(SqlError::new(codes::BAD_WINDOW, "a join of two streams needs WITHIN")
-                .at(join.span)
-                .detail("without it each row would have to be kept for ever")
-                .help("write ON … WITHIN (INTERVAL '1' MINUTE): how far apart the times of two rows may be"));
-        }
-        (Some(within), true) => {
-            return Err(SqlError::new(
-                codes::BAD_WINDOW,
-                "WITHIN has no meaning in a join with a view or table",
-            )
-            .at(within.span)
-            .detail("each row is joined with the row that the table has at that moment")
-            .help(format!("leave it out, or join its revisions: {}$log", right.name)));
-        }
-    };
-    if let (true, JoinKind::Right | JoinKind::Full) = (lookup, join.kind) {
+) -> Result<Joined, SqlError> {
+    let within_us = within(join, right, sides, &expressions.scope)?;
+    let tables = sides.left_table && sides.right_table;
+    if let (None, false, JoinKind::Right | JoinKind::Full) = (within_us, tables, join.kind) {
         return Err(
             SqlError::not_supported("a RIGHT or FULL join with a view or table", join.span)
                 .detail("a row of the table never stops waiting for one of the stream"),
@@ -94,13 +51,14 @@ pub fn join<'a>(
     match &join.on {
         On::Names(names) => {
             for name in names {
-                let mut side = |part| expressions.scope.resolve(name, &mut Steps::default(), Some(part));
-                keys.push((Expr::Column(side(0)?), Expr::Column(side(1)?)));
+                let left = left_of_using(name, right, expressions)?;
+                let of_right = expressions.scope.resolve(name, &mut Steps::default(), Some(right))?;
+                keys.push((Expr::Column(left), Expr::Column(of_right)));
             }
         }
         On::Condition(on) => {
             let bound = expressions.condition(on, Place::Argument, "ON")?;
-            split(bound, &expressions.scope, &mut keys, &mut rest);
+            split(bound, right, &expressions.scope, &mut keys, &mut rest);
             if let (Some(_), false) = (&rest, join.kind == JoinKind::Inner) {
                 return Err(
                     SqlError::not_supported("ON of an outer join with more than `left = right`", on.span)
@@ -111,41 +69,94 @@ pub fn join<'a>(
                 return Err(
                     SqlError::new(codes::WRONG_TYPE, "ON must say what is equal on both sides")
                         .at(on.span)
-                        .help(example(on, &expressions.scope)),
+                        .help(example(on, right, &expressions.scope)),
                 );
             }
         }
+        On::Nothing => return Err(SqlError::internal("a join without ON").at(join.span)),
     }
-    Ok(BoundJoin {
-        right,
-        lookup,
+    Ok(Joined {
+        kind: join.kind,
         keys,
         rest,
-        kind: join.kind,
         within_us,
+        tables,
     })
 }
 
-fn example(on: &ast::Expr, scope: &Scope<'_>) -> String {
+/// The column of USING on the left: of the first side, or of the one that has declared it.
+fn left_of_using(name: &ast::Name, right: usize, expressions: &mut Expressions<'_>) -> Result<ColumnId, SqlError> {
+    let scope = &mut expressions.scope;
+    let declares = |part: &usize| scope.declared(*part).iter().any(|(declared, _)| *declared == name.text);
+    let part = (0..right).find(declares).unwrap_or(0);
+    scope.resolve(name, &mut Steps::default(), Some(part))
+}
+
+/// WITHIN, which two streams need, and nothing else can have.
+fn within(join: &ast::Join, right: usize, sides: &Sides, scope: &Scope<'_>) -> Result<Option<i64>, SqlError> {
+    match (&join.within, sides.left_table, sides.right_table) {
+        (None, _, true) => Ok(None),
+        (None, true, false) => Err(
+            SqlError::not_supported("a join whose left side is a view or table", join.span)
+                .help("write the stream on the left and the table on the right, or read its revisions with `$log`"),
+        ),
+        (None, false, false) => Err(SqlError::new(codes::BAD_WINDOW, "a join of two streams needs WITHIN")
+            .at(join.span)
+            .detail("without it each row would have to be kept for ever")
+            .help("write ON … WITHIN (INTERVAL '1' MINUTE): how far apart the times of two rows may be")),
+        (Some(within), false, false) => {
+            if let Some(name) = &sides.untimed {
+                return Err(
+                    SqlError::not_supported("a join WITHIN of a subquery that groups", within.span)
+                        .detail(format!("the rows of `{name}` are no records with a time of their own"))
+                        .help("make a stream of it with CREATE STREAM … AS, and join that"),
+                );
+            }
+            let us = within.value.fixed_us().filter(|us| *us >= 0);
+            us.map(Some).ok_or_else(|| {
+                SqlError::new(
+                    codes::BAD_WINDOW,
+                    "WITHIN needs a length that does not depend on the calendar",
+                )
+                .at(within.span)
+            })
+        }
+        (Some(within), _, right_table) => {
+            let table = match right_table {
+                true => scope.name(right),
+                false => scope.name(0),
+            };
+            Err(SqlError::new(
+                codes::BAD_WINDOW,
+                "WITHIN has no meaning in a join with a view or table",
+            )
+            .at(within.span)
+            .detail("each row is joined with the row that the table has at that moment")
+            .help(format!("leave it out, or join its revisions: {table}$log")))
+        }
+    }
+}
+
+fn example(on: &ast::Expr, right: usize, scope: &Scope<'_>) -> String {
     let column = match &on.kind {
-        ExprKind::Name(name) => name.text.clone(),
+        ast::ExprKind::Name(name) => name.text.clone(),
         _ => "id".to_owned(),
     };
-    format!("write ON {}.{column} = {}.{column}", scope.name(0), scope.name(1))
+    format!("write ON {}.{column} = {}.{column}", scope.name(0), scope.name(right))
 }
 
 /// Takes the pairs out of a chain of ANDs.
-fn split(expr: Expr, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut Option<Expr>) {
-    let part = |expr: &Expr| {
-        let mut parts = Vec::new();
+fn split(expr: Expr, right_part: usize, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut Option<Expr>) {
+    // Some(true): of the right side alone; Some(false): of what stands on the left alone.
+    let is_right = |expr: &Expr| {
+        let mut sides = Vec::new();
         expr.walk(&mut |node| {
             if let Expr::Column(column) = node {
-                parts.push(scope.local(*column).0);
+                sides.push(scope.local(*column).0 == right_part);
             }
         });
-        parts.sort_unstable();
-        parts.dedup();
-        match parts.as_slice() {
+        sides.dedup();
+        match sides.as_slice() {
             [one] => Some(*one),
             _ => None,
         }
@@ -156,16 +167,20 @@ fn split(expr: Expr, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut
             left,
             right,
         } => {
-            split(*left, scope, keys, rest);
-            split(*right, scope, keys, rest);
+            split(*left, right_part, scope, keys, rest);
+            split(*right, right_part, scope, keys, rest);
         }
         Expr::Binary {
             op: BinaryOp::Equal,
             left,
             right,
-        } if matches!((part(&left), part(&right)), (Some(0), Some(1)) | (Some(1), Some(0))) => {
-            keys.push(match part(&left) {
-                Some(0) => (*left, *right),
+        } if matches!(
+            (is_right(&left), is_right(&right)),
+            (Some(false), Some(true)) | (Some(true), Some(false))
+        ) =>
+        {
+            keys.push(match is_right(&left) {
+                Some(false) => (*left, *right),
                 _ => (*right, *left),
             });
         }
@@ -182,28 +197,7 @@ fn split(expr: Expr, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut
     }
 }
 
-impl BoundJoin<'_> {
-    /// The operator, once all columns are known.
-    pub fn operator(&self, scope: &Scope<'_>) -> Join {
-        let local = |expr: &Expr| local(expr, scope);
-        let columns = 0..scope.schema.columns.len() as u32;
-        Join {
-            kind: self.kind,
-            keys: self
-                .keys
-                .iter()
-                .map(|(left, right)| (local(left), local(right)))
-                .collect(),
-            within_us: self.within_us,
-            output: columns
-                .map(|column| match scope.local(ColumnId(column)) {
-                    (0, column) => (Side::Left, column),
-                    (_, column) => (Side::Right, column),
-                })
-                .collect(),
-        }
-    }
-
+impl Joined {
     /// The value that a row's key has in it, whichever side is there.
     pub fn key_values(&self) -> impl Iterator<Item = Expr> + '_ {
         self.keys.iter().map(|(left, right)| Expr::Call {
@@ -216,6 +210,6 @@ impl BoundJoin<'_> {
 /// An expression over one side alone, with that side's own numbers.
 pub fn local(expr: &Expr, scope: &Scope<'_>) -> Expr {
     let mut expr = expr.clone();
-    rewrite_columns(&mut expr, &mut |column| Some(Expr::Column(scope.local(column).1)));
+    expr.replace_columns(&mut |column| Some(Expr::Column(scope.local(column).1)));
     expr
 }

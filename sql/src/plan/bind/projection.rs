@@ -79,23 +79,24 @@ fn project_all(names: &[String], expressions: &mut Expressions<'_>, projection: 
         return project_sides(names, expressions, projection);
     }
     let scope = &mut expressions.scope;
-    if scope.is_open() {
-        let star = Expr::Column(scope.star(0));
-        let column = projection.column(&star, "*", &DataType::Jsonb);
-        projection.items.push(SinkItem::Star(column));
-        return;
-    }
-    for (name, data_type) in scope.declared(0).to_vec() {
-        if !names.contains(&name)
-            && let Some(column) = scope.declared_column(0, &name)
+    let (declared, star_at) = (scope.declared(0).to_vec(), scope.star_at(0));
+    for place in 0..=declared.len() {
+        if star_at == Some(place) {
+            let star = Expr::Column(scope.star(0));
+            let column = projection.column(&star, "*", &DataType::Jsonb);
+            projection.items.push(SinkItem::Star(column));
+        }
+        let Some((name, data_type)) = declared.get(place) else {
+            continue;
+        };
+        if !names.contains(name)
+            && let Some(column) = scope.declared_column(0, name)
         {
-            projection.item(
-                Typed {
-                    expr: Expr::Column(column),
-                    data_type,
-                },
-                &name,
-            );
+            let typed = Typed {
+                expr: Expr::Column(column),
+                data_type: data_type.clone(),
+            };
+            projection.item(typed, name);
         }
     }
 }
@@ -108,9 +109,10 @@ fn project_sides(names: &[String], expressions: &mut Expressions<'_>, projection
         if names.contains(&name) {
             continue;
         }
-        let star = match scope.is_part_open(part) {
-            true => Expr::Column(scope.star(part)),
-            false => {
+        let star = match (scope.is_part_open(part), scope.element(&name)) {
+            (true, _) => Expr::Column(scope.star(part)),
+            (false, Some(element)) => Expr::Column(element),
+            (false, None) => {
                 let mut arguments = Vec::new();
                 for (name, _) in scope.declared(part).to_vec() {
                     if let Some(column) = scope.declared_column(part, &name) {

@@ -4,7 +4,7 @@ use headwater_store::Qos;
 
 use crate::ast::{self, Item, Name};
 use crate::error::{SqlError, codes};
-use crate::plan::bind::expression::{Expressions, Grouping, Place, Typed, rewrite_columns};
+use crate::plan::bind::expression::{Expressions, Grouping, Place, Typed};
 use crate::plan::bind::projection::Projection;
 use crate::plan::bind::template::ParsedTemplate;
 use crate::plan::physical::{ColumnId, Expr, Routing, Sink, Template, TemplatePart};
@@ -97,20 +97,11 @@ fn key(
             keys.push(expressions.bind(key, Place::Output)?);
         }
         if keys.is_empty() {
-            let of_join = expressions.joined.iter().map(|expr| Typed {
+            let of_row = expressions.key.iter().map(|expr| Typed {
                 expr: expr.clone(),
-                data_type: DataType::Any,
+                data_type: expr.data_type(&expressions.scope.schema),
             });
-            keys.extend(of_join);
-        }
-        if keys.is_empty()
-            && let Some(upsert) = &expressions.upsert
-        {
-            // A row of it is the row of that key of the source.
-            keys.push(Typed {
-                expr: Expr::Column(upsert.key),
-                data_type: DataType::Any,
-            });
+            keys.extend(of_row);
         }
         return Ok((keys, None));
     };
@@ -201,9 +192,7 @@ fn map_template(template: &Template, mut map: impl FnMut(&Expr) -> Expr) -> Temp
 fn over_source(expr: &Expr, grouping: Option<&Grouping>) -> Expr {
     let mut expr = expr.clone();
     if let Some(grouping) = grouping {
-        rewrite_columns(&mut expr, &mut |column| {
-            grouping.group.get(column.index()).map(|group| group.expr.clone())
-        });
+        expr.replace_columns(&mut |column| grouping.group.get(column.index()).map(|group| group.expr.clone()));
     }
     expr
 }

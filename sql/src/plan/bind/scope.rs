@@ -1,4 +1,4 @@
-//! What the columns of a stream, or of both sides of a join, are called, and which of them a query takes.
+//! What the columns of FROM are called, of a stream, a subquery or all sides of a join, and which of them a query takes.
 
 use headwater_store::{Format, StreamRow, TopicFilter};
 
@@ -7,7 +7,7 @@ use crate::error::{SqlError, codes};
 use crate::parse::did_you_mean;
 use crate::plan::bind::expression::Expressions;
 use crate::plan::bind::path::Steps;
-use crate::plan::physical::{ColumnId, PathStep, Schema, SourceColumn};
+use crate::plan::physical::{ColumnId, Expr, PathStep, Schema, SourceColumn};
 use crate::span::Span;
 use crate::types::DataType;
 
@@ -36,17 +36,30 @@ pub fn is_system_name(name: &str) -> bool {
 pub struct Scope<'a> {
     parts: Vec<Part<'a>>,
     /// Those asked for, of which part each.
-    columns: Vec<(usize, SourceColumn)>,
+    columns: Vec<(usize, Wanted)>,
     /// Their names and types.
     pub schema: Schema,
     /// Names without a qualifier are of this part.
     focus: Option<usize>,
 }
 
-/// One stream.
+/// A column of a part.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// Of a stream's records.
+    Taken(SourceColumn),
+    /// Over the output of a subquery.
+    Output(Expr),
+    /// The element of UNNEST.
+    Element,
+    /// What a function with OVER gives, by its number.
+    Call(u32),
+}
+
+/// A stream, a subquery, …: what stands between the commas and JOINs of FROM.
 #[derive(Debug)]
 struct Part<'a> {
-    stream: &'a StreamRow,
+    kind: Kind<'a>,
     /// What `x` in `x.column` may be.
     qualifier: String,
     declared: Vec<(String, DataType)>,
@@ -54,8 +67,30 @@ struct Part<'a> {
     captures: Vec<String>,
 }
 
+#[derive(Debug)]
+enum Kind<'a> {
+    Stream(&'a StreamRow),
+    /// Its output's columns, as `declared` names them; those of `*`, and before which of the others it stands.
+    Query {
+        columns: Vec<ColumnId>,
+        star: Option<(usize, ColumnId)>,
+    },
+    Element,
+    /// The functions with OVER, which nobody names.
+    Calls,
+}
+
+/// What a subquery's rows are made of, as FROM sees them.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    /// In order.
+    pub named: Vec<(String, DataType, ColumnId)>,
+    /// `*` of an open stream, and before which of the others it stands.
+    pub star: Option<(usize, ColumnId)>,
+}
+
 impl<'a> Part<'a> {
-    fn new(stream: &'a StreamRow, qualifier: &str, captures: &[String]) -> Result<Part<'a>, SqlError> {
+    fn of_stream(stream: &'a StreamRow, qualifier: &str, captures: &[String]) -> Result<Part<'a>, SqlError> {
         let declared = match stream.options.format {
             Format::Json => declared_columns(stream)?,
             Format::Text => vec![("value".to_owned(), DataType::String)],
@@ -73,7 +108,7 @@ impl<'a> Part<'a> {
             }
         }
         Ok(Part {
-            stream,
+            kind: Kind::Stream(stream),
             qualifier: qualifier.to_owned(),
             open: declared.is_empty(),
             declared,
@@ -81,33 +116,89 @@ impl<'a> Part<'a> {
         })
     }
 
+    fn made(kind: Kind<'a>, qualifier: &str, declared: Vec<(String, DataType)>) -> Part<'a> {
+        Part {
+            open: matches!(kind, Kind::Query { star: Some(_), .. }),
+            kind,
+            qualifier: qualifier.to_owned(),
+            declared,
+            captures: Vec::new(),
+        }
+    }
+
     /// It certainly has a column of that name.
     fn has(&self, name: &str) -> bool {
         self.declared.iter().any(|(declared, _)| declared == name) || self.captures.iter().any(|known| known == name)
     }
+
+    /// Its rows have the columns that every record has.
+    fn has_system(&self, name: &str) -> bool {
+        matches!(self.kind, Kind::Stream(_)) && is_system_name(name)
+    }
 }
 
 impl<'a> Scope<'a> {
-    /// `captures` are the topic filters whose `{name}` levels are columns: the stream's own, or FROM's.
-    pub fn new(stream: &'a StreamRow, qualifier: &str, captures: &[String]) -> Result<Scope<'a>, SqlError> {
-        Ok(Scope {
-            parts: vec![Part::new(stream, qualifier, captures)?],
+    /// Of nothing: what FROM names is added part by part.
+    pub fn empty() -> Scope<'a> {
+        Scope {
+            parts: Vec::new(),
             columns: Vec::new(),
             schema: Schema::default(),
-            focus: Some(0),
-        })
+            focus: None,
+        }
     }
 
-    /// Adds the right side of a join. From here on a name needs a qualifier, unless one side alone declares it.
-    pub fn join(&mut self, stream: &'a StreamRow, qualifier: &str, span: Span) -> Result<(), SqlError> {
-        if self.qualifier(qualifier).is_some() {
-            let message = format!("both sides of the join are called `{qualifier}`");
+    /// `captures` are the topic filters whose `{name}` levels are columns: the stream's own, or FROM's.
+    pub fn new(stream: &'a StreamRow, qualifier: &str, captures: &[String]) -> Result<Scope<'a>, SqlError> {
+        let mut scope = Scope::empty();
+        scope.add(Part::of_stream(stream, qualifier, captures)?, Span::default())?;
+        Ok(scope)
+    }
+
+    /// Adds a stream.
+    pub fn add_stream(
+        &mut self,
+        stream: &'a StreamRow,
+        qualifier: &str,
+        captures: &[String],
+        span: Span,
+    ) -> Result<(), SqlError> {
+        self.add(Part::of_stream(stream, qualifier, captures)?, span)
+    }
+
+    /// Adds a subquery.
+    pub fn add_query(&mut self, columns: &Columns, qualifier: &str, span: Span) -> Result<(), SqlError> {
+        let kind = Kind::Query {
+            columns: columns.named.iter().map(|(_, _, column)| *column).collect(),
+            star: columns.star,
+        };
+        let declared = columns.named.iter().map(|(name, of, _)| (name.clone(), of.clone()));
+        self.add(Part::made(kind, qualifier, declared.collect()), span)
+    }
+
+    /// Adds the elements of an array, of that type, each called `name`.
+    pub fn add_elements(&mut self, name: &str, of: DataType, span: Span) -> Result<(), SqlError> {
+        let focus = self.focus;
+        self.add(Part::made(Kind::Element, name, vec![(name.to_owned(), of)]), span)?;
+        self.focus = focus;
+        Ok(())
+    }
+
+    /// Adds what functions with OVER give. Nothing can be added behind it.
+    pub fn add_calls(&mut self) {
+        self.parts.push(Part::made(Kind::Calls, "", Vec::new()));
+    }
+
+    /// From the second one on, a name needs a qualifier, unless one part alone declares it.
+    fn add(&mut self, part: Part<'a>, span: Span) -> Result<(), SqlError> {
+        if self.qualifier(&part.qualifier).is_some() {
+            let message = format!("both sides of the join are called `{}`", part.qualifier);
             return Err(SqlError::new(codes::DUPLICATE_NAME, message)
                 .at(span)
                 .help("give them names with AS"));
         }
-        self.parts.push(Part::new(stream, qualifier, &stream.captures)?);
-        self.focus = None;
+        self.parts.push(part);
+        self.focus = (self.parts.len() == 1).then_some(0);
         Ok(())
     }
 
@@ -123,9 +214,10 @@ impl<'a> Scope<'a> {
         result
     }
 
-    /// How many streams.
+    /// How many streams, subqueries and arrays.
     pub fn parts(&self) -> usize {
-        self.parts.len()
+        let named = |part: &&Part<'_>| !matches!(part.kind, Kind::Calls);
+        self.parts.iter().filter(named).count()
     }
 
     /// What a part is called.
@@ -148,9 +240,46 @@ impl<'a> Scope<'a> {
         &self.parts[part].declared
     }
 
+    /// Before which of the declared columns the fields stand that nobody has named.
+    pub fn star_at(&self, part: usize) -> Option<usize> {
+        match &self.parts[part].kind {
+            Kind::Query { star, .. } => star.map(|(at, _)| at),
+            _ => self.parts[part].open.then_some(0),
+        }
+    }
+
     /// The part whose column `x` is `name.x`.
     pub fn qualifier(&self, name: &str) -> Option<usize> {
-        self.parts.iter().position(|part| part.qualifier == name)
+        let named = |part: &Part<'_>| part.qualifier == name && !matches!(part.kind, Kind::Calls);
+        self.parts.iter().position(named)
+    }
+
+    /// The element of the array that has that name.
+    pub fn element(&mut self, name: &str) -> Option<ColumnId> {
+        let part = self.qualifier(name)?;
+        self.element_of(part)
+    }
+
+    fn element_of(&mut self, part: usize) -> Option<ColumnId> {
+        if !matches!(self.parts[part].kind, Kind::Element) {
+            return None;
+        }
+        let (name, of) = self.parts[part].declared.first()?.clone();
+        Some(self.wanted(part, Wanted::Element, &name, of))
+    }
+
+    /// What the function with OVER of that number gives.
+    pub fn call(&mut self, number: u32, name: &str, data_type: DataType) -> ColumnId {
+        let part = self.parts.len() - 1;
+        self.wanted(part, Wanted::Call(number), name, data_type)
+    }
+
+    /// The number of the function with OVER whose column it is.
+    pub fn call_number(&self, column: ColumnId) -> Option<u32> {
+        match self.columns.get(column.index()) {
+            Some((_, Wanted::Call(number))) => Some(*number),
+            _ => None,
+        }
     }
 
     /// The number of a column of the first part; the same one for the same column.
@@ -158,32 +287,73 @@ impl<'a> Scope<'a> {
         self.column_of(0, column, name, data_type)
     }
 
-    /// The number of a column; the same one for the same column.
+    /// The number of a stream's column; the same one for the same column.
     pub fn column_of(&mut self, part: usize, column: SourceColumn, name: &str, data_type: DataType) -> ColumnId {
+        self.wanted(part, Wanted::Taken(column), name, data_type)
+    }
+
+    /// The number of a column that is worked out from the output of a subquery.
+    pub fn output_of(&mut self, part: usize, expr: Expr, name: &str, data_type: DataType) -> ColumnId {
+        self.wanted(part, Wanted::Output(expr), name, data_type)
+    }
+
+    fn wanted(&mut self, part: usize, column: Wanted, name: &str, data_type: DataType) -> ColumnId {
         let wanted = (part, column);
         match self.columns.iter().position(|known| *known == wanted) {
             Some(at) => ColumnId(at as u32),
             None => {
+                let qualified = self.parts() > 1 && matches!(wanted.1, Wanted::Taken(_) | Wanted::Output(_));
                 self.columns.push(wanted);
-                match self.parts.as_slice() {
-                    [_] => self.schema.push(name, data_type),
-                    parts => self.schema.push(format!("{}.{name}", parts[part].qualifier), data_type),
+                match qualified {
+                    true => self
+                        .schema
+                        .push(format!("{}.{name}", self.parts[part].qualifier), data_type),
+                    false => self.schema.push(name, data_type),
                 }
             }
         }
     }
 
     /// The columns that were asked for of one part, in the order of its own numbers.
-    pub fn source_columns(&self, part: usize) -> Vec<SourceColumn> {
-        let own = self.columns.iter().filter(|(of, _)| *of == part);
-        own.map(|(_, column)| column.clone()).collect()
+    pub fn wanted_of(&self, part: usize) -> impl Iterator<Item = &Wanted> {
+        let own = self.columns.iter().filter(move |(of, _)| *of == part);
+        own.map(|(_, column)| column)
     }
 
-    /// Their names and types.
+    /// As above, of a stream.
+    pub fn source_columns(&self, part: usize) -> Vec<SourceColumn> {
+        let own = self.wanted_of(part).filter_map(|wanted| match wanted {
+            Wanted::Taken(column) => Some(column.clone()),
+            _ => None,
+        });
+        own.collect()
+    }
+
+    /// The name of the field that a column is, where it is one of a stream's.
+    pub fn field_name(&self, column: ColumnId) -> Option<&str> {
+        match self.columns.get(column.index()) {
+            Some((_, Wanted::Taken(SourceColumn::Field { path, .. }))) => match path.as_slice() {
+                [PathStep::Member(name)] => Some(name),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The names and types of the columns of the parts before one.
+    pub fn schema_before(&self, part: usize) -> Schema {
+        self.schema_where(|of| of < part)
+    }
+
+    /// The names and types of the columns of one part.
     pub fn source_schema(&self, part: usize) -> Schema {
+        self.schema_where(|of| of == part)
+    }
+
+    fn schema_where(&self, test: impl Fn(usize) -> bool) -> Schema {
         let mut schema = Schema::default();
         for ((of, _), column) in self.columns.iter().zip(&self.schema.columns) {
-            if *of == part {
+            if test(*of) {
                 schema.push(column.name.clone(), column.data_type.clone());
             }
         }
@@ -199,21 +369,50 @@ impl<'a> Scope<'a> {
         (*part, ColumnId(before.count() as u32))
     }
 
-    /// The whole payload: `*` of an open stream.
+    /// The number of a column among those of the parts before one.
+    pub fn among(&self, column: ColumnId, parts: usize) -> ColumnId {
+        let before = self.columns.iter().take(column.index());
+        ColumnId(before.filter(|(of, _)| *of < parts).count() as u32)
+    }
+
+    /// The columns of the parts up to one, with the part of each, in order.
+    pub fn up_to(&self, part: usize) -> impl Iterator<Item = (usize, ColumnId)> + '_ {
+        let columns = self.columns.iter().enumerate();
+        let own = columns.filter(move |(_, (of, _))| *of <= part);
+        own.map(|(number, (of, _))| (*of, ColumnId(number as u32)))
+    }
+
+    /// The whole payload: `*` of an open part.
     pub fn star(&mut self, part: usize) -> ColumnId {
-        self.column_of(part, SourceColumn::Star, "*", DataType::Jsonb)
+        match self.parts[part].kind {
+            Kind::Query {
+                star: Some((_, column)),
+                ..
+            } => self.output_of(part, Expr::Column(column), "*", DataType::Jsonb),
+            _ => self.column_of(part, SourceColumn::Star, "*", DataType::Jsonb),
+        }
     }
 
     /// The declared column of that name.
     pub fn declared_column(&mut self, part: usize, name: &str) -> Option<ColumnId> {
-        let declared = &self.parts[part].declared;
-        let data_type = declared.iter().find(|(declared, _)| declared == name)?.1.clone();
-        let path = vec![PathStep::Member(name.to_owned())];
-        let field = SourceColumn::Field {
-            path,
-            data_type: data_type.clone(),
-        };
-        Some(self.column_of(part, field, name, data_type))
+        let of = &self.parts[part];
+        let number = of.declared.iter().position(|(declared, _)| declared == name)?;
+        let data_type = of.declared[number].1.clone();
+        match &of.kind {
+            Kind::Query { columns, .. } => {
+                let column = Expr::Column(columns[number]);
+                Some(self.output_of(part, column, name, data_type))
+            }
+            Kind::Element => self.element_of(part),
+            _ => {
+                let path = vec![PathStep::Member(name.to_owned())];
+                let field = SourceColumn::Field {
+                    path,
+                    data_type: data_type.clone(),
+                };
+                Some(self.column_of(part, field, name, data_type))
+            }
+        }
     }
 
     /// The column that `name`, followed by `steps`, stands for. The steps that are part of the column are taken away.
@@ -223,6 +422,35 @@ impl<'a> Scope<'a> {
             Some(part) => part,
             None => self.only_part(name)?,
         };
+        match &self.parts[at].kind {
+            Kind::Stream(_) => self.of_stream(at, name, steps),
+            _ => match (self.declared_column(at, &name.text), self.star_of(at)) {
+                (Some(column), _) => Ok(column),
+                (None, Some(star)) => {
+                    let label = steps.label(&name.text);
+                    let mut path = vec![PathStep::Member(name.text.clone())];
+                    path.extend(steps.take_all());
+                    let field = Expr::Path {
+                        operand: Box::new(Expr::Column(star)),
+                        steps: path,
+                        as_text: false,
+                    };
+                    Ok(self.output_of(at, field, &label, DataType::Any))
+                }
+                (None, None) => Err(self.unknown(at, name)),
+            },
+        }
+    }
+
+    /// Where a subquery's output has the fields that nobody has named.
+    fn star_of(&self, part: usize) -> Option<ColumnId> {
+        match self.parts[part].kind {
+            Kind::Query { star, .. } => star.map(|(_, column)| column),
+            _ => None,
+        }
+    }
+
+    fn of_stream(&mut self, at: usize, name: &Name, steps: &mut Steps) -> Result<ColumnId, SqlError> {
         if let Some((text, column, data_type)) = SYSTEM.iter().find(|(system, ..)| *system == name.text) {
             let level = if *column == SourceColumn::Topic {
                 steps.take_index()
@@ -261,18 +489,28 @@ impl<'a> Scope<'a> {
         let with: Vec<usize> = (0..self.parts.len())
             .filter(|part| self.parts[*part].has(&name.text))
             .collect();
-        if let ([part], false) = (with.as_slice(), self.is_open() || is_system_name(&name.text)) {
+        let system = self.parts.iter().any(|part| part.has_system(&name.text));
+        if let ([part], false) = (with.as_slice(), self.is_open() || system) {
             return Ok(*part);
         }
-        let names: Vec<&str> = self.parts.iter().map(|part| part.qualifier.as_str()).collect();
-        if with.is_empty() && !self.is_open() && !is_system_name(&name.text) {
+        if with.is_empty() && !self.is_open() && !system {
             return Err(self.unknown(0, name));
         }
-        let written = names.iter().map(|qualifier| format!("`{qualifier}.{}`", name.text));
-        let message = format!("`{}` may be of either side of the join", name.text);
+        let named = self
+            .parts
+            .iter()
+            .filter(|part| !matches!(part.kind, Kind::Calls | Kind::Element));
+        let written: Vec<_> = named
+            .map(|part| format!("`{}.{}`", part.qualifier, name.text))
+            .collect();
+        let (side, written) = match written.as_slice() {
+            [_, _] => ("either side", written.join(" or ")),
+            _ => ("several sides", written.join(", ")),
+        };
+        let message = format!("`{}` may be of {side} of the join", name.text);
         Err(SqlError::new(codes::UNKNOWN_COLUMN, message)
             .at(name.span)
-            .help(format!("write {}", written.collect::<Vec<_>>().join(" or "))))
+            .help(format!("write {written}")))
     }
 
     fn topic_level(&mut self, part: usize, level: i64, span: Span) -> Result<ColumnId, SqlError> {
@@ -315,7 +553,8 @@ impl<'a> Scope<'a> {
 
     fn unknown(&self, part: usize, name: &Name) -> SqlError {
         let Part {
-            stream,
+            kind,
+            qualifier,
             declared,
             captures,
             ..
@@ -335,7 +574,11 @@ impl<'a> Scope<'a> {
             did_you_mean(&name.text, names.iter().copied().chain(system))
         };
         let help = help.unwrap_or_else(|| format!("the columns are {}", names.join(", ")));
-        let message = format!("column `{}` does not exist in stream `{}`", name.text, stream.name);
+        let owner = match kind {
+            Kind::Stream(stream) => format!("stream `{}`", stream.name),
+            _ => format!("`{qualifier}`"),
+        };
+        let message = format!("column `{}` does not exist in {owner}", name.text);
         SqlError::new(codes::UNKNOWN_COLUMN, message).at(name.span).help(help)
     }
 }

@@ -1,24 +1,22 @@
 //! SELECT: clauses to operators.
 
-use headwater_store::{StreamForm, StreamRow};
+use headwater_store::StreamRow;
 
 use crate::ast::{self, EmitKind, ExprKind, Item, StartKind};
 use crate::error::{SqlError, codes};
 use crate::function;
 use crate::limits::WINDOWS_PER_ROW_MAX;
 use crate::parse::parse_expression;
-use crate::plan::bind::assemble::{JoinParts, Parts};
-use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, Upsert, literal_moment};
-use crate::plan::bind::join::{self, BoundJoin};
+use crate::plan::bind::assemble::{Body, Ending};
+use crate::plan::bind::context::{Context, Shared};
+use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, literal_moment};
+use crate::plan::bind::from::from;
 use crate::plan::bind::projection::{Projection, output_names, project};
 use crate::plan::bind::routing::{Output, routing};
-use crate::plan::bind::scope::Scope;
 use crate::plan::bind::{Binder, BoundSelect, topic};
-use crate::plan::physical::{BinaryOp, Emit, Expr, OrderBy, Plan, Source, Start, Throttle, Window, WindowKind};
+use crate::plan::optimize::optimize;
+use crate::plan::physical::{BinaryOp, ColumnId, Emit, Expr, OrderBy, Plan, Start, Throttle, Window, WindowKind};
 use crate::types::DataType;
-
-/// The delay of the watermark behind event times that records carry, unless DELAY says another.
-const DELAY_US: i64 = 5_000_000;
 
 /// A SELECT by itself.
 pub fn alone(binder: &Binder<'_>, select: &ast::Select) -> Result<BoundSelect, SqlError> {
@@ -38,48 +36,72 @@ pub fn plan(
 ) -> Result<(Plan, Vec<String>), SqlError> {
     let emit = emit(select, output.is_some());
     refuse_endless(select, emit, output.is_some())?;
-    let (stream, filter) = source(binder, select, output)?;
-    let captures = match &filter {
-        Some(filter) => vec![filter.as_str().to_owned()],
-        None => stream.captures.clone(),
-    };
-    let qualifier = select
-        .from
-        .alias
-        .as_ref()
-        .map_or(stream.name.as_str(), |alias| &alias.text);
-    let mut scope = Scope::new(stream, qualifier, &captures)?;
-    let right = match &select.from.join {
-        Some(join) => {
-            refuse_own(&join.source, output)?;
-            Some((join, join::right_side(binder, join, stream, &mut scope)?))
-        }
-        None => None,
-    };
-    let mut expressions = Expressions::new(scope);
-    let timestamp = Scope::focused(&mut expressions, 0, |expressions| event_time(stream, expressions))?;
-    let joined = match right {
-        Some((ast, right)) => {
-            let bound = join::join(ast, right, asks_revisions(&ast.source, right), &mut expressions)?;
-            expressions.joined = bound.key_values().collect();
-            Some(bound)
-        }
-        None => None,
-    };
-    let plain = asks_revisions(&select.from.source, stream);
-    if stream.form == StreamForm::Upsert && emit != Emit::AtEnd && !plain {
-        refuse_sessions(select)?;
-        expressions.by_key();
+    let shared = Shared::default();
+    let context = Context::new(select, emit, output, &shared);
+    let names = output_names(&select.items)?;
+    let mut body = body(binder, select, &names, emit, &context)?;
+    let Body {
+        expressions,
+        projection,
+        from,
+        ..
+    } = &mut body;
+    let order_by = order_by(select, expressions, projection)?;
+    let keyed = output.is_some_and(|output| output.view.is_some() && !output.keys.is_empty());
+    if let (Some(output), true) = (output, from.multiplies && expressions.grouping.is_none())
+        && output.view.is_some()
+        && !keyed
+    {
+        return Err(SqlError::new(codes::BAD_OPTION, "this view needs a KEY")
+            .at(select.span)
+            .detail("UNNEST and UNION ALL make several rows of one record, and a view has one for each key")
+            .help("give the option KEY: WITH (KEY = …)"));
     }
-    let on_topic = filter
+    let (exchange, sink) = routing(expressions, projection, &names, select, output)?;
+    let warnings = std::mem::take(&mut expressions.warnings);
+    let ending = Ending {
+        exchange,
+        sink,
+        keyed,
+        view: output.and_then(|output| output.view),
+        order_by,
+        limit: select.limit.map(|limit| limit.count),
+    };
+    let plan = optimize(body.plan(ending));
+    match shared.ranked.get() {
+        Some(span) if emit != Emit::AtEnd && plan.ranks_all() => Err(SqlError::new(
+            codes::BAD_WINDOW,
+            "ROW_NUMBER in a query that goes on needs to know how many rows to keep",
+        )
+        .at(span)
+        .detail("with each new row the number of every row behind it would change")
+        .help("write WHERE with its name: … AS n … WHERE n <= 10")),
+        _ => Ok((plan, warnings)),
+    }
+}
+
+/// A SELECT up to its items, wherever it stands.
+pub fn body<'a>(
+    binder: &Binder<'a>,
+    select: &'a ast::Select,
+    names: &[String],
+    emit: Emit,
+    context: &Context<'a>,
+) -> Result<Body<'a>, SqlError> {
+    let inside = context.with(select);
+    let (mut expressions, from) = from(binder, select, &inside)?;
+    expressions.key = from.key.clone();
+    if from.changes {
+        refuse_sessions(select)?;
+    }
+    let on_topic = from
+        .topic
         .as_ref()
         .and_then(|filter| topic::condition(&mut expressions.scope, filter));
-
-    let names = output_names(&select.items)?;
     expressions.aliases = select
         .items
         .iter()
-        .zip(&names)
+        .zip(names)
         .filter_map(|(item, name)| match item {
             Item::Expr { expr, alias } => Some(Alias {
                 name: name.clone(),
@@ -94,139 +116,80 @@ pub fn plan(
         .filter
         .as_ref()
         .map(|filter| expressions.condition(filter, Place::Where, "WHERE"));
-    let on_join = joined.as_ref().and_then(|joined| joined.rest.clone());
-    let condition = and(and(on_topic, on_join), condition.transpose()?);
+    let condition = and(on_topic, condition.transpose()?);
     let window = window(select, emit)?;
+    if let Some(window) = &select.window {
+        from.check_times(window)?;
+    }
     bind_grouping(select, &mut expressions)?;
     check_final(select, emit)?;
-
-    let mut projection = project(select, &names, &mut expressions)?;
+    let mut projection = project(select, names, &mut expressions)?;
+    if let Some(distinct) = select.distinct {
+        group_by_all(select, distinct, &mut expressions, &mut projection)?;
+    }
     let having = having(select, &mut expressions)?;
-    let order_by = order_by(select, &mut expressions, &mut projection)?;
-    let (exchange, sink) = routing(&mut expressions, &mut projection, &names, select, output)?;
-    let start = start(binder, select, stream, output)?;
-    let right = match &joined {
-        Some(joined) => Some(right_source(select, joined, &start, &mut expressions)?),
-        None => None,
-    };
-    let scope = &expressions.scope;
-    let left = Described {
-        part: 0,
-        stream,
-        plain,
-        captures,
-        timestamp,
-        start,
-    };
-    let source = left.source(scope);
-    let joined = joined.zip(right).map(|(bound, (right, upsert))| JoinParts {
-        join: bound.operator(scope),
-        left: scope.source_schema(0),
-        right: right.source(scope),
-        right_schema: scope.source_schema(1),
-        upsert: upsert.map(|upsert| Upsert {
-            key: scope.local(upsert.key).1,
-            gone: scope.local(upsert.gone).1,
-        }),
-    });
-    let limit = select.limit.map(|limit| limit.count);
-    let parts = Parts {
-        source,
-        joined,
+    if let Some(rank) = &expressions.rank {
+        context.ranked(rank.span);
+        name_by_rank(&mut expressions);
+    } else if let (true, Some(first)) = (from.changes, expressions.over.first()) {
+        return Err(refuse_changes(first, select));
+    }
+    Ok(Body {
+        expressions,
+        from,
         condition,
-        exchange,
         window,
         throttle: throttle(select)?,
         having,
         projection,
-        sink,
-        upsert: expressions.upsert,
-        keyed: output.is_some_and(|output| output.view.is_some() && !output.keys.is_empty()),
-        view: output.and_then(|output| output.view),
-        order_by,
-        limit,
         emit,
+    })
+}
+
+fn refuse_changes(call: &crate::plan::physical::OverCall, select: &ast::Select) -> SqlError {
+    let name = match call.function {
+        crate::plan::physical::OverFunction::Lag { .. } => "LAG",
+        crate::plan::physical::OverFunction::HadChanged(_) => "HAD_CHANGED",
     };
-    Ok((
-        parts.assemble(expressions.scope.schema, expressions.grouping),
-        expressions.warnings,
-    ))
+    SqlError::not_supported(format!("{name} over rows that change"), select.span)
+        .help("read the plain revisions, FROM \"name$log\"")
 }
 
-/// One side of FROM, before all of its columns are known.
-struct Described<'a> {
-    part: usize,
-    stream: &'a StreamRow,
-    /// Its plain revisions are asked for.
-    plain: bool,
-    captures: Vec<String>,
-    timestamp: Option<Expr>,
-    start: Start,
+/// A row among the first ones is named by its partition and its number: the next one in its place replaces it.
+fn name_by_rank(expressions: &mut Expressions<'_>) {
+    let number = expressions.scope.call(0, "row_number", DataType::Integer);
+    let partition = expressions.rank.iter().flat_map(|rank| rank.partition.clone());
+    expressions.key = partition.chain([Expr::Column(number)]).collect();
 }
 
-impl Described<'_> {
-    fn source(self, scope: &Scope<'_>) -> Source {
-        let options = &self.stream.options;
-        let delay_us = if self.timestamp.is_some() { DELAY_US } else { 0 };
-        let log = if self.plain { "$log" } else { "" };
-        Source {
-            stream: self.stream.id,
-            name: format!("{}{log}", self.stream.name),
-            format: options.format,
-            on_error: options.on_error,
-            form: self.stream.form,
-            columns: scope.source_columns(self.part),
-            captures: self.captures,
-            delay_us: options.delay_ms.map_or(delay_us, micros),
-            idle_us: options.idle_ms.map(micros),
-            timestamp: self.timestamp.map(|expr| join::local(&expr, scope)),
-            start: self.start,
-        }
-    }
-}
-
-/// The right side of a join; with the columns by which a table's revisions become its rows.
-fn right_source<'a>(
+/// DISTINCT: each row that is selected is a group of its own.
+fn group_by_all(
     select: &ast::Select,
-    joined: &BoundJoin<'a>,
-    left_start: &Start,
-    expressions: &mut Expressions<'a>,
-) -> Result<(Described<'a>, Option<Upsert>), SqlError> {
-    let stream = joined.right;
-    let timestamp = Scope::focused(expressions, 1, |expressions| event_time(stream, expressions))?;
-    let upsert = joined.lookup.then(|| expressions.changes_of(1));
-    if let (Start::Offset(_), Some(start)) = (left_start, &select.start) {
+    distinct: crate::span::Span,
+    expressions: &mut Expressions<'_>,
+    projection: &mut Projection,
+) -> Result<(), SqlError> {
+    if groups(select) {
         return Err(
-            SqlError::new(codes::BAD_START, "an offset is of one stream, and a join has two")
-                .at(start.span)
-                .help("name a time: FROM TIMESTAMP '…'"),
+            SqlError::not_supported("SELECT DISTINCT in a query that groups", distinct)
+                .help("put what groups into a subquery: SELECT DISTINCT n FROM (SELECT … GROUP BY …)"),
         );
     }
-    // A table is what it is, whatever was said of the stream.
-    let start = if joined.lookup {
-        Start::Earliest
-    } else {
-        left_start.clone()
-    };
-    let plain = select
-        .from
-        .join
-        .as_ref()
-        .is_some_and(|join| asks_revisions(&join.source, stream));
-    let described = Described {
-        part: 1,
-        stream,
-        plain,
-        captures: stream.captures.clone(),
-        timestamp,
-        start,
-    };
-    Ok((described, upsert))
-}
-
-/// `name$log`
-fn asks_revisions(source: &ast::Source, stream: &StreamRow) -> bool {
-    matches!(source, ast::Source::Stream(name) if name.text != stream.name)
+    let exprs = std::mem::take(&mut projection.exprs);
+    let types = projection.schema.columns.iter().map(|column| column.data_type.clone());
+    let group: Vec<Typed> = exprs
+        .into_iter()
+        .zip(types)
+        .map(|(expr, data_type)| Typed { expr, data_type })
+        .collect();
+    projection.exprs = (0..group.len() as u32)
+        .map(|number| Expr::Column(ColumnId(number)))
+        .collect();
+    expressions.grouping = Some(Grouping {
+        group,
+        ..Grouping::default()
+    });
+    Ok(())
 }
 
 fn and(a: Option<Expr>, b: Option<Expr>) -> Option<Expr> {
@@ -240,11 +203,13 @@ fn and(a: Option<Expr>, b: Option<Expr>) -> Option<Expr> {
     }
 }
 
-fn micros(ms: u64) -> i64 {
+/// Milliseconds as microseconds.
+pub fn micros(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 
-fn emit(select: &ast::Select, persistent: bool) -> Emit {
+/// When a SELECT speaks.
+pub fn emit(select: &ast::Select, persistent: bool) -> Emit {
     match select.emit.map(|emit| emit.kind) {
         // The two that hold changes back work on what EMIT CHANGES says.
         Some(EmitKind::Changes | EmitKind::Periodic(_) | EmitKind::Silence(_)) => Emit::Changes,
@@ -268,44 +233,6 @@ fn refuse_endless(select: &ast::Select, emit: Emit, persistent: bool) -> Result<
             first.expr.span,
         )
         .help("a SELECT without EMIT ends, and can be ordered")),
-        _ => Ok(()),
-    }
-}
-
-fn source<'a>(
-    binder: &Binder<'a>,
-    select: &ast::Select,
-    output: Option<&Output<'_>>,
-) -> Result<(&'a StreamRow, Option<headwater_store::TopicFilter>), SqlError> {
-    match &select.from.source {
-        ast::Source::Stream(name) => {
-            refuse_own(&select.from.source, output)?;
-            Ok((binder.source(name)?, None))
-        }
-        ast::Source::Topic(text) if output.is_some() => {
-            Err(
-                SqlError::not_supported("a topic filter in a query that writes a stream", text.span).help(format!(
-                    "make a stream of these topics first, CREATE STREAM s FROM TOPIC '{}', and select from it",
-                    text.text
-                )),
-            )
-        }
-        ast::Source::Topic(text) => {
-            let (stream, filter) = topic::source(binder.catalog, text)?;
-            Ok((stream, Some(filter)))
-        }
-    }
-}
-
-/// A query cannot read what it writes.
-fn refuse_own(source: &ast::Source, output: Option<&Output<'_>>) -> Result<(), SqlError> {
-    match (source, output) {
-        (ast::Source::Stream(name), Some(output)) if output.name.text == name.text => Err(SqlError::new(
-            codes::FEEDS_ITSELF,
-            format!("`{}` would read what it writes", output.name.text),
-        )
-        .at(name.span)
-        .help("give the new stream another name")),
         _ => Ok(()),
     }
 }
@@ -462,7 +389,7 @@ fn aggregates(select: &ast::Select) -> bool {
 }
 
 /// Its rows are those of groups.
-fn groups(select: &ast::Select) -> bool {
+pub fn groups(select: &ast::Select) -> bool {
     select.window.is_some() || !select.group_by.is_empty() || aggregates(select)
 }
 
@@ -473,7 +400,7 @@ fn has_aggregate(expr: &ast::Expr) -> bool {
 
 fn check_final(select: &ast::Select, emit: Emit) -> Result<(), SqlError> {
     match select.emit {
-        Some(written) if emit == Emit::Final && select.window.is_none() => {
+        Some(written) if emit == Emit::Final && !has_window(select) => {
             Err(SqlError::new(codes::FINAL_WITHOUT_WINDOW, "EMIT FINAL needs a window")
                 .at(written.span)
                 .detail("a row is final when its window is over; without a window it never is")
@@ -481,6 +408,18 @@ fn check_final(select: &ast::Select, emit: Emit) -> Result<(), SqlError> {
         }
         _ => Ok(()),
     }
+}
+
+/// It has a window, or a subquery in its FROM has one.
+pub fn has_window(select: &ast::Select) -> bool {
+    let of = |source: &ast::Source| match source {
+        ast::Source::Query(select) => has_window(select),
+        ast::Source::Union(branches) => branches.iter().any(has_window),
+        _ => false,
+    };
+    let sources = select.from.joins.iter().map(|join| &join.source);
+    let named = select.with.iter().any(|named| has_window(&named.select));
+    select.window.is_some() || named || std::iter::once(&select.from.source).chain(sources).any(of)
 }
 
 fn having(select: &ast::Select, expressions: &mut Expressions<'_>) -> Result<Option<Expr>, SqlError> {
@@ -511,32 +450,6 @@ fn order_by(
         });
     }
     Ok(order)
-}
-
-fn start(
-    binder: &Binder<'_>,
-    select: &ast::Select,
-    stream: &StreamRow,
-    output: Option<&Output<'_>>,
-) -> Result<Start, SqlError> {
-    let of_view = binder.is_view(stream);
-    if let Some(start) = &select.start {
-        if of_view && output.is_none() {
-            return Err(
-                SqlError::not_supported("reading a view from another time than now", start.span)
-                    .help(format!("its changes are a stream: SELECT … FROM {}$log", stream.name)),
-            );
-        }
-        return place(start, stream);
-    }
-    // Views and tables hold all there is, and are made of all there is.
-    let all = of_view || output.is_some_and(|output| output.view.is_some());
-    let goes_on = output.is_some() || select.emit.is_some();
-    Ok(if goes_on && !all {
-        Start::Latest
-    } else {
-        Start::Earliest
-    })
 }
 
 /// A session cannot be taken apart again.

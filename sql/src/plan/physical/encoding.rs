@@ -2,10 +2,7 @@
 
 use headwater_store::{StreamForm, StreamId};
 
-use super::{
-    Aggregate, Expr, Form, Join, Node, Op, OperatorId, Plan, Routing, Side, Sink, SinkItem, Source, TemplatePart,
-    WindowKind,
-};
+use super::{Aggregate, Expr, Form, Join, Made, Node, Op, OperatorId, Plan, Side, Sink, SinkItem, Source, WindowKind};
 
 /// The version that [`Plan::encode`] writes.
 pub const PLAN_VERSION: u32 = 1;
@@ -71,7 +68,8 @@ impl Plan {
             };
             let wanted = match node.op {
                 Op::Source(_) => 0,
-                Op::Join(_) => 2,
+                Op::Join(_) | Op::JoinTables { .. } => 2,
+                Op::Union => inputs.len().max(2),
                 _ => 1,
             };
             if inputs.len() != wanted {
@@ -81,10 +79,17 @@ impl Plan {
                 Op::Source(source) => source.columns.len(),
                 _ => inputs[0].schema.columns.len(),
             };
-            if let (Op::Join(join), [left, right]) = (&node.op, inputs.as_slice())
+            if let (Op::Join(join) | Op::JoinTables { join, .. }, [left, right]) = (&node.op, inputs.as_slice())
                 && !join.fits(left, right)
             {
                 return invalid("a join reads a column that is not there");
+            }
+            let columns = node.schema.columns.len();
+            if node.op == Op::Union && inputs.iter().any(|input| input.schema.columns.len() != columns) {
+                return invalid("the inputs of a union differ");
+            }
+            if !node.op.makes(width) {
+                return invalid("an operator passes on a column that is not there");
             }
             let mut known = true;
             node.op.expressions(&mut |expr| {
@@ -157,26 +162,49 @@ impl Plan {
 
     /// The streams of tables that rows of other streams look into.
     pub fn tables(&self) -> Vec<StreamId> {
-        let node = |id: &OperatorId| self.nodes.iter().find(|node| node.id == *id);
         let mut tables = Vec::new();
         for join in &self.nodes {
-            let Op::Join(Join { within_us: None, .. }) = &join.op else {
-                continue;
-            };
-            let mut at = join.inputs.get(1).and_then(node);
-            while let Some(below) = at {
-                if let Op::Source(source) = &below.op {
-                    tables.push(source.stream);
-                }
-                at = below.inputs.first().and_then(node);
+            if let (Op::Join(Join { within_us: None, .. }), [_, right]) = (&join.op, join.inputs.as_slice()) {
+                self.streams_under(*right, &mut tables);
             }
         }
         tables
     }
 
-    /// Rows are grouped.
+    /// An operator, or one of those that feed it, passes the test.
+    pub fn any_under(&self, node: &Node, test: &impl Fn(&Op) -> bool) -> bool {
+        let inputs = self.nodes.iter().filter(|input| node.inputs.contains(&input.id));
+        test(&node.op) || inputs.into_iter().any(|input| self.any_under(input, test))
+    }
+
+    /// How much older than the watermark the rows may be that an operator puts out.
+    pub fn behind_us(&self, node: &Node) -> i64 {
+        let inputs = self.nodes.iter().filter(|input| node.inputs.contains(&input.id));
+        let behind = inputs.map(|input| self.behind_us(input)).max().unwrap_or(0);
+        behind.saturating_add(node.op.behind_us())
+    }
+
+    /// A ROW_NUMBER that is told no number to end at.
+    pub fn ranks_all(&self) -> bool {
+        let all = |node: &Node| matches!(&node.op, Op::Rank(rank) if rank.limit.is_none());
+        self.nodes.iter().any(all)
+    }
+
+    fn streams_under(&self, id: OperatorId, streams: &mut Vec<StreamId>) {
+        let Some(node) = self.nodes.iter().find(|node| node.id == id) else {
+            return;
+        };
+        if let Op::Source(source) = &node.op {
+            streams.push(source.stream);
+        }
+        node.inputs.iter().for_each(|input| self.streams_under(*input, streams));
+    }
+
+    /// Rows are grouped behind the Exchange, by what it spreads them by.
     pub fn aggregates(&self) -> bool {
-        self.nodes.iter().any(|node| node.op.aggregate().is_some())
+        let exchange = self.nodes.iter().position(|node| matches!(node.op, Op::Exchange(_)));
+        let behind = self.nodes.iter().skip(exchange.unwrap_or(0));
+        behind.into_iter().any(|node| node.op.aggregate().is_some())
     }
 
     /// The streams it reads, each once.
@@ -210,25 +238,28 @@ impl Op {
         self.aggregate().is_some() || matches!(self, Op::Throttle(_) | Op::View { .. } | Op::Join(_))
     }
 
-    /// All expressions of this operator.
-    pub fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
+    /// How much older than the watermark the rows may be that it puts out.
+    pub fn behind_us(&self) -> i64 {
         match self {
-            Op::Source(source) => source.timestamp.iter().for_each(visit),
-            Op::Filter(predicate) => visit(predicate),
-            Op::Project(columns) => columns.iter().for_each(visit),
-            Op::Exchange(routing) => routing.expressions(visit),
-            Op::Window(_) | Op::Throttle(_) | Op::FromUpsert { .. } | Op::Join(_) => {}
-            Op::Aggregate(aggregate) | Op::WindowAggregate { aggregate, .. } => {
-                aggregate.group.iter().for_each(&mut *visit);
-                for call in &aggregate.calls {
-                    call.argument.iter().chain(&call.filter).for_each(&mut *visit);
-                }
-            }
-            Op::Sink(sink) | Op::View { sink, .. } => {
-                sink.key.iter().for_each(&mut *visit);
-                sink.routing.expressions(visit);
-            }
+            Op::Join(join) => join.within_us.unwrap_or(0),
+            Op::Retime { behind_us, .. } => *behind_us,
+            _ => 0,
         }
+    }
+
+    /// What it passes on of an input of that width is there.
+    fn makes(&self, width: usize) -> bool {
+        let (output, new) = match self {
+            Op::Unnest(unnest) => (&unnest.output, 1),
+            Op::Over(over) => (&over.output, over.calls.len()),
+            Op::Rank(rank) => (&rank.output, 1),
+            Op::Retime { end, .. } => return end.index() < width,
+            _ => return true,
+        };
+        output.iter().all(|made| match made {
+            Made::Input(column) => column.index() < width,
+            Made::New(number) => (*number as usize) < new,
+        })
     }
 }
 
@@ -253,24 +284,12 @@ impl Join {
     }
 }
 
-impl Routing {
-    fn expressions<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
-        self.key.iter().for_each(&mut *visit);
-        let parts = self.topic.iter().flat_map(|template| &template.parts);
-        for part in parts {
-            if let TemplatePart::Value { expr, .. } = part {
-                visit(expr);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::physical::{
-        AggregateCall, AggregateFunction, BinaryOp, ColumnId, Emit, PathStep, Schema, SourceColumn, Start, StateBound,
-        Template, UnaryOp, WindowColumns,
+        AggregateCall, AggregateFunction, BinaryOp, ColumnId, Emit, PathStep, Routing, Schema, SourceColumn, Start,
+        StateBound, Template, TemplatePart, UnaryOp, WindowColumns,
     };
     use crate::types::{DataType, Interval, Literal};
     use headwater_store::{Format, OnError, Qos};

@@ -130,6 +130,46 @@ impl Expr {
         }
     }
 
+    /// The expressions directly below it.
+    pub fn children_mut(&mut self, visit: &mut dyn FnMut(&mut Expr)) {
+        match self {
+            Expr::Column(_) | Expr::Literal(_) => {}
+            Expr::Unary { operand, .. } | Expr::Cast { operand, .. } | Expr::Path { operand, .. } => visit(operand),
+            Expr::Binary { left, right, .. } => {
+                visit(left);
+                visit(right);
+            }
+            Expr::Call { arguments: list, .. } | Expr::Array(list) => list.iter_mut().for_each(visit),
+            Expr::Case { branches, otherwise } => {
+                for (condition, result) in branches {
+                    visit(condition);
+                    visit(result);
+                }
+                otherwise.iter_mut().for_each(|expr| visit(expr));
+            }
+            Expr::In { operand, list, .. } => {
+                visit(operand);
+                list.iter_mut().for_each(visit);
+            }
+            Expr::Like { operand, pattern, .. } => {
+                visit(operand);
+                visit(pattern);
+            }
+        }
+    }
+
+    /// Puts other expressions in the place of columns; None leaves one as it is.
+    pub fn replace_columns(&mut self, replace: &mut dyn FnMut(ColumnId) -> Option<Expr>) {
+        match self {
+            Expr::Column(column) => {
+                if let Some(other) = replace(*column) {
+                    *self = other;
+                }
+            }
+            _ => self.children_mut(&mut |child| child.replace_columns(replace)),
+        }
+    }
+
     /// Itself and everything below it, parents first.
     pub fn walk<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         visit(self);

@@ -6,7 +6,7 @@ use crate::error::{SqlError, codes};
 use crate::function::{self, Constant};
 use crate::limits::TOP_MAX;
 use crate::parse::did_you_mean;
-use crate::plan::bind::expression::{AFTER, Expressions, Place, Typed, article};
+use crate::plan::bind::expression::{AFTER, Expressions, Place, Typed, article, over};
 use crate::plan::physical::{AggregateCall, ColumnId, Expr};
 use crate::span::Span;
 use crate::types::{DataType, Literal};
@@ -18,11 +18,20 @@ pub(super) struct Call<'a> {
     pub arguments: &'a Arguments,
     pub distinct: Option<Span>,
     pub filter: Option<&'a ast::Expr>,
+    pub over: Option<&'a ast::Over>,
 }
 
 impl Expressions<'_> {
     pub(super) fn call(&mut self, call: Call<'_>, place: Place) -> Result<Typed, SqlError> {
         let Call { ast, name, .. } = call;
+        if let Some(function) = over::lookup(&name.text) {
+            return self.over(&call, function, place);
+        }
+        if let Some(over) = call.over {
+            let name = name.text.to_ascii_uppercase();
+            return Err(SqlError::not_supported(format!("OVER with {name}"), over.span)
+                .detail(format!("it stands with {}", over::NAMES.join(", "))));
+        }
         if let Some(function) = function::aggregate(&name.text) {
             return self.aggregate(&call, function, place);
         }
@@ -213,7 +222,7 @@ fn unknown_function(name: &Name) -> SqlError {
     let aggregates = function::AGGREGATES
         .iter()
         .flat_map(|function| std::iter::once(function.name).chain(function.aliases.iter().copied()));
-    let names = scalar.chain(aggregates);
+    let names = scalar.chain(aggregates).chain(over::NAMES.iter().copied());
     let upper = name.text.to_ascii_uppercase();
     SqlError::new(
         codes::UNKNOWN_FUNCTION,

@@ -1,0 +1,157 @@
+//! A join of two tables: it follows both. When a row of either side comes or goes, so do its pairs; a row of an outer
+//! side stands alone as long as nothing on the other side matches it.
+
+use super::*;
+use crate::plan::physical::Emit;
+
+/// Two tables.
+#[derive(Debug)]
+pub(in crate::operator) struct TableJoin {
+    sides: Sides,
+    kind: JoinKind,
+    /// A read that ends says what is left at the end.
+    at_end: bool,
+    held: usize,
+    held_max: Option<usize>,
+    out: Joined,
+}
+
+/// A row that comes or goes.
+struct Change<'a> {
+    side: u8,
+    values: &'a [StoredValue],
+    weight: i32,
+    time: TimestampUs,
+    origin: RecordId,
+}
+
+impl TableJoin {
+    pub fn new(operator: OperatorId, join: &Join, emit: Emit, place: &Place) -> Result<TableJoin, PlanError> {
+        Ok(TableJoin {
+            sides: Sides::new(operator, join)?,
+            kind: join.kind,
+            at_end: emit == Emit::AtEnd,
+            held: 0,
+            held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
+            out: Joined::default(),
+        })
+    }
+
+    fn change(&mut self, change: &Change<'_>, key: Option<&[u8]>, step: &mut Step<'_>) -> Result<(), Stop> {
+        let Some(key) = key else {
+            if is_outer(self.kind, change.side) {
+                self.push(change, None, change.weight);
+            }
+            return Ok(());
+        };
+        let other = LEFT + RIGHT - change.side;
+        let under = Key::new(key.to_vec(), key.len());
+        let partners = self.partners(other, &under, step)?;
+        let was_there = !step.rows(change.side, &under)?.is_empty();
+        self.keep(change, key, step)?;
+        let is_there = !step.rows(change.side, &under)?.is_empty();
+        if partners.is_empty() {
+            if is_outer(self.kind, change.side) {
+                self.push(change, None, change.weight);
+            }
+            return Ok(());
+        }
+        // What goes is said before what comes: under one key the last word counts.
+        let outer = is_outer(self.kind, other);
+        if outer && !was_there && is_there {
+            partners.iter().for_each(|partner| self.alone(change, partner, -1));
+        }
+        for partner in &partners {
+            self.push(change, Some(partner), change.weight * weight_of(partner));
+        }
+        if outer && was_there && !is_there {
+            partners.iter().for_each(|partner| self.alone(change, partner, 1));
+        }
+        Ok(())
+    }
+
+    fn partners(&self, side: u8, under: &Key, step: &Step<'_>) -> Result<Vec<Counted>, Stop> {
+        let damaged = |_| Stop::State(self.sides.operator);
+        let rows = step.rows(side, under)?;
+        rows.iter()
+            .map(|(_, row)| decode_control(row).map_err(damaged))
+            .collect()
+    }
+
+    /// Takes the row in, or out.
+    fn keep(&mut self, change: &Change<'_>, key: &[u8], step: &mut Step<'_>) -> Result<(), Stop> {
+        let place = by_value(key, change.values);
+        let mut row = match step.get(change.side, &place)? {
+            Some(row) => decode_control(&row).map_err(|_| Stop::State(self.sides.operator))?,
+            None => Counted {
+                values: change.values.to_vec(),
+                count: 0,
+            },
+        };
+        row.count += i64::from(change.weight);
+        if row.count <= 0 {
+            self.held = self.held.saturating_sub(1);
+            step.delete(change.side, &place);
+            return Ok(());
+        }
+        if self.held_max.is_some_and(|max| self.held >= max) {
+            return Err(Stop::TooManyGroups(self.held));
+        }
+        self.held += 1;
+        step.put(change.side, &place, encode_control(&row));
+        Ok(())
+    }
+
+    /// The changed row with a row of the other side, or alone.
+    fn push(&mut self, change: &Change<'_>, partner: Option<&Counted>, weight: i32) {
+        let (own, theirs) = (Some(change.values), partner.map(|partner| partner.values.as_slice()));
+        let row = match change.side {
+            LEFT => self.sides.joined(own, theirs),
+            _ => self.sides.joined(theirs, own),
+        };
+        self.out.push(row, weight, change.time, change.origin, TimestampUs::MIN);
+    }
+
+    /// A row of the other side stands alone from now on, or no longer.
+    fn alone(&mut self, change: &Change<'_>, partner: &Counted, sign: i32) {
+        let theirs = Some(partner.values.as_slice());
+        let row = match change.side {
+            LEFT => self.sides.joined(None, theirs),
+            _ => self.sides.joined(theirs, None),
+        };
+        let weight = sign * weight_of(partner);
+        self.out.push(row, weight, change.time, change.origin, TimestampUs::MIN);
+    }
+}
+
+fn weight_of(row: &Counted) -> i32 {
+    i32::try_from(row.count).unwrap_or(i32::MAX)
+}
+
+impl Operator for TableJoin {
+    fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
+        let keys = self.sides.keys(port, delta, step);
+        for (row, key) in keys.iter().enumerate() {
+            let values = values_of(delta, row);
+            let change = Change {
+                side: port,
+                values: &values,
+                weight: delta.weight(row),
+                time: delta.time[row],
+                origin: delta.origin[row],
+            };
+            self.change(&change, key.as_deref(), step)?;
+        }
+        if !self.at_end {
+            step.emit(self.out.changes());
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, _: Port, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
+        if self.at_end && watermark == TimestampUs::MAX {
+            step.emit(self.out.changes());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,544 @@
+//! FROM: streams, subqueries and arrays, brought together from left to right.
+//!
+//! Each part of FROM adds its columns to the scope; which of them are wanted is known only when the whole SELECT is
+//! bound. Then [`From::assemble`] makes the operators: what each part is read from, and what joins it with all before it.
+
+use headwater_store::{StreamForm, StreamRow, TopicFilter};
+
+use crate::ast;
+use crate::error::{SqlError, codes};
+use crate::plan::bind::assemble::{Nodes, Shape};
+use crate::plan::bind::context::Context;
+use crate::plan::bind::expression::{Expressions, Place, Upsert};
+use crate::plan::bind::join::{self, Joined};
+use crate::plan::bind::scope::{Scope, Wanted};
+use crate::plan::bind::subquery::{self, Derived};
+use crate::plan::bind::{Binder, select, topic};
+use crate::plan::physical::{
+    ColumnId, Emit, Expr, Form, Join, JoinKind, Made, Op, OperatorId, Side, Source, Start, StateBound, Unnest,
+};
+use crate::types::DataType;
+
+/// The delay of the watermark behind event times that records carry, unless DELAY says another.
+const DELAY_US: i64 = 5_000_000;
+
+/// FROM, bound.
+pub struct From<'a> {
+    inputs: Vec<Input<'a>>,
+    /// What joins each input but the first with all before it.
+    steps: Vec<Step>,
+    /// Its rows come and go.
+    pub changes: bool,
+    /// It has one row for each key, and what was said of a key before no longer holds.
+    pub table: bool,
+    /// What names a row; empty: the source record's id.
+    pub key: Vec<Expr>,
+    /// The topics of the first part, where it is a filter.
+    pub topic: Option<TopicFilter>,
+    /// A row may come several times from one record.
+    pub multiplies: bool,
+    emit: Emit,
+}
+
+/// One part.
+enum Input<'a> {
+    Stream(Stream<'a>),
+    Query(Derived),
+    Elements,
+}
+
+pub struct Stream<'a> {
+    row: &'a StreamRow,
+    /// Its plain revisions are asked for.
+    plain: bool,
+    captures: Vec<String>,
+    timestamp: Option<Expr>,
+    start: Start,
+    /// SET idle, where the stream says nothing.
+    idle_us: Option<i64>,
+    /// Its revisions are read as changes by key.
+    upsert: Option<Upsert>,
+}
+
+enum Step {
+    Join(Joined),
+    Unnest { array: Expr, outer: bool },
+}
+
+/// Binds FROM and all its joins.
+pub fn from<'a>(
+    binder: &Binder<'a>,
+    select: &'a ast::Select,
+    context: &Context<'a>,
+) -> Result<(Expressions<'a>, From<'a>), SqlError> {
+    let mut expressions = Expressions::new(Scope::empty());
+    let mut from = From {
+        inputs: Vec::new(),
+        steps: Vec::new(),
+        changes: false,
+        table: false,
+        key: Vec::new(),
+        topic: None,
+        multiplies: false,
+        emit: context.emit,
+    };
+    from.add(
+        binder,
+        &select.from.source,
+        select.from.alias.as_ref(),
+        &mut expressions,
+        context,
+    )?;
+    for ast in &select.from.joins {
+        from.join(binder, ast, &mut expressions, context)?;
+    }
+    from.event_times(&mut expressions)?;
+    from.keys(&mut expressions);
+    expressions.scope.add_calls();
+    Ok((expressions, from))
+}
+
+impl<'a> From<'a> {
+    /// Adds a stream or subquery to the scope.
+    fn add(
+        &mut self,
+        binder: &Binder<'a>,
+        source: &'a ast::Source,
+        alias: Option<&ast::Name>,
+        expressions: &mut Expressions<'a>,
+        context: &Context<'a>,
+    ) -> Result<(), SqlError> {
+        let alias_span = alias.map(|alias| alias.span);
+        let called = |name: &str| alias.map_or_else(|| name.to_owned(), |alias| alias.text.clone());
+        let scope = &mut expressions.scope;
+        let derived = match source {
+            ast::Source::Stream(name) => match context.named(&name.text) {
+                Some((select, inside)) => {
+                    Some((subquery::query(binder, select, &inside)?, called(&name.text), name.span))
+                }
+                None => match subquery::side_streams(binder, name, context)? {
+                    Some(derived) => Some((derived, called(&name.text), name.span)),
+                    None => {
+                        context.refuse_own(name)?;
+                        context.count(name.span)?;
+                        let row = binder.source(name)?;
+                        let plain = name.text != row.name;
+                        scope.add_stream(row, &called(&row.name), &row.captures, alias_span.unwrap_or(name.span))?;
+                        let start = context.start(binder, row)?;
+                        self.inputs.push(Input::Stream(Stream::new(
+                            binder,
+                            row,
+                            plain,
+                            row.captures.clone(),
+                            start,
+                        )));
+                        None
+                    }
+                },
+            },
+            ast::Source::Topic(text) => {
+                context.count(text.span)?;
+                let (row, filter) = self.of_topic(binder, text, context)?;
+                let captures = vec![filter.as_str().to_owned()];
+                scope.add_stream(row, &called(&row.name), &captures, alias_span.unwrap_or(text.span))?;
+                let start = context.start(binder, row)?;
+                self.inputs
+                    .push(Input::Stream(Stream::new(binder, row, false, captures, start)));
+                self.topic = Some(filter);
+                None
+            }
+            ast::Source::Query(select) => Some((
+                subquery::query(binder, select, context)?,
+                called("subquery"),
+                select.span,
+            )),
+            ast::Source::Union(branches) => {
+                let span = branches.first().map_or(Default::default(), |first| first.span);
+                Some((subquery::union(binder, branches, context)?, called("union"), span))
+            }
+            ast::Source::Unnest(array) => {
+                return Err(SqlError::internal("an array stands alone in FROM").at(array.span));
+            }
+        };
+        if let Some((mut derived, name, span)) = derived {
+            scope.add_query(&derived.columns, &name, alias_span.unwrap_or(span))?;
+            expressions.warnings.append(&mut derived.warnings);
+            self.inputs.push(Input::Query(derived));
+        }
+        let last = self.inputs.len() - 1;
+        if last == 0 {
+            self.table = self.is_table(0);
+            // A read that ends takes the rows of now, or each revision for itself.
+            self.changes = match &self.inputs[0] {
+                Input::Query(derived) => derived.changes,
+                _ => self.table && context.emit != Emit::AtEnd,
+            };
+        }
+        Ok(())
+    }
+
+    fn of_topic(
+        &self,
+        binder: &Binder<'a>,
+        text: &ast::Text,
+        context: &Context<'a>,
+    ) -> Result<(&'a StreamRow, TopicFilter), SqlError> {
+        if !self.inputs.is_empty() {
+            topic::source(binder.catalog, text)?;
+            return Err(SqlError::not_supported("a topic filter in a join", text.span)
+                .help("make a stream of these topics first: CREATE STREAM s FROM TOPIC …"));
+        }
+        if context.output.is_some() {
+            return Err(
+                SqlError::not_supported("a topic filter in a query that writes a stream", text.span).help(format!(
+                    "make a stream of these topics first, CREATE STREAM s FROM TOPIC '{}', and select from it",
+                    text.text
+                )),
+            );
+        }
+        let (row, filter) = topic::source(binder.catalog, text)?;
+        Ok((row, filter))
+    }
+
+    /// Its rows are those that each key has now.
+    fn is_table(&self, part: usize) -> bool {
+        match &self.inputs[part] {
+            Input::Stream(stream) => stream.row.form == StreamForm::Upsert && !stream.plain,
+            Input::Query(derived) => derived.table,
+            Input::Elements => false,
+        }
+    }
+
+    fn join(
+        &mut self,
+        binder: &Binder<'a>,
+        ast: &'a ast::Join,
+        expressions: &mut Expressions<'a>,
+        context: &Context<'a>,
+    ) -> Result<(), SqlError> {
+        if let ast::Source::Unnest(array) = &ast.source {
+            return self.unnest(ast, array, expressions);
+        }
+        self.add(binder, &ast.source, ast.alias.as_ref(), expressions, context)?;
+        let right = self.inputs.len() - 1;
+        let (left_table, right_table) = (self.table, self.is_table(right));
+        let times = (0..=right).find(|part| matches!(&self.inputs[*part], Input::Query(derived) if derived.grouped));
+        let sides = join::Sides {
+            left_table,
+            right_table,
+            untimed: times.map(|part| expressions.scope.name(part).to_owned()),
+        };
+        let joined = join::join(ast, right, &sides, expressions)?;
+        match &mut self.inputs[right] {
+            // A table is what it is, whatever was said of the stream.
+            Input::Stream(stream) if right_table => stream.start = Start::Earliest,
+            _ => {}
+        }
+        if let (true, Input::Stream(stream), 1) = (joined.tables, &mut self.inputs[0], right) {
+            stream.start = Start::Earliest;
+        }
+        self.changes = joined.tables;
+        self.table = joined.tables;
+        self.steps.push(Step::Join(joined));
+        Ok(())
+    }
+
+    fn unnest(
+        &mut self,
+        ast: &'a ast::Join,
+        array: &'a ast::Expr,
+        expressions: &mut Expressions<'a>,
+    ) -> Result<(), SqlError> {
+        let outer = match ast.kind {
+            JoinKind::Inner => false,
+            JoinKind::Left => true,
+            JoinKind::Right | JoinKind::Full => {
+                return Err(SqlError::not_supported("a RIGHT or FULL join with UNNEST", ast.span));
+            }
+        };
+        if self.changes {
+            return Err(SqlError::not_supported("UNNEST of rows that change", ast.span)
+                .help("unnest before grouping, or read the plain revisions with `$log`"));
+        }
+        let bound = expressions.bind(array, Place::Argument)?;
+        let of = match &bound.data_type {
+            DataType::Array(of) => (**of).clone(),
+            DataType::Any | DataType::Jsonb => DataType::Any,
+            other => {
+                let message = format!("UNNEST takes an array, this is {}", super::expression::article(other));
+                return Err(SqlError::new(codes::WRONG_TYPE, message).at(array.span));
+            }
+        };
+        let name = ast.alias.as_ref().map_or("unnest", |alias| &alias.text);
+        expressions.scope.add_elements(name, of, ast.span)?;
+        self.inputs.push(Input::Elements);
+        (self.multiplies, self.table) = (true, false);
+        let array = bound.expr;
+        self.steps.push(Step::Unnest { array, outer });
+        Ok(())
+    }
+
+    /// Binds what the streams say of their event times.
+    fn event_times(&mut self, expressions: &mut Expressions<'a>) -> Result<(), SqlError> {
+        for (part, input) in self.inputs.iter_mut().enumerate() {
+            if let Input::Stream(stream) = input {
+                let time = Scope::focused(expressions, part, |expressions| {
+                    select::event_time(stream.row, expressions)
+                })?;
+                stream.timestamp = time;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which streams are read as changes by key, and what names a row of all.
+    fn keys(&mut self, expressions: &mut Expressions<'a>) {
+        // The right side of a join is looked up or changes; the first one where it changes.
+        for part in 0..self.inputs.len() {
+            let joins = self.steps.iter().any(|step| matches!(step, Step::Join(_)));
+            let by_key = self.is_table(part) && (part > 0 || self.changes || joins);
+            if let (true, Input::Stream(stream)) = (by_key, &mut self.inputs[part]) {
+                stream.upsert = Some(expressions.changes_of(part));
+            }
+        }
+        let mut key = self.key_of(0, expressions);
+        for number in 0..self.steps.len() {
+            let Step::Join(joined) = &self.steps[number] else {
+                continue;
+            };
+            let lone_right = matches!(joined.kind, JoinKind::Right | JoinKind::Full);
+            if joined.tables && !self.is_one_to_one(number, joined, expressions) {
+                key.extend(self.key_of(number + 1, expressions));
+            } else if key.is_empty() || joined.tables || lone_right {
+                key = joined.key_values().collect();
+            }
+        }
+        self.key = key;
+    }
+
+    /// What names a row of one part; empty: its record's id.
+    fn key_of(&self, part: usize, expressions: &mut Expressions<'a>) -> Vec<Expr> {
+        match &self.inputs[part] {
+            Input::Stream(stream) => stream.upsert.iter().map(|upsert| Expr::Column(upsert.key)).collect(),
+            Input::Query(derived) => {
+                let columns = derived.key.iter().enumerate();
+                let wanted = |(number, (column, data_type)): (usize, &(ColumnId, DataType))| {
+                    let name = format!("key {}", number + 1);
+                    let column = expressions
+                        .scope
+                        .output_of(part, Expr::Column(*column), &name, data_type.clone());
+                    Expr::Column(column)
+                };
+                columns.map(wanted).collect()
+            }
+            Input::Elements => Vec::new(),
+        }
+    }
+
+    /// Two tables are joined by the keys of both, so that the key names the pair.
+    fn is_one_to_one(&self, step: usize, joined: &Joined, expressions: &Expressions<'a>) -> bool {
+        let is_key = |part: usize, exprs: Vec<&Expr>| {
+            let Input::Stream(stream) = &self.inputs[part] else {
+                return false;
+            };
+            let keys: Vec<&str> = stream
+                .row
+                .columns
+                .iter()
+                .filter(|column| column.key)
+                .map(|column| column.name.as_str())
+                .collect();
+            let name = |expr: &&Expr| match expr {
+                Expr::Column(column) => expressions.scope.field_name(*column),
+                _ => None,
+            };
+            let names: Option<Vec<&str>> = exprs.iter().map(name).collect();
+            !keys.is_empty()
+                && names.is_some_and(|names| names.len() == keys.len() && keys.iter().all(|key| names.contains(key)))
+        };
+        let (left, right): (Vec<_>, Vec<_>) = joined.keys.iter().map(|(left, right)| (left, right)).unzip();
+        step == 0 && is_key(0, left) && is_key(1, right)
+    }
+
+    /// Its rows are made of many records.
+    pub fn grouped(&self) -> bool {
+        let grouped = |input: &Input<'_>| matches!(input, Input::Query(derived) if derived.grouped);
+        self.inputs.iter().any(grouped)
+    }
+
+    /// Its rows have times of their own.
+    pub fn timed(&self) -> bool {
+        let untimed = |input: &Input<'_>| matches!(input, Input::Query(derived) if !derived.timed);
+        !self.inputs.iter().any(untimed)
+    }
+
+    /// A window needs them.
+    pub fn check_times(&self, window: &ast::Window) -> Result<(), SqlError> {
+        if self.timed() {
+            return Ok(());
+        }
+        Err(
+            SqlError::not_supported("a window over a subquery that groups", window.span)
+                .detail("its rows change, and have no time of their own")
+                .help("let the subquery have a window, and speak when that is over: … EMIT FINAL"),
+        )
+    }
+
+    /// The operators, once all columns that are wanted are known; gives the last one, and how its rows are.
+    pub fn assemble(self, expressions: &Expressions<'a>, nodes: &mut Nodes) -> (OperatorId, Shape) {
+        let scope = &expressions.scope;
+        let mut tops = Vec::with_capacity(self.inputs.len());
+        for (part, input) in self.inputs.into_iter().enumerate() {
+            tops.push(match input {
+                Input::Stream(stream) => Some(stream.assemble(part, scope, nodes)),
+                Input::Query(derived) => Some(assemble_query(derived, part, scope, nodes)),
+                Input::Elements => None,
+            });
+        }
+        let mut tops = tops.into_iter();
+        let (mut top, mut shape) = tops
+            .next()
+            .flatten()
+            .unwrap_or((OperatorId(0), Shape::plain(Form::Append)));
+        for (number, (step, right)) in self.steps.into_iter().zip(tops).enumerate() {
+            let part = number + 1;
+            (top, shape) = match (step, right) {
+                (Step::Join(joined), Some((right, _))) => joined.assemble(part, [top, right], self.emit, scope, nodes),
+                (Step::Unnest { array, outer }, _) => {
+                    let output = scope.up_to(part).map(|(of, column)| match of == part {
+                        true => Made::New(0),
+                        false => Made::Input(scope.among(column, part)),
+                    });
+                    let unnest = Unnest {
+                        array: among(&array, scope, part),
+                        outer,
+                        output: output.collect(),
+                    };
+                    let schema = scope.schema_before(part + 1);
+                    (nodes.push(Op::Unnest(unnest), &[top], schema, shape.clone()), shape)
+                }
+                (Step::Join(_), None) => (top, shape),
+            };
+        }
+        (top, shape)
+    }
+}
+
+/// An expression over the columns of the parts before one.
+pub fn among(expr: &Expr, scope: &Scope<'_>, parts: usize) -> Expr {
+    let mut expr = expr.clone();
+    expr.replace_columns(&mut |column| Some(Expr::Column(scope.among(column, parts))));
+    expr
+}
+
+/// A subquery, and over it what is wanted of it.
+fn assemble_query(derived: Derived, part: usize, scope: &Scope<'_>, nodes: &mut Nodes) -> (OperatorId, Shape) {
+    let shape = Shape::plain(derived.form());
+    let top = nodes.splice(derived.nodes);
+    let wanted = scope.wanted_of(part).filter_map(|wanted| match wanted {
+        Wanted::Output(expr) => Some(expr.clone()),
+        _ => None,
+    });
+    let project = Op::Project(wanted.collect());
+    (
+        nodes.push(project, &[top], scope.source_schema(part), shape.clone()),
+        shape,
+    )
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(
+        binder: &Binder<'a>,
+        row: &'a StreamRow,
+        plain: bool,
+        captures: Vec<String>,
+        start: Start,
+    ) -> Stream<'a> {
+        Stream {
+            idle_us: binder.settings.idle_us,
+            row,
+            plain,
+            captures,
+            timestamp: None,
+            start,
+            upsert: None,
+        }
+    }
+
+    pub fn assemble(self, part: usize, scope: &Scope<'_>, nodes: &mut Nodes) -> (OperatorId, Shape) {
+        let options = &self.row.options;
+        let delay_us = if self.timestamp.is_some() { DELAY_US } else { 0 };
+        let log = if self.plain { "$log" } else { "" };
+        let source = Source {
+            stream: self.row.id,
+            name: format!("{}{log}", self.row.name),
+            format: options.format,
+            on_error: options.on_error,
+            form: self.row.form,
+            columns: scope.source_columns(part),
+            captures: self.captures,
+            delay_us: options.delay_ms.map_or(delay_us, select::micros),
+            idle_us: options.idle_ms.map(select::micros).or(self.idle_us),
+            timestamp: self.timestamp.map(|expr| join::local(&expr, scope)),
+            start: self.start,
+        };
+        let schema = scope.source_schema(part);
+        let shape = Shape::plain(Form::Append);
+        let top = nodes.push(Op::Source(source), &[], schema.clone(), shape.clone());
+        let Some(upsert) = self.upsert else {
+            return (top, shape);
+        };
+        let op = Op::FromUpsert {
+            key: scope.local(upsert.key).1,
+            gone: scope.local(upsert.gone).1,
+        };
+        let shape = Shape::plain(Form::Retract);
+        let keeps = shape.clone().keeping(StateBound::Keys);
+        (nodes.push(op, &[top], schema, keeps), shape)
+    }
+}
+
+impl Joined {
+    fn assemble(
+        self,
+        part: usize,
+        [left, right]: [OperatorId; 2],
+        emit: Emit,
+        scope: &Scope<'_>,
+        nodes: &mut Nodes,
+    ) -> (OperatorId, Shape) {
+        let of_left = |expr: &Expr| among(expr, scope, part);
+        let of_right = |expr: &Expr| join::local(expr, scope);
+        let output = scope.up_to(part).map(|(of, column)| match of == part {
+            true => (Side::Right, scope.local(column).1),
+            false => (Side::Left, scope.among(column, part)),
+        });
+        let join = Join {
+            kind: self.kind,
+            keys: self
+                .keys
+                .iter()
+                .map(|(left, right)| (of_left(left), of_right(right)))
+                .collect(),
+            within_us: self.within_us,
+            output: output.collect(),
+        };
+        let bound = match join.within_us {
+            Some(retention_us) => StateBound::Windows { retention_us },
+            None => StateBound::Keys,
+        };
+        let (op, form) = match self.tables {
+            true => (Op::JoinTables { join, emit }, Form::Retract),
+            false => (Op::Join(join), Form::Append),
+        };
+        let (schema, shape) = (scope.schema_before(part + 1), Shape::plain(form));
+        let top = nodes.push(op, &[left, right], schema.clone(), shape.clone().keeping(bound));
+        match &self.rest {
+            Some(rest) => {
+                let rest = among(rest, scope, part + 1);
+                (nodes.push(Op::Filter(rest), &[top], schema, shape.clone()), shape)
+            }
+            None => (top, shape),
+        }
+    }
+}
