@@ -25,6 +25,7 @@ use crate::catalog::Catalog;
 use crate::entry;
 use crate::error::WriteError;
 use crate::ids::{CATALOG_GROUP, GroupId, LogIndex, RouteRevision, Term, TimestampMs};
+use crate::kill_points::{Point, reached};
 use crate::limits::OWN_SYNC_BYTES_MAX;
 use crate::log_thread::{self, Log, LogJob};
 use crate::maintenance::Chore;
@@ -207,6 +208,7 @@ impl Driver {
             Message::LogFailed(reason) => return Err(Fatal(format!("the raft log cannot be written: {reason}"))),
             Message::FlushFailed(reason) => return Err(Fatal(format!("rows cannot be written: {reason}"))),
             Message::Flushed(durable) => {
+                reached(Point::LogCut);
                 for (group, through, term) in durable {
                     let write = self.groups[usize::from(group.0)].replica.cut(through, term);
                     if !write.is_empty() {
@@ -303,6 +305,7 @@ impl Driver {
             .applier
             .apply(index, term, data)
             .map_err(|error| Fatal(error.to_string()))?;
+        reached(Point::EntryApplied);
         group.replica.applied(index);
         group.applied_term = term;
         if group.id == CATALOG_GROUP {

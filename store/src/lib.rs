@@ -78,6 +78,7 @@ mod ids;
 mod key_hashes;
 mod key_index;
 mod keys;
+mod kill_points;
 pub mod limits;
 mod log_files;
 mod log_thread;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::kill_points::{Point, reached};
 pub use batch::{Batch, BatchError, Item, MARK_KEY, Mark};
 use batch::{BatchHeader, FILE_HEADER_BYTES, HEADER_BYTES, check_file_header};
 
@@ -172,6 +173,7 @@ fn cut(file: &LogFile, spot: &BadSpot) -> io::Result<()> {
     }
     let open = File::options().write(true).open(&file.path)?;
     open.set_len(offset)?;
+    reached(Point::TailCut);
     open.sync_all()
 }
 

@@ -11,6 +11,7 @@ use raft_engine::LogBatch;
 
 use crate::driver::Message;
 use crate::ids::GroupId;
+use crate::kill_points::{Point, reached};
 use crate::raft_log::LogEngine;
 
 /// One write.
@@ -43,7 +44,9 @@ pub fn run(engine: &Arc<LogEngine>, jobs: Receiver<LogJob>, driver: Sender<Messa
 pub fn serve(engine: &Arc<LogEngine>, job: LogJob) -> Message {
     let LogJob { mut batch, turns } = job;
     let began = Instant::now();
+    reached(Point::LogBegins);
     let written = write(engine, &mut batch);
+    reached(Point::LogSynced);
     metrics::histogram!("headwater_store_log_write_seconds").record(began.elapsed().as_secs_f64());
     match written {
         Ok(()) => Message::Persisted(turns),

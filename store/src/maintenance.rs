@@ -10,11 +10,12 @@ use crate::driver::Message;
 use crate::engine::Family;
 use crate::ids::{GroupId, LogIndex, Term};
 use crate::keys::applied;
+use crate::kill_points::{Point, reached};
 use crate::raft_log::LogEngine;
 use crate::store::Shared;
 
-/// How often the free disk and the slices are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the free disk and the slices are looked at. Tests have no time to lose.
+const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
 /// What there is to do.
 #[derive(Debug)]
@@ -43,9 +44,11 @@ pub fn run(
                     Err(reason) => Message::FlushFailed(reason),
                 };
                 let _ = driver.send(message);
+                reached(Point::LogPurge);
                 if let Err(error) = log.purge_expired_files() {
                     tracing::warn!(%error, "old raft log files stay for now");
                 }
+                reached(Point::LogPurged);
             }
             Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => {
                 // Nobody waits for this thread when the last handle was merely dropped.
@@ -71,7 +74,9 @@ pub fn run(
 
 /// Flushes, and gives how far each group's rows are durable.
 fn flush(shared: &Shared) -> Result<Vec<(GroupId, LogIndex, Term)>, String> {
+    reached(Point::FlushBegins);
     shared.engine.flush().map_err(|error| error.to_string())?;
+    reached(Point::FlushEnds);
     let mut durable = Vec::new();
     for group in shared.all_groups() {
         let value = shared

@@ -23,6 +23,7 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use raft_engine::{Command, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
+use crate::kill_points::{Point, reached};
 use crate::log_files;
 use crate::wire::{Reader, Short};
 use ahead::AheadFileSystem;
@@ -31,10 +32,10 @@ pub const HARD_STATE_KEY: &[u8] = b"hard";
 pub const CUT_KEY: &[u8] = b"cut";
 
 /// A log file's size; the log is cut in whole files.
-const FILE_BYTES: u64 = 32 << 20;
+const FILE_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 32 << 20 };
 /// Above this the files whose entries are all cut off are used again, so that no space has to be found for what is
 /// written. Files with live entries are rewritten. A start reads as much.
-const PURGE_BYTES: u64 = 192 << 20;
+const PURGE_BYTES: u64 = FILE_BYTES * 6;
 
 /// raft-engine's entry type for raft-rs.
 #[derive(Clone)]
@@ -87,7 +88,10 @@ fn open_mended(folder: &Path, file_bytes: u64, purge_bytes: u64) -> Result<Arc<L
     // raft-engine panics on some kinds of damage. Nothing of it is shared yet, so nothing is left half changed.
     let opened = std::panic::catch_unwind(|| LogEngine::open_with_file_system(config, file_system));
     match opened {
-        Ok(Ok(engine)) => Ok(Arc::new(engine)),
+        Ok(Ok(engine)) => {
+            reached(Point::LogOpened);
+            Ok(Arc::new(engine))
+        }
         Ok(Err(error)) => Err(format!("{error}; `headwater store check` lists all damage")),
         Err(_) => {
             Err("the log engine panicked; its message is above; `headwater store check` lists all damage".to_owned())
@@ -184,6 +188,11 @@ impl RaftLog {
             .get_message(region, HARD_STATE_KEY)
             .map_err(|error| error.to_string())?;
         let cut = Cut::load(&engine, group)?;
+        // The engine keeps what lies before a cut in files of its own for a while, and forgets that it was cut off with the
+        // file that said so.
+        if engine.first_index(region).is_some_and(|first| first <= cut.index.0) {
+            engine.compact_to(region, cut.index.0 + 1);
+        }
         let last = engine
             .last_index(region)
             .map_or(cut.index, |last| LogIndex(last).max(cut.index));

@@ -24,6 +24,7 @@ use crate::ids::{Offset, ShardId, SliceId, TimestampMs};
 use crate::key_index;
 use crate::keys::slice::{self, SliceRow, SliceState};
 use crate::keys::{record_batch, shard, span};
+use crate::kill_points::{Point, reached};
 use crate::limits::{BUSY_BYTES, CLASS_SLICES, CLOSED_SLICES_MAX};
 use crate::retention::RetentionClass;
 
@@ -173,6 +174,7 @@ impl Slices {
     fn make(&self, state: &mut State) -> Result<SliceId, EngineError> {
         let id = SliceId(state.next);
         self.engine.make_slice(id)?;
+        reached(Point::SliceMade);
         state.next += 1;
         Ok(id)
     }
@@ -260,6 +262,7 @@ impl Slices {
             drop(state);
             // Not under the lock: the driver takes it with every append.
             self.engine.make_slice(id)?;
+            reached(Point::SliceMade);
             self.state().spare.push(id);
         }
         Ok(())
@@ -302,8 +305,11 @@ impl Slices {
         let Some((_, garbage)) = self.unless_damaged(id, found) else {
             return Ok(());
         };
+        reached(Point::SliceIndexed);
         self.engine.flush()?;
+        reached(Point::MergeBegins);
         self.engine.merge_slice(id, garbage)?;
+        reached(Point::MergeEnds);
         metrics::counter!("headwater_store_slices_sealed_total").increment(1);
         let bytes = self.engine.slice_bytes(id);
         let mut state = self.state();
@@ -373,9 +379,12 @@ impl Slices {
     /// See the module's page for the steps.
     fn drop_slice(&self, id: SliceId) -> Result<(), EngineError> {
         self.hide(id)?;
+        reached(Point::SliceHidden);
         self.engine.flush()?;
         self.refill()?;
+        reached(Point::DropBegins);
         self.engine.drop_slice(id)?;
+        reached(Point::DropEnds);
         let mut writes = Writes::default();
         writes.delete(Family::State, slice::key(id));
         self.engine.write(writes)

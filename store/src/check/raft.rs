@@ -193,10 +193,12 @@ pub fn load(files: &[LogFile]) -> std::io::Result<BTreeMap<GroupId, GroupLog>> {
 }
 
 fn by_group(regions: BTreeMap<u64, GroupLog>) -> BTreeMap<GroupId, GroupLog> {
-    let groups = regions.into_iter();
-    groups
-        .filter_map(|(region, log)| Some((raft_log::group_of(region)?, log)))
-        .collect()
+    let groups = regions.into_iter().filter_map(|(region, mut log)| {
+        // Entries before the cut may come back when the file is gone that said that they are cut off.
+        log.compact(log.cut.index.0 + 1);
+        Some((raft_log::group_of(region)?, log))
+    });
+    groups.collect()
 }
 
 fn check_entries(file: &LogFile, offset: u64, batch: &Batch, full: bool, findings: &mut Findings<'_>) {
