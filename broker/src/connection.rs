@@ -27,7 +27,9 @@ use crate::catch_up;
 use crate::clients::Client;
 use crate::cursor::Cursor;
 use crate::error::End;
-use crate::limits::{DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH};
+use crate::limits::{
+    DELIVERIES_KEPT, DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH,
+};
 use crate::listener::Shared;
 use crate::outbox::Delivery;
 use crate::packet::{Decoder, Packet, Reason};
@@ -152,7 +154,7 @@ impl Connection {
         if self.output.ready.is_empty() {
             self.output.ready = BytesMut::new();
         }
-        if self.deliveries.is_empty() {
+        if self.deliveries.is_empty() && self.deliveries.capacity() > DELIVERIES_KEPT {
             self.deliveries = VecDeque::new();
         }
         (self.actions, self.outcomes) = (Vec::new(), Vec::new());

@@ -9,6 +9,8 @@ pub const READ_BYTES_MAX: usize = 64 << 10;
 pub const WRITE_BYTES_HIGH: usize = 128 << 10;
 /// Deliveries that a connection takes from its outbox at once.
 pub const DELIVERIES_PER_TURN_MAX: usize = 256;
+/// Room for so many deliveries an idle client keeps: a first one then costs no allocation.
+pub const DELIVERIES_KEPT: usize = 4;
 /// What a waiting delivery costs besides its payload: the queue's slot and its share of the message.
 pub const DELIVERY_OVERHEAD_BYTES: usize = 96;
 /// Topics whose subscribers a dispatcher remembers.

@@ -20,7 +20,7 @@ use headwater_store::{GroupId, Header, LogIndex, Qos, Record, TimestampMs, Topic
 use crate::cursor::At;
 use crate::error::End;
 use crate::giver::Giver;
-use crate::limits::DELIVERY_OVERHEAD_BYTES;
+use crate::limits::{DELIVERIES_KEPT, DELIVERY_OVERHEAD_BYTES};
 use crate::packet::PacketId;
 use crate::publish::to_property;
 
@@ -270,7 +270,7 @@ impl Outbox {
             return Poll::Ready(Err(end.clone()));
         }
         if state.queue.is_empty() || count_max == 0 {
-            if state.queue.is_empty() {
+            if state.queue.is_empty() && state.queue.capacity() > DELIVERIES_KEPT {
                 // Most clients have nothing to wait for most of the time.
                 state.queue = VecDeque::new();
             }

@@ -80,6 +80,10 @@ impl Node {
 /// The literal levels below a node. Most nodes have one or none: a tree of devices is deep and narrow at its ends, and a map
 /// for each of them would be most of what a subscription costs.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::box_collection,
+    reason = "a map in here would make every node larger by it, and few have one"
+)]
 enum Children {
     #[default]
     None,
@@ -148,7 +152,7 @@ pub enum Ends {
     #[default]
     None,
     One(Subscriber),
-    Many(Box<HashMap<u64, Subscriber>>),
+    Many(HashMap<u64, Subscriber>),
 }
 
 impl Ends {
@@ -175,7 +179,7 @@ impl Ends {
         match std::mem::take(self) {
             Ends::One(only) if only.client.connection != connection => {
                 let both = [(only.client.connection, only), (connection, subscriber)];
-                *self = Ends::Many(Box::new(HashMap::from(both)));
+                *self = Ends::Many(HashMap::from(both));
             }
             Ends::None | Ends::One(_) => *self = Ends::One(subscriber),
             Ends::Many(mut map) => {
