@@ -16,6 +16,33 @@ pub struct RecordId {
     pub offset: Offset,
 }
 
+impl RecordId {
+    /// As it is displayed, without the machinery of formatting: rows without a key have it as theirs.
+    pub(crate) fn to_key(self) -> Vec<u8> {
+        let mut key = Vec::with_capacity(24);
+        push_digits(self.shard.stream.0, &mut key);
+        key.push(b':');
+        push_digits(u64::from(self.shard.number), &mut key);
+        key.push(b':');
+        push_digits(self.offset.0, &mut key);
+        key
+    }
+}
+
+fn push_digits(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
 impl fmt::Display for RecordId {
     /// `stream:shard:offset`, by the stream's number, which no later stream of the same name has.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,6 +118,22 @@ impl Delta {
             time: pick(&self.time, selection),
             origin: pick(&self.origin, selection),
             frontier: pick(&self.frontier, selection),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater_store::{GroupId, StreamId};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_key_is_what_is_displayed(stream: u64, number: u16, offset: u64) {
+            let shard = ShardId { group: GroupId(1), stream: StreamId(stream), number };
+            let id = RecordId { shard, offset: Offset(offset) };
+            prop_assert_eq!(id.to_key(), id.to_string().into_bytes());
         }
     }
 }

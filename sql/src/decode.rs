@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use headwater_store::{Format, Header, OnError, Record, TopicFilter, TopicName};
+use headwater_store::{Format, Header, OnError, Record, ShardId, TopicFilter, TopicName};
 
 use crate::change::RecordId;
 use crate::column::{Column, ColumnBuilder, Columns};
@@ -18,6 +18,7 @@ use crate::json::{self, FieldTree, Found, Kind};
 use crate::plan::physical::{Expr, PathStep, PlanError, Source, SourceColumn};
 use crate::types::{DataType, TimestampUs};
 use crate::value::{Fault, Value, cast, write_json_string};
+use crate::watermark::marker;
 
 /// Reads the records of one stream for one plan.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Decoded {
     pub origin: Vec<RecordId>,
     /// Records and fields that could not be read.
     pub errors: Vec<(RecordId, Fault)>,
+    /// What moves watermarks: before which row, of which shard, to where.
+    pub markers: Vec<(usize, ShardId, TimestampUs)>,
 }
 
 /// A record that does not parse, where ON_ERROR is fail.
@@ -95,7 +98,10 @@ impl Decoder {
                 Some(payload) => batch.add(*id, record, payload)?,
                 // A marker has no key.
                 None if self.tombstones && record.key.is_some() => batch.add_tombstone(*id, record),
-                None => {}
+                None => {
+                    let to = marker(record).map(|to| (batch.origin.len(), id.shard, to));
+                    batch.markers.extend(to);
+                }
             }
         }
         Ok(batch.finish(scope))
@@ -111,6 +117,7 @@ struct Batch<'d> {
     appended: Vec<TimestampUs>,
     origin: Vec<RecordId>,
     errors: Vec<(RecordId, Fault)>,
+    markers: Vec<(usize, ShardId, TimestampUs)>,
 }
 
 impl<'d> Batch<'d> {
@@ -124,6 +131,7 @@ impl<'d> Batch<'d> {
             appended: Vec::with_capacity(rows),
             origin: Vec::with_capacity(rows),
             errors: Vec::new(),
+            markers: Vec::new(),
         }
     }
 
@@ -212,6 +220,9 @@ impl<'d> Batch<'d> {
             (Format::Text, _, text) => text.map_or(Value::Null, |_| shared_text(row.payload)),
             (Format::Raw, ..) => Value::Bytea(row.payload.clone()),
         };
+        if *data_type == DataType::Any {
+            return builder.push(value);
+        }
         builder.push(cast(&value, data_type).unwrap_or_else(|fault| {
             self.errors.push((row.id, fault));
             Value::Null
@@ -246,6 +257,7 @@ impl<'d> Batch<'d> {
             appended: self.appended,
             origin: self.origin,
             errors,
+            markers: self.markers,
         }
     }
 }

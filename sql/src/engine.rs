@@ -31,6 +31,7 @@ use crate::plan::physical::{Plan, Start, WriteRules};
 use crate::query::QueryRules;
 use crate::query::task::{TaskPhase, TaskPosition, TaskStatus};
 use crate::read::{self, OneShot, Push};
+use crate::share::Watch;
 use crate::types::TimestampUs;
 
 /// Why the engine could not start.
@@ -64,7 +65,7 @@ struct Inner {
 }
 
 /// By query id and group; each status is its task's.
-type StatusMap = HashMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>;
+type StatusMap = BTreeMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>;
 
 /// What the tasks of this node are doing.
 #[derive(Debug, Default)]
@@ -342,22 +343,27 @@ impl Statuses {
 
     /// Where the tasks of a query are, by group.
     fn positions(&self, query: u64) -> HashMap<GroupId, TaskPosition> {
-        let tasks = self.lock();
-        let of_task = |((id, group), status): (&(u64, GroupId), &Arc<Mutex<TaskStatus>>)| {
-            let status = status.lock().unwrap_or_else(PoisonError::into_inner);
-            let position = status.position.clone().filter(|_| *id == query)?;
-            Some((*group, position))
+        let position = |(group, status): (GroupId, TaskStatus)| {
+            let mut position = status.position?;
+            // A query that sleeps at a hub has come as far as the hub.
+            for (shard, seen) in status.hub.as_ref().and_then(Watch::seen).unwrap_or_default() {
+                let own = position.cursors.iter_mut().find(|(own, _)| *own == shard);
+                own.into_iter().for_each(|(_, next)| *next = seen.max(*next));
+            }
+            Some((group, position))
         };
-        tasks.iter().filter_map(of_task).collect()
+        self.by_group(query).into_iter().filter_map(position).collect()
     }
 
     fn of(&self, query: u64) -> Vec<TaskStatus> {
-        let lock = |status: &Arc<Mutex<TaskStatus>>| status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.lock()
-            .iter()
-            .filter(|((id, _), _)| *id == query)
-            .map(|(_, status)| lock(status))
-            .collect()
+        self.by_group(query).into_iter().map(|(_, status)| status).collect()
+    }
+
+    fn by_group(&self, query: u64) -> Vec<(GroupId, TaskStatus)> {
+        let read = |status: &Arc<Mutex<TaskStatus>>| status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tasks = self.lock();
+        let own = tasks.range((query, GroupId(0))..=(query, GroupId(u16::MAX)));
+        own.map(|((_, group), status)| (*group, read(status))).collect()
     }
 }
 

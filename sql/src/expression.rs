@@ -10,6 +10,8 @@
 mod kernel;
 mod like;
 
+pub(crate) use kernel::compare_values;
+
 use std::sync::Arc;
 
 use crate::column::{Column, Columns};

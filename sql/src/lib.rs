@@ -60,6 +60,7 @@ pub mod plan;
 mod query;
 mod read;
 mod script;
+mod share;
 mod span;
 mod statement;
 mod step;

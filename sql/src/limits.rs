@@ -42,6 +42,12 @@ pub const LAG_ROWS_MAX: u32 = 1_000;
 pub const TIMERS_PER_STEP_MAX: usize = 8_192;
 /// Stored bytes that a task takes from its follower at once.
 pub const FOLLOW_BYTES: usize = 4 << 20;
+/// Queries that wait to be let in by a hub.
+pub const HUB_JOINS_WAITING: usize = 64;
+/// Micro-batches that wait for a query at its hub; one that is slower reads by itself.
+pub const HUB_QUEUE_MAX: usize = 16;
+/// Queries at a hub that save their cursors as often as one: with more of them each saves less often.
+pub const HUB_SAVES: usize = 100;
 /// Payload bytes that one step takes in, and bytes of values that its closing windows bring, so that what it puts out
 /// fits a Batch. Where it still does not, the task makes smaller steps.
 pub const STEP_BYTES_MAX: usize = 4 << 20;

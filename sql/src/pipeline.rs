@@ -13,7 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use headwater_store::{Put, Record, ShardId, StreamId};
 
 use crate::change::{Delta, Diff, RecordId};
-use crate::decode::Decoder;
+use crate::column::Columns;
+use crate::decode::{Decoded, Decoder};
 use crate::function::Scope;
 use crate::limits::STEP_BYTES_MAX;
 use crate::operator::{self, Operator, Place, Port};
@@ -21,7 +22,7 @@ use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
 use crate::step::{Gathered, LateRow, SinkRow, State, Step, Stop, TimerKind};
 use crate::types::TimestampUs;
 use crate::value::Fault;
-use crate::watermark::{Watermarks, marker};
+use crate::watermark::Watermarks;
 
 /// A plan, running.
 #[derive(Debug)]
@@ -155,6 +156,25 @@ impl Pipeline {
             self.drain(now)?;
         }
         Ok(())
+    }
+
+    /// Takes in what was decoded for several queries: `columns` are those of the only source, `rows` those that this query
+    /// has not had yet and that its filter may keep; None: all.
+    pub fn apply_decoded(
+        &mut self,
+        decoded: &Decoded,
+        columns: &[usize],
+        rows: Option<&[u32]>,
+        now: TimestampUs,
+    ) -> Result<(), Stop> {
+        let [source] = &mut self.sources[..] else {
+            debug_assert!(false, "queries with several sources read alone");
+            return Ok(());
+        };
+        let delta = source.take(decoded, columns, rows, now);
+        let users = source.users.clone();
+        self.pass_on(&users, delta);
+        self.drain(now)
     }
 
     /// Ends the step, with at most `timers_max` timers, and no more than their bytes allow. `ended`: there will be no more
@@ -309,24 +329,10 @@ impl SourceStage {
         gathered: &mut Gathered,
     ) -> Result<Delta, Stop> {
         let decoded = self.decoder.decode(records, &Scope { now })?;
+        let frontier = self.frontier(&decoded, 0..decoded.rows.rows(), now);
+        let time = decoded.time.iter().zip(&decoded.appended);
+        let time = time.map(|(event, appended)| event.unwrap_or(*appended)).collect();
         gathered.shared_errors.extend(decoded.errors);
-        let rows = decoded.rows.rows();
-        let mut frontier = Vec::with_capacity(rows);
-        let mut time = Vec::with_capacity(rows);
-        // In the order of the log: a marker counts for the rows behind it.
-        for (id, record) in records {
-            let row = time.len();
-            if decoded.origin.get(row) == Some(id) {
-                let (event, appended) = (decoded.time[row], decoded.appended[row]);
-                frontier.push(match &mut self.watermarks {
-                    Some(watermarks) => watermarks.observe(id.shard, event, appended, now),
-                    None => TimestampUs::MIN,
-                });
-                time.push(event.unwrap_or(appended));
-            } else if let (Some(to), Some(watermarks)) = (marker(record), &mut self.watermarks) {
-                watermarks.jump(id.shard, to, now);
-            }
-        }
         Ok(Delta {
             rows: decoded.rows,
             diff: Diff::Append,
@@ -334,6 +340,54 @@ impl SourceStage {
             origin: decoded.origin,
             frontier,
         })
+    }
+
+    /// Some rows of what was decoded for several queries: of its columns those that this one has.
+    fn take(&mut self, decoded: &Decoded, columns: &[usize], rows: Option<&[u32]>, now: TimestampUs) -> Delta {
+        let own = columns.iter().map(|column| decoded.rows.column(*column).clone());
+        let own = Columns::new(own.collect(), decoded.rows.rows());
+        let time = |row: usize| decoded.time[row].unwrap_or(decoded.appended[row]);
+        match rows {
+            None => Delta {
+                rows: own,
+                diff: Diff::Append,
+                time: (0..decoded.origin.len()).map(time).collect(),
+                origin: decoded.origin.clone(),
+                frontier: self.frontier(decoded, 0..decoded.origin.len(), now),
+            },
+            Some(rows) => {
+                let numbers = || rows.iter().map(|row| *row as usize);
+                Delta {
+                    rows: own.take(rows),
+                    diff: Diff::Append,
+                    time: numbers().map(time).collect(),
+                    origin: numbers().map(|row| decoded.origin[row]).collect(),
+                    frontier: self.frontier(decoded, numbers(), now),
+                }
+            }
+        }
+    }
+
+    /// Takes the rows' times into the watermarks, in the order of the log: a marker counts for the rows behind it.
+    fn frontier(
+        &mut self,
+        decoded: &Decoded,
+        rows: impl ExactSizeIterator<Item = usize>,
+        now: TimestampUs,
+    ) -> Vec<TimestampUs> {
+        let Some(watermarks) = &mut self.watermarks else {
+            return vec![TimestampUs::MIN; rows.len()];
+        };
+        let mut markers = decoded.markers.iter().peekable();
+        let mut frontier = Vec::with_capacity(rows.len());
+        for row in rows {
+            while let Some((_, shard, to)) = markers.next_if(|(before, ..)| *before <= row) {
+                watermarks.jump(*shard, *to, now);
+            }
+            frontier.push(watermarks.observe(decoded.origin[row].shard, decoded.time[row], decoded.appended[row], now));
+        }
+        markers.for_each(|(_, shard, to)| watermarks.jump(*shard, *to, now));
+        frontier
     }
 }
 

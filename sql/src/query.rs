@@ -31,10 +31,12 @@ use headwater_store::{
 };
 
 use crate::change::RecordId;
+use crate::decode::Decoded;
 use crate::limits::RESULT_BYTES_MAX;
 use crate::operator::{Place, place_of};
 use crate::pipeline::{Finished, Pipeline};
 use crate::plan::physical::{PLAN_VERSION, Plan, PlanError, Source, Start};
+use crate::share::{Item, Rows, Share};
 use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
 use crate::value::Fault;
@@ -120,6 +122,8 @@ pub struct QueryCore {
     side: Side,
     /// The streams of tables that its rows look into.
     tables: Vec<StreamId>,
+    /// What it can share with other queries.
+    share: Option<Share>,
     /// As of the step that runs.
     progress: Progress,
     /// The row as it is committed.
@@ -211,6 +215,7 @@ impl QueryCore {
             pipeline,
             side: Side::new(side, &plan),
             tables: plan.tables(),
+            share: Share::of(&plan),
             progress: loaded,
             committed: progress,
         })
@@ -268,16 +273,101 @@ impl QueryCore {
         }
         let finished = self.pipeline.finish(now, false, timers_max)?;
         records.iter().for_each(|(id, _)| self.move_past(*id));
+        Ok(self.finish(finished, now))
+    }
+
+    /// As [`QueryCore::step`], of what a hub gives; `columns` are the source's among those of the hub.
+    pub fn step_shared(
+        &mut self,
+        items: &[Item],
+        columns: &[usize],
+        now: TimestampUs,
+        timers_max: usize,
+    ) -> Result<ReadyStep, Stop> {
+        let now = now.max(self.progress.now);
+        for item in items {
+            match &item.rows {
+                Rows::All(decoded) if decoded.origin.iter().all(|id| self.is_new(*id)) => {
+                    self.pipeline.apply_decoded(decoded, columns, None, now)?;
+                }
+                Rows::All(decoded) => {
+                    let rows = 0..decoded.origin.len() as u32;
+                    self.apply_new(decoded, columns, rows, now)?;
+                }
+                Rows::Some(decoded, rows) => self.apply_new(decoded, columns, rows.iter().copied(), now)?,
+                Rows::Records(records) => {
+                    let new = records.iter().filter(|(id, _)| self.is_new(*id));
+                    let new: Vec<_> = new.cloned().collect();
+                    self.pipeline.apply(&new, now)?;
+                }
+            }
+            self.pass_to(&item.end);
+        }
+        let finished = self.pipeline.finish(now, false, timers_max)?;
+        Ok(self.finish(finished, now))
+    }
+
+    fn apply_new(
+        &mut self,
+        decoded: &Decoded,
+        columns: &[usize],
+        rows: impl Iterator<Item = u32>,
+        now: TimestampUs,
+    ) -> Result<(), Stop> {
+        let new: Vec<u32> = rows.filter(|row| self.is_new(decoded.origin[*row as usize])).collect();
+        self.pipeline.apply_decoded(decoded, columns, Some(&new), now)
+    }
+
+    /// It has not had this record yet.
+    fn is_new(&self, record: RecordId) -> bool {
+        let mut cursors = self.progress.cursors.iter();
+        cursors.any(|(shard, next)| *shard == record.shard && *next <= record.offset)
+    }
+
+    /// Goes on to there: what is before it does not concern the query. Gives whether that is further than it was, and
+    /// how many records this task counts among those.
+    pub fn pass_to(&mut self, cursors: &[(ShardId, Offset)]) -> (bool, u64) {
+        let (mut further, mut records) = (false, 0);
+        let (shards, group) = (self.output.shards.clone(), self.group);
+        for (shard, cursor) in &mut self.progress.cursors {
+            let to = cursors.iter().find(|(known, _)| known == shard);
+            let Some((_, to)) = to.filter(|(_, to)| to > cursor) else {
+                continue;
+            };
+            further = true;
+            if counts(&shards, group, *shard) {
+                records += to.0 - cursor.0;
+            }
+            *cursor = *to;
+        }
+        (further, records)
+    }
+
+    /// Records that this task counts between those cursors and its own.
+    pub fn counted_since(&self, cursors: &[(ShardId, Offset)]) -> u64 {
+        let moved = self.progress.cursors.iter().zip(cursors);
+        moved
+            .filter(|((shard, _), _)| counts(&self.output.shards, self.group, *shard))
+            .map(|((_, now), (_, before))| now.0.saturating_sub(before.0))
+            .sum()
+    }
+
+    /// What it can share with other queries.
+    pub fn share(&self) -> Option<&Share> {
+        self.share.as_ref()
+    }
+
+    fn finish(&mut self, finished: Finished, now: TimestampUs) -> ReadyStep {
         self.progress.step += 1;
         self.progress.now = now;
         self.progress.watermarks = self.pipeline.shard_watermarks();
         let combined = self.pipeline.source_watermarks();
         let moved_time = combined != self.progress.combined;
         self.progress.combined = combined;
-        Ok(ReadyStep {
+        ReadyStep {
             moved_time,
             ..self.ready(finished)
-        })
+        }
     }
 
     /// Makes a step that leaves this record out: no write can hold what comes of it. Nothing else of the query changes.
@@ -386,8 +476,7 @@ impl QueryCore {
 
     /// Every task of a query reads every record; this is whether this one counts it, and tells of what is wrong with it.
     pub fn tells_of(&self, record: RecordId) -> bool {
-        let shards = &self.output.shards;
-        shards[usize::from(record.shard.number) % shards.len()] == self.group
+        counts(&self.output.shards, self.group, record.shard)
     }
 
     /// A step's Batch is committed: the next one builds on it.
@@ -402,10 +491,16 @@ impl QueryCore {
 }
 
 impl ReadyStep {
-    /// The Batch, fenced by the task's term.
-    pub fn batch_in(&self, term: Term) -> Batch {
-        self.batch.clone().when(Condition::Term(term))
+    /// The Batch, fenced by the task's term. To be taken once.
+    pub fn take_batch(&mut self, term: Term) -> Batch {
+        let empty = Batch::new(self.batch.group);
+        std::mem::replace(&mut self.batch, empty).when(Condition::Term(term))
     }
+}
+
+/// The task of the group counts the records of that shard.
+fn counts(output: &[GroupId], group: GroupId, input: ShardId) -> bool {
+    output[usize::from(input.number) % output.len()] == group
 }
 
 /// A source's own rules, and the configuration's where it has none.

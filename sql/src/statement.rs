@@ -18,6 +18,7 @@ use crate::parse::did_you_mean;
 use crate::plan::{self, Binder, BoundFeed, Settings, graph};
 use crate::query::side;
 use crate::read::resolve;
+use crate::share;
 use crate::types::TimestampUs;
 use crate::view::{is_view, kind_of};
 use crate::watermark::advance_to;
@@ -56,7 +57,7 @@ impl Engine {
             StatementKind::Trim(trim) => self.trim_stream(&binder, trim).await,
             StatementKind::AdvanceWatermark { stream, to } => self.advance_watermark(&binder, stream, to).await,
             StatementKind::Set(set) => settings.set(set).map(|_| done(format!("{} set", set.name.text))),
-            StatementKind::Explain(explain) => self.explain(&binder, explain, source).await,
+            StatementKind::Explain(explain) => self.explain(&catalog, &binder, explain, source).await,
         }
     }
 
@@ -136,7 +137,13 @@ impl Engine {
     }
 
     /// ANALYZE runs the plan over what is stored now.
-    async fn explain(&self, binder: &Binder<'_>, explain: &Explain, source: &str) -> Result<Outcome, SqlError> {
+    async fn explain(
+        &self,
+        catalog: &Catalog,
+        binder: &Binder<'_>,
+        explain: &Explain,
+        source: &str,
+    ) -> Result<Outcome, SqlError> {
         let statement = &explain.statement;
         let plan = match &statement.kind {
             StatementKind::Select(select) => Some(binder.select(select)?.plan),
@@ -154,8 +161,13 @@ impl Engine {
             false => None,
         };
         let measured = |id| measures.as_ref().and_then(|measures| measures.of(id));
+        let shared = match &statement.kind {
+            StatementKind::CreateStream(create) => share::explain(&plan, &create.name.text, catalog),
+            // It has its own reader, and is gone with who asked.
+            _ => Vec::new(),
+        };
         let lines = match explain.format {
-            ExplainFormat::Text => plan::explain_with(&plan, &measured),
+            ExplainFormat::Text => [plan::explain_with(&plan, &measured), shared].concat(),
             ExplainFormat::Dot => graph::dot(&plan, &measured),
             ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan, &measured).to_string()])),
         };

@@ -119,6 +119,11 @@ impl Step<'_> {
         self.state.set_timer(self.operator, TimerKind::Event, at, key);
     }
 
+    /// A timer is set for then.
+    pub fn has_timer(&self, at: TimestampUs, key: &Key) -> bool {
+        self.state.has_timer(self.operator, TimerKind::Event, at, key)
+    }
+
     /// Asks for [`crate::operator::Operator::clock`] once the step's time is there.
     pub fn set_clock(&mut self, at: TimestampUs, key: &Key) {
         self.state.set_timer(self.operator, TimerKind::Clock, at, key);

@@ -12,6 +12,7 @@ use super::Statuses;
 use super::forget::Forgetting;
 use crate::query::QueryRules;
 use crate::query::task::{self, TaskContext, TaskPhase, TaskStatus};
+use crate::share::Hubs;
 
 /// A query in one group.
 type TaskKey = (u64, GroupId);
@@ -23,6 +24,7 @@ pub(super) struct Supervisor {
     step_records_max: usize,
     cursor_save_every: Duration,
     statuses: Arc<Statuses>,
+    hubs: Arc<Hubs>,
     running: JoinSet<()>,
     tasks: HashMap<TaskKey, Running>,
     /// Queries of the last catalog, to see which are gone.
@@ -50,6 +52,7 @@ impl Supervisor {
     ) -> Supervisor {
         Supervisor {
             forgetting: Forgetting::new(store.clone()),
+            hubs: Arc::new(Hubs::new(store.clone(), step_records_max)),
             store,
             rules,
             step_records_max,
@@ -130,6 +133,7 @@ impl Supervisor {
             step_records_max: self.step_records_max,
             cursor_save_every: self.cursor_save_every,
             status: status.clone(),
+            hubs: self.hubs.clone(),
         };
         let stop = CancellationToken::new();
         let query = context.query.clone();

@@ -144,7 +144,7 @@ fn test(op: BinaryOp) -> fn(Ordering) -> bool {
 }
 
 /// Any two values: NULL where they do not compare.
-pub(super) fn compare_values(op: BinaryOp, left: &Value, right: &Value) -> Value {
+pub(crate) fn compare_values(op: BinaryOp, left: &Value, right: &Value) -> Value {
     left.compare(right)
         .map_or(Value::Null, |order| Value::Boolean(test(op)(order)))
 }

@@ -264,7 +264,7 @@ fn window_start(key: &Key) -> Option<i64> {
 /// id.
 pub(crate) fn key_of(columns: &[Arc<Column>], row: usize, origin: RecordId) -> Bytes {
     let text = match columns {
-        [] => origin.to_string(),
+        [] => return Bytes::from(origin.to_key()),
         [one] => match &*one.get(row) {
             Value::String(text) => return text.clone().into_bytes(),
             other => {

@@ -42,6 +42,11 @@ impl StepSize {
         }
     }
 
+    /// Steps are as large as they may be.
+    pub fn is_full(&self) -> bool {
+        self.records == self.records_max && self.timers == TIMERS_PER_STEP_MAX && self.passed_over.is_none()
+    }
+
     /// How many of `records` the next step takes. 0: the first of them is to be passed over.
     pub fn records_of(&self, records: &[(RecordId, Record)]) -> usize {
         let next = &records[..records.len().min(self.records)];
@@ -71,6 +76,11 @@ impl StepSize {
     /// The record was passed over, and that is committed.
     pub fn passed(&mut self) {
         self.passed_over = None;
+    }
+
+    /// A step of what a hub gave was too large.
+    pub fn halve(&mut self) {
+        (self.records, self.timers) = (self.records.div_ceil(2), self.timers / 2);
     }
 
     /// A step of these records that fired so many timers was too large.

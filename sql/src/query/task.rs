@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater_store::{
-    Follower, GroupId, Offset, QueryRow, ReadError, Record, ShardId, Store, StoredBatch, StreamRow, Term, WriteError,
-    tables,
+    GroupId, Offset, QueryRow, ReadError, Record, ShardId, Store, StreamRow, Term, WriteError, tables,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +15,9 @@ use super::size::{StepSize, TooLarge};
 use super::{Assignment, LoadError, Progress, QueryCore, QueryRules, ReadyStep};
 use crate::change::RecordId;
 use crate::decode::BadRecord;
-use crate::limits::{FOLLOW_BYTES, STEP_BYTES_MAX};
+use crate::limits::{FOLLOW_BYTES, HUB_SAVES};
 use crate::metrics;
+use crate::share::{Hubs, Item, Share, Subscription, Watch, records};
 use crate::step::{Committed, Stop};
 use crate::types::TimestampUs;
 
@@ -37,6 +37,7 @@ pub(crate) struct TaskContext {
     pub step_records_max: usize,
     pub cursor_save_every: Duration,
     pub status: Arc<Mutex<TaskStatus>>,
+    pub hubs: Arc<Hubs>,
 }
 
 /// What a task is doing, for SHOW QUERIES.
@@ -58,6 +59,8 @@ pub struct TaskStatus {
     pub pace: Option<Pace>,
     /// How far it has come since it was started here. None: it has not begun.
     pub position: Option<TaskPosition>,
+    /// Its place at the hub of its stream. None: it reads by itself.
+    pub(crate) hub: Option<Watch>,
 }
 
 /// How far a task has come.
@@ -154,39 +157,6 @@ async fn lead(context: &TaskContext, stop: &CancellationToken) -> Option<Term> {
     }
 }
 
-/// The records of what a follower gave, cut into steps.
-#[derive(Default)]
-struct Inbox {
-    steps: Vec<Vec<(RecordId, Record)>>,
-}
-
-impl Inbox {
-    fn fill(&mut self, found: Vec<(StoredBatch, Offset)>, records_max: usize) -> Result<(), ReadError> {
-        let mut bytes = 0;
-        for (batch, from) in found {
-            for (offset, record) in batch.records_from(from)? {
-                let size = record.size_bytes();
-                let room = |step: &Vec<_>| step.len() < records_max && bytes + size <= STEP_BYTES_MAX;
-                if !self.steps.last().is_some_and(room) {
-                    self.steps.push(Vec::new());
-                    bytes = 0;
-                }
-                bytes += size;
-                if let Some(step) = self.steps.last_mut() {
-                    step.push((
-                        RecordId {
-                            shard: batch.shard,
-                            offset,
-                        },
-                        record,
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &CancellationToken) -> Ended {
     // Without them it runs as well; it only has nowhere to tell of what went wrong.
     if let Err(error) = side::ensure(&context.store, &context.query.name).await {
@@ -214,8 +184,7 @@ async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &Ca
     if let Err(ended) = serving.learn(stop).await {
         return ended;
     }
-    let follower = context.store.follow_from(serving.core.cursors().to_vec());
-    match serving.follow(follower, stop).await {
+    match serving.follow(stop).await {
         Ok(()) => Ended::Stopped,
         Err(ended) => ended,
     }
@@ -292,33 +261,53 @@ impl Serving<'_> {
                 () = stop.cancelled() => return self.save().await.and(Err(Ended::Stopped)),
                 found = follower.next(FOLLOW_BYTES) => found.map_err(read_failed)?,
             };
-            let mut inbox = Inbox::default();
-            inbox.fill(found, self.context.step_records_max).map_err(read_failed)?;
-            for records in inbox.steps {
+            for records in records(found, self.context.step_records_max).map_err(read_failed)? {
                 self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
                 self.step(&records).await?;
             }
         }
     }
 
-    async fn follow(&mut self, mut follower: Follower, stop: &CancellationToken) -> Result<(), Ended> {
-        let mut leadership = self.context.store.leadership(self.context.group);
+    async fn follow(&mut self, stop: &CancellationToken) -> Result<(), Ended> {
         loop {
-            let deadline = self.deadline();
+            let Some(subscription) = self.alone(stop).await? else {
+                return Ok(());
+            };
+            self.context.tell(|status| status.hub = Some(subscription.watch()));
+            let over = self.together(&subscription, stop).await?;
+            self.context.tell(|status| status.hub = None);
+            if over == Over::Stopped {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads by itself until it has come to where the stream's hub is. None: told to stop.
+    async fn alone(&mut self, stop: &CancellationToken) -> Result<Option<Subscription>, Ended> {
+        let mut follower = self.context.store.follow_from(self.core.cursors().to_vec());
+        let mut leadership = self.context.store.leadership(self.context.group);
+        let mut joined: Option<Subscription> = None;
+        let mut may_join = self.core.share().is_some();
+        let mut at_end = may_join && self.is_at_end().await;
+        loop {
+            if may_join && at_end && joined.is_none() && self.size.is_full() {
+                joined = self.join().await;
+                may_join = joined.is_some();
+            }
+            if let Some(subscription) = &joined
+                && has_come_to(follower.cursors(), &subscription.begins)
+            {
+                return Ok(joined);
+            }
+            let deadline = self.deadline(1);
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.save().await,
-                _ = leadership.changed() => {
-                    let now = *leadership.borrow();
-                    if !now.leading || now.term != self.term {
-                        return Err(Ended::Again("the group has another leader".to_owned()));
-                    }
-                }
+                () = stop.cancelled() => return self.save().await.map(|()| None),
+                changed = leadership.changed() => self.still_leads(changed.is_ok())?,
                 found = follower.next(FOLLOW_BYTES) => {
-                    let mut inbox = Inbox::default();
-                    inbox.fill(found.map_err(read_failed)?, self.context.step_records_max).map_err(read_failed)?;
-                    let behind = !follower.caught_up() || inbox.steps.len() > 1;
-                    for records in inbox.steps {
+                    let steps = records(found.map_err(read_failed)?, self.context.step_records_max).map_err(read_failed)?;
+                    let behind = !follower.caught_up() || steps.len() > 1;
+                    for records in steps {
                         if behind {
                             self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
                         }
@@ -327,25 +316,117 @@ impl Serving<'_> {
                             break;
                         }
                     }
+                    at_end = follower.caught_up();
                 }
-                () = sleep_until(deadline) => {
-                    if self.core.waits_for_time() {
-                        if !follower.caught_up() {
-                            self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
-                        }
-                        self.step(&[]).await?;
-                    }
-                }
+                () = sleep_until(deadline) => self.tick(follower.caught_up()).await?,
             }
-            if self.unsaved && self.saved_at.elapsed() >= self.context.cursor_save_every {
-                self.save().await?;
-            }
+            self.save_in_time(1).await?;
         }
     }
 
+    /// Takes what the hub gives.
+    async fn together(&mut self, subscription: &Subscription, stop: &CancellationToken) -> Result<Over, Ended> {
+        let mut leadership = self.context.store.leadership(self.context.group);
+        let watch = subscription.watch();
+        // It sleeps while nothing concerns it, and has to save how far that is.
+        let sleeps = self.core.share().is_some_and(Share::is_filtered);
+        loop {
+            let rarely = (watch.users() / HUB_SAVES).max(1) as u32;
+            let mut deadline = self.deadline(rarely);
+            if sleeps {
+                let save = self.saved_at + self.context.cursor_save_every * rarely;
+                deadline = deadline.into_iter().chain([save]).min();
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    self.pass_to_hub(&watch);
+                    return self.save().await.map(|()| Over::Stopped);
+                }
+                changed = leadership.changed() => self.still_leads(changed.is_ok())?,
+                items = subscription.next() => {
+                    let Some(items) = items else { return Ok(Over::TooSlow) };
+                    for items in cut(items.into(), self.context.step_records_max) {
+                        if !subscription.caught_up() {
+                            self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
+                        }
+                        self.step_shared(&items, subscription).await?;
+                        if stop.is_cancelled() {
+                            break;
+                        }
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    self.tick(subscription.caught_up()).await?;
+                    if sleeps {
+                        self.pass_to_hub(&watch);
+                        if !self.unsaved {
+                            self.saved_at = Instant::now();
+                        }
+                    }
+                }
+            }
+            self.save_in_time(rarely).await?;
+        }
+    }
+
+    async fn join(&mut self) -> Option<Subscription> {
+        let (share, cursors) = (self.core.share()?.clone(), self.core.cursors().to_vec());
+        self.context.hubs.join(&share, &cursors).await
+    }
+
+    /// There is nothing to be read now.
+    async fn is_at_end(&mut self) -> bool {
+        for (shard, next) in self.core.cursors().to_vec() {
+            match self.context.store.bounds(shard).await {
+                Ok((_, end)) if end <= next => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// What the hub has passed without giving it does not concern the query.
+    fn pass_to_hub(&mut self, watch: &Watch) {
+        let Some(seen) = watch.seen() else { return };
+        let (further, records) = self.core.pass_to(&seen);
+        if further {
+            self.unsaved = true;
+            self.tell_of_records(records);
+        }
+    }
+
+    fn still_leads(&self, known: bool) -> Result<(), Ended> {
+        let now = *self.context.store.leadership(self.context.group).borrow();
+        match known && now.leading && now.term == self.term {
+            true => Ok(()),
+            false => Err(Ended::Again("the group has another leader".to_owned())),
+        }
+    }
+
+    /// Time has passed.
+    async fn tick(&mut self, caught_up: bool) -> Result<(), Ended> {
+        if !self.core.waits_for_time() {
+            return Ok(());
+        }
+        if !caught_up {
+            self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
+        }
+        self.step(&[]).await
+    }
+
+    async fn save_in_time(&mut self, rarely: u32) -> Result<(), Ended> {
+        if self.unsaved && self.saved_at.elapsed() >= self.context.cursor_save_every * rarely {
+            self.save().await?;
+        }
+        Ok(())
+    }
+
     /// When to look again though nothing came.
-    fn deadline(&self) -> Option<Instant> {
-        let save = self.unsaved.then(|| self.saved_at + self.context.cursor_save_every);
+    fn deadline(&self, rarely: u32) -> Option<Instant> {
+        let save = self
+            .unsaved
+            .then(|| self.saved_at + self.context.cursor_save_every * rarely);
         let tick = self.core.waits_for_time().then(|| Instant::now() + TICK);
         save.into_iter().chain(tick).min()
     }
@@ -372,26 +453,60 @@ impl Serving<'_> {
         }
     }
 
+    /// A step of what a hub gave, and of the timers that are due then.
+    async fn step_shared(&mut self, items: &[Item], subscription: &Subscription) -> Result<(), Ended> {
+        let began = Instant::now();
+        let before = self.core.cursors().to_vec();
+        let now = TimestampUs::from_ms(self.context.store.now());
+        // All rows of it or none: where that is too much for a Batch, the task begins again by itself, with less.
+        let step = self
+            .core
+            .step_shared(items, &subscription.columns, now, self.size.timers_with(1));
+        let step = step.map_err(|stop| self.stopped(stop))?;
+        let records = self.core.counted_since(&before);
+        let mut more = self.take_step(step, Took::Shared(records), began).await?;
+        while more {
+            more = self.one_step(&[]).await?;
+        }
+        Ok(())
+    }
+
     /// Gives whether timers are left that are due.
     async fn one_step(&mut self, records: &[(RecordId, Record)]) -> Result<bool, Ended> {
         let began = Instant::now();
         let now = TimestampUs::from_ms(self.context.store.now());
         let timers_max = self.size.timers_with(records.len());
-        let step = self.core.step(records, now, timers_max).map_err(|stop| match stop {
+        let step = self.core.step(records, now, timers_max);
+        let step = step.map_err(|stop| self.stopped(stop))?;
+        self.take_step(step, Took::Records(records), began).await
+    }
+
+    fn stopped(&self, stop: Stop) -> Ended {
+        match stop {
             Stop::Read(error) => read_failed(error),
             Stop::BadRecord(BadRecord(record)) => Ended::Failed(format!(
                 "record {} does not parse, and the stream's ON_ERROR is 'fail'",
                 self.core.name_of(record)
             )),
             other => Ended::Failed(other.to_string()),
-        })?;
+        }
+    }
+
+    /// Writes a step, where there is something to write. Gives whether timers are left that are due.
+    async fn take_step(&mut self, mut step: ReadyStep, took: Took<'_>, began: Instant) -> Result<bool, Ended> {
+        let bytes = step.batch.size_bytes();
         if step.writes {
-            self.commit(&step, records).await?;
-        } else if !records.is_empty() || step.moved_time {
+            self.commit(&mut step, &took).await?;
+        } else if took.moves() || step.moved_time {
             self.unsaved = true;
         }
-        self.size.fitted(records.len(), step.timers, step.batch.size_bytes());
-        let counted = records.iter().filter(|(id, _)| self.core.tells_of(*id)).count();
+        let counted = match took {
+            Took::Records(records) => {
+                self.size.fitted(records.len(), step.timers, bytes);
+                records.iter().filter(|(id, _)| self.core.tells_of(*id)).count()
+            }
+            Took::Shared(records) => records as usize,
+        };
         self.tell(&step, counted, began);
         Ok(step.more)
     }
@@ -399,8 +514,8 @@ impl Serving<'_> {
     /// Goes on behind a record that no step can hold.
     async fn pass_over(&mut self, record: RecordId) -> Result<(), Ended> {
         let began = Instant::now();
-        let step = self.core.pass_over(record);
-        self.commit(&step, &[]).await?;
+        let mut step = self.core.pass_over(record);
+        self.commit(&mut step, &Took::Records(&[])).await?;
         self.size.passed();
         let query = self.context.query.name.as_str();
         tracing::warn!(query, %record, "left out: what comes of this record is larger than a write may be");
@@ -410,14 +525,14 @@ impl Serving<'_> {
 
     async fn save(&mut self) -> Result<(), Ended> {
         if self.unsaved {
-            self.commit(&self.core.save(), &[]).await
+            self.commit(&mut self.core.save(), &Took::Records(&[])).await
         } else {
             Ok(())
         }
     }
 
-    async fn commit(&mut self, step: &ReadyStep, records: &[(RecordId, Record)]) -> Result<(), Ended> {
-        match self.context.store.write(step.batch_in(self.term)).await {
+    async fn commit(&mut self, step: &mut ReadyStep, took: &Took<'_>) -> Result<(), Ended> {
+        match self.context.store.write(step.take_batch(self.term)).await {
             Ok(_) => {
                 self.core.committed(step);
                 self.unsaved = false;
@@ -425,7 +540,7 @@ impl Serving<'_> {
                 Ok(())
             }
             Err(WriteError::Stopped) => Err(Ended::Stopped),
-            Err(error @ WriteError::TooLarge { .. }) => Err(match self.size.too_large(records, step.timers) {
+            Err(error @ WriteError::TooLarge { .. }) => Err(match took.was_too_large(self.size, step.timers) {
                 TooLarge::Smaller => Ended::Smaller,
                 TooLarge::Never => Ended::Failed(format!("a step cannot be written: {error}")),
             }),
@@ -438,17 +553,84 @@ impl Serving<'_> {
         for (record, fault) in &step.errors {
             tracing::debug!(query = %self.context.query.name, %record, %fault, "a value could not be worked out");
         }
+        self.tell_of_records(records as u64);
         self.context.tell(|status| {
-            status.records += records as u64;
-            if let Some(pace) = &mut status.pace {
-                pace.count(records as u64, Instant::now());
-            }
             status.rows += step.rows;
             status.errors += step.errors.len() as u64;
             status.late += step.late as u64;
+        });
+    }
+
+    fn tell_of_records(&self, records: u64) {
+        self.context.tell(|status| {
+            status.records += records;
+            if let Some(pace) = &mut status.pace {
+                pace.count(records, Instant::now());
+            }
             status.position = Some(self.core.position());
         });
     }
+}
+
+/// What a step took in.
+enum Took<'r> {
+    Records(&'r [(RecordId, Record)]),
+    /// What a hub gave: so many records that this task counts.
+    Shared(u64),
+}
+
+impl Took<'_> {
+    /// It has moved the cursor.
+    fn moves(&self) -> bool {
+        match self {
+            Took::Records(records) => !records.is_empty(),
+            Took::Shared(_) => true,
+        }
+    }
+
+    fn was_too_large(&self, size: &mut StepSize, timers: usize) -> TooLarge {
+        match self {
+            Took::Records(records) => size.too_large(records, timers),
+            Took::Shared(_) => {
+                size.halve();
+                TooLarge::Smaller
+            }
+        }
+    }
+}
+
+/// How taking what a hub gives came to its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Over {
+    /// Told to.
+    Stopped,
+    /// The hub went on without it, or has ended.
+    TooSlow,
+}
+
+/// All that a hub gives from there on is new, or has been read.
+fn has_come_to(cursors: &[(ShardId, Offset)], begins: &[(ShardId, Offset)]) -> bool {
+    let reached = |(shard, begin): &(ShardId, Offset)| cursors.iter().any(|(own, next)| own == shard && next >= begin);
+    begins.iter().all(reached)
+}
+
+/// Items that one step takes together.
+fn cut(items: Vec<Item>, rows_max: usize) -> Vec<Vec<Item>> {
+    let (mut steps, mut rows) = (Vec::<Vec<Item>>::new(), 0);
+    for item in items {
+        let more = item.rows.len();
+        match steps.last_mut().filter(|_| rows + more <= rows_max) {
+            Some(step) => {
+                step.push(item);
+                rows += more;
+            }
+            None => {
+                steps.push(vec![item]);
+                rows = more;
+            }
+        }
+    }
+    steps
 }
 
 impl TaskContext {

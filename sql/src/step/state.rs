@@ -72,6 +72,8 @@ pub struct State {
     committed: Committed,
     /// In the order of keys: so are the puts of a step, and a Batch with the same content is the same bytes.
     changed: BTreeMap<Bytes, Option<Bytes>>,
+    /// Timers set in this step: fired in it as well, they were never there.
+    fresh: BTreeSet<Bytes>,
     timers: BTreeSet<(OperatorId, TimerKind, TimestampUs, Key)>,
 }
 
@@ -86,6 +88,7 @@ impl State {
             query,
             committed,
             changed: BTreeMap::new(),
+            fresh: BTreeSet::new(),
             timers: BTreeSet::new(),
         };
         if let Committed::Table(table) = &state.committed {
@@ -152,8 +155,15 @@ impl State {
     pub(super) fn set_timer(&mut self, operator: OperatorId, kind: TimerKind, at: TimestampUs, key: &Key) {
         if self.timers.insert((operator, kind, at, key.clone())) {
             let row = self.timer_row(operator, kind, at, key);
-            self.changed.insert(row, Some(Bytes::new()));
+            if self.changed.insert(row.clone(), Some(Bytes::new())).is_none() {
+                self.fresh.insert(row);
+            }
         }
+    }
+
+    /// The operator waits for that time with this key.
+    pub(super) fn has_timer(&self, operator: OperatorId, kind: TimerKind, at: TimestampUs, key: &Key) -> bool {
+        self.timers.contains(&(operator, kind, at, key.clone()))
     }
 
     /// Takes the operator's first timer of a kind that is due.
@@ -166,7 +176,10 @@ impl State {
         let (at, key) = self.due(operator, kind, time)?;
         self.timers.remove(&(operator, kind, at, key.clone()));
         let row = self.timer_row(operator, kind, at, &key);
-        self.changed.insert(row, None);
+        match self.fresh.remove(&row) {
+            true => self.changed.remove(&row),
+            false => self.changed.insert(row, None),
+        };
         Some((at, key))
     }
 
@@ -198,6 +211,7 @@ impl State {
     /// Ends the step: its changes as puts of QUERY_STATE. In memory they are committed by this.
     pub fn take_puts(&mut self) -> Vec<Put> {
         let changed = std::mem::take(&mut self.changed);
+        self.fresh.clear();
         match &mut self.committed {
             Committed::Table(_) => {
                 let put = |(key, value)| Put {

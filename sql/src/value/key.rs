@@ -181,13 +181,13 @@ fn decode_number(bytes: &mut &[u8]) -> Option<Value> {
 
 fn encode_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
-    for byte in bytes {
-        out.push(*byte);
-        if *byte == 0 {
-            out.push(0xFF);
-        }
+    let mut pieces = bytes.split(|byte| *byte == 0);
+    out.extend_from_slice(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        out.extend_from_slice(&[0x00, 0xFF]);
+        out.extend_from_slice(piece);
     }
-    out.extend([0x00, 0x01]);
+    out.extend_from_slice(&[0x00, 0x01]);
 }
 
 fn decode_bytes(bytes: &mut &[u8]) -> Option<Vec<u8>> {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::accumulator::GroupState;
 use super::output::Output;
 use super::{ChangedBy, Groups, Inputs, NOBODY, split_at};
@@ -20,7 +22,7 @@ const GROUPS: u8 = 0;
 pub(in crate::operator) struct GroupBy {
     shared: Groups,
     /// Groups seen lately, by key: decoded state.
-    groups: HashMap<Vec<u8>, Group>,
+    groups: HashMap<Vec<u8>, Group, RandomState>,
     /// Keys changed in this step, in the order of their first change.
     dirty: Vec<Vec<u8>>,
     out: Output,
@@ -30,6 +32,8 @@ pub(in crate::operator) struct GroupBy {
 struct Group {
     key: Key,
     state: GroupState,
+    /// It has a row in the store: as it is committed, or as this step will write it.
+    stored: bool,
     /// In this step: the row it had at its begin, None if it had none. Outer None: not changed in this step.
     before: Option<Option<Vec<Value>>>,
     changed_by: ChangedBy,
@@ -48,7 +52,7 @@ impl GroupBy {
     pub fn new(node: &Node, aggregate: &Aggregate, retracts: bool, place: &Place) -> Result<GroupBy, PlanError> {
         Ok(GroupBy {
             shared: Groups::new(node, aggregate, retracts, place)?,
-            groups: HashMap::new(),
+            groups: HashMap::default(),
             dirty: Vec::new(),
             out: Output::default(),
         })
@@ -66,13 +70,16 @@ impl GroupBy {
         if !self.groups.contains_key(bytes) {
             self.shared.check_room(self.groups.len())?;
             let key = Key::new(bytes.to_vec(), spread_by);
-            let state = match self.load(&key, step)? {
-                Some(state) => state,
-                None => self.begin(&key, delta, row, step),
+            let known = match self.may_be_stored(&key, delta, row, step) {
+                true => self.load(&key, step)?,
+                false => None,
             };
+            let stored = known.is_some();
+            let state = known.unwrap_or_else(|| self.begin(&key, delta, row, step));
             let group = Group {
                 key,
                 state,
+                stored,
                 before: None,
                 changed_by: NOBODY,
             };
@@ -97,10 +104,25 @@ impl GroupBy {
         state.ok_or(Stop::State(self.shared.operator)).map(Some)
     }
 
+    /// A window that is stored has its timer, and timers are in memory: looking there saves reading what is not there,
+    /// for each group of each new window.
+    fn may_be_stored(&self, key: &Key, delta: &Delta, row: usize, step: &Step<'_>) -> bool {
+        match self.window_end(delta, row) {
+            Some(end) => step.has_timer(end.plus_us(self.shared.grace_us), key),
+            None => true,
+        }
+    }
+
+    /// Of a window that has a timer.
+    fn window_end(&self, delta: &Delta, row: usize) -> Option<TimestampUs> {
+        self.shared.window.filter(|_| self.shared.emit != Emit::AtEnd)?;
+        Some(TimestampUs(self.shared.window_of(delta, row).1))
+    }
+
     fn begin(&self, key: &Key, delta: &Delta, row: usize, step: &mut Step<'_>) -> GroupState {
         let window_end_us = self.shared.window.map(|_| self.shared.window_of(delta, row).1);
-        if let (Some(end), Emit::Changes | Emit::Final) = (window_end_us, self.shared.emit) {
-            step.set_timer(TimestampUs(end).plus_us(self.shared.grace_us), key);
+        if let Some(end) = self.window_end(delta, row) {
+            step.set_timer(end.plus_us(self.shared.grace_us), key);
         }
         GroupState {
             rows: 0,
@@ -125,9 +147,10 @@ impl GroupBy {
             let before = group.before.take();
             if group.state.rows > 0 {
                 step.put(GROUPS, &group.key, group.state.encode());
-            } else {
+            } else if group.stored {
                 step.delete(GROUPS, &group.key);
             }
+            group.stored = true;
             if self.shared.emit == Emit::Changes {
                 self.say_change(before.flatten(), &group, step);
             }
@@ -159,6 +182,7 @@ impl GroupBy {
             groups.push(Group {
                 key: Key::new(Vec::new(), 0),
                 state,
+                stored: false,
                 before: None,
                 changed_by: NOBODY,
             });
@@ -219,12 +243,16 @@ impl Operator for GroupBy {
                 Group {
                     key: key.clone(),
                     state,
+                    stored: true,
                     before: None,
                     changed_by: NOBODY,
                 }
             }
         };
-        step.delete(GROUPS, key);
+        // A window that began and ended within this step leaves nothing behind.
+        if group.stored {
+            step.delete(GROUPS, key);
+        }
         let said = self.out.bytes;
         match (self.shared.emit, &group.before) {
             (Emit::Final, _) if group.state.rows > 0 => {

@@ -200,6 +200,40 @@ impl Expr {
             Expr::Array(items) => items.iter().for_each(each),
         }
     }
+
+    /// Shows each column in it, to be changed.
+    pub fn change_columns(&mut self, change: &mut dyn FnMut(&mut ColumnId)) {
+        match self {
+            Expr::Column(column) => change(column),
+            Expr::Literal(_) => {}
+            Expr::Unary { operand, .. } | Expr::Cast { operand, .. } | Expr::Path { operand, .. } => {
+                operand.change_columns(change);
+            }
+            Expr::Binary { left, right, .. } => {
+                left.change_columns(change);
+                right.change_columns(change);
+            }
+            Expr::Call { arguments, .. } => arguments.iter_mut().for_each(|part| part.change_columns(change)),
+            Expr::Case { branches, otherwise } => {
+                for (condition, result) in branches {
+                    condition.change_columns(change);
+                    result.change_columns(change);
+                }
+                if let Some(otherwise) = otherwise {
+                    otherwise.change_columns(change);
+                }
+            }
+            Expr::In { operand, list, .. } => {
+                operand.change_columns(change);
+                list.iter_mut().for_each(|part| part.change_columns(change));
+            }
+            Expr::Like { operand, pattern, .. } => {
+                operand.change_columns(change);
+                pattern.change_columns(change);
+            }
+            Expr::Array(items) => items.iter_mut().for_each(|part| part.change_columns(change)),
+        }
+    }
 }
 
 /// The one type all have, NULLs aside; `Any` where they differ.

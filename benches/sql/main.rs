@@ -3,7 +3,11 @@
 //!
 //! `./x bench sql` runs it. The engine has one thread; `taskset -c 0` keeps the log and its fsync on that core too. Each
 //! query reads 2 000 000 records of about 150 bytes that are already in a stream; its results are counted and compared
-//! with the reference's, so that a fast wrong answer is no answer.
+//! with the reference's, so that a fast wrong answer is no answer. Then come standing filters ([`standing`]) and the way from
+//! a PUBLISH to a subscriber of its result ([`latency`]).
+
+mod latency;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -71,7 +75,8 @@ fn main() -> Result<()> {
         for case in &CASES {
             measure(&engine, case, &payloads).await?;
         }
-        anyhow::Ok(())
+        standing::run(&engine).await?;
+        latency::run(&engine).await
     })?;
     runtime.block_on(async {
         engine.stop().await;
