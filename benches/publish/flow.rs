@@ -63,7 +63,7 @@ pub fn measure(folder: &Path) -> Result<()> {
 }
 
 /// Each broker's runs, in turn.
-fn runs<'a>(started: &'a [Broker], run: impl Fn(&Broker) -> Result<Value>) -> Vec<(&'a Broker, Vec<Value>)> {
+fn runs(started: &[Broker], run: impl Fn(&Broker) -> Result<Value>) -> Vec<(&Broker, Vec<Value>)> {
     let mut all: Vec<(&Broker, Vec<Value>)> = started.iter().map(|broker| (broker, Vec::new())).collect();
     for _ in 0..ROUNDS {
         for (broker, runs) in &mut all {

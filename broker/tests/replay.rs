@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use headwater_broker::packet::*;
@@ -39,6 +39,14 @@ async fn publish(server: &Server, topic: &str, qos: Qos, numbers: std::ops::Rang
 }
 
 async fn subscribe(client: &mut Client, filter: &str, offsets: &[&str]) -> Reason {
+    let (reason, early) = subscribe_durably(client, filter, offsets).await;
+    assert!(early.is_empty(), "no SUBACK but {early:?}");
+    reason
+}
+
+/// A durable session's SUBACK waits until the subscription is saved; messages may come before it (MQTT 5.0, 3.8.4).
+async fn subscribe_durably(client: &mut Client, filter: &str, offsets: &[&str]) -> (Reason, VecDeque<Publish>) {
+    let mut early = VecDeque::new();
     let options = SubscriptionOptions {
         qos: Qos::AtLeastOnce,
         ..SubscriptionOptions::default()
@@ -50,9 +58,12 @@ async fn subscribe(client: &mut Client, filter: &str, offsets: &[&str]) -> Reaso
         subscriptions: [(filter.into(), options)].into_iter().collect(),
     };
     client.send(&Packet::Subscribe(packet)).await;
-    match client.receive().await {
-        Some(Packet::SubAck(suback)) => Reason(suback.reasons[0]),
-        other => panic!("no SUBACK but {other:?}"),
+    loop {
+        match client.receive().await {
+            Some(Packet::SubAck(suback)) => return (Reason(suback.reasons[0]), early),
+            Some(Packet::Publish(publish)) => early.push_back(publish),
+            other => panic!("no SUBACK but {other:?}"),
+        }
     }
 }
 
@@ -175,12 +186,17 @@ async fn a_durable_session_goes_on_replaying_where_it_was() {
     let server = Server::start(&["broker.inflight_max=4"]).await;
     publish(&server, "long/x", Qos::AtLeastOnce, 1..=20).await;
     let (mut client, _) = open(&server).await;
-    assert_eq!(subscribe(&mut client, "$stream/mqtt/long/#", &["5"]).await, Reason(1));
+    let (reason, mut early) = subscribe_durably(&mut client, "$stream/mqtt/long/#", &["5"]).await;
+    assert_eq!(reason, Reason(1));
     // Offset 5 is the sixth message; two are acknowledged, and the window is full of the next four.
     let mut ids = Vec::new();
     for number in 6..=11u16 {
-        let Some(Packet::Publish(publish)) = client.receive().await else {
-            panic!("no message {number}")
+        let publish = match early.pop_front() {
+            Some(publish) => publish,
+            None => match client.receive().await {
+                Some(Packet::Publish(publish)) => publish,
+                other => panic!("no message {number} but {other:?}"),
+            },
         };
         assert_eq!(&publish.payload[..], number.to_string().as_bytes());
         ids.push(publish.packet_id.unwrap().get());
