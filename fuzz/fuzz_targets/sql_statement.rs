@@ -30,7 +30,10 @@ fuzz_target!(|text: &str| {
 });
 
 fn inside(text: &str, span: Span) {
-    assert!(text.get(span.start..span.end).is_some(), "{span:?} is no place in the text");
+    assert!(
+        text.get(span.start..span.end).is_some(),
+        "{span:?} is no place in the text"
+    );
 }
 
 /// A SELECT, those inside of it, and all expressions, each inside of what it is a part of.
@@ -41,9 +44,16 @@ fn in_select(text: &str, select: &Select, parent: Span) {
         Item::All(_) => None,
     });
     let order = select.order_by.iter().map(|item| &item.expr);
-    let all = items.chain(&select.filter).chain(&select.group_by).chain(&select.having).chain(order);
+    let all = items
+        .chain(&select.filter)
+        .chain(&select.group_by)
+        .chain(&select.having)
+        .chain(order);
     all.for_each(|expr| in_expr(text, expr, select.span));
-    select.with.iter().for_each(|named| in_select(text, &named.select, select.span));
+    select
+        .with
+        .iter()
+        .for_each(|named| in_select(text, &named.select, select.span));
     let joined = select.from.joins.iter().map(|join| &join.source);
     for source in std::iter::once(&select.from.source).chain(joined) {
         match source {
@@ -62,5 +72,8 @@ fn in_expr(text: &str, expr: &Expr, parent: Span) {
 
 fn within(text: &str, span: Span, parent: Span) {
     inside(text, span);
-    assert!(parent.start <= span.start && span.end <= parent.end, "{span:?} is not in {parent:?}");
+    assert!(
+        parent.start <= span.start && span.end <= parent.end,
+        "{span:?} is not in {parent:?}"
+    );
 }

@@ -400,9 +400,13 @@ mod tests {
                     }
                 }
                 let (left, never) = (kind.result(&accumulator), kind.result(&filled(kind, &values, 0)));
-                // Of equal numbers the one of the simplest type that was ever there is shown.
+                // Of equal numbers the one of the simplest type that was ever there is shown; a quotient of decimals then
+                // has more digits than one of floats.
                 let equal = match (&left, &never) {
-                    (Ok(left), Ok(never)) => left == never || left.compare(never).is_some_and(Ordering::is_eq),
+                    (Ok(left), Ok(never)) => {
+                        let same = left == never || left.compare(never).is_some_and(Ordering::is_eq);
+                        same || left.as_f64().is_some_and(|number| Some(number) == never.as_f64())
+                    }
                     (left, never) => left == never,
                 };
                 prop_assert!(equal, "{:?}: {:?} {:?}", function, left, never);
