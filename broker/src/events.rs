@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_store::{
-    Batch, CatalogError, Header, Placement, Qos, Record, Store, StreamForm, StreamOptions, StreamRow, StreamSpec,
-    TopicName, shard_for,
+    Batch, CatalogError, Header, Placement, Qos, Record, Store, StreamOptions, StreamRow, StreamSpec, TopicName,
+    shard_for,
 };
 use metrics::{Counter, counter, describe_counter};
 use serde_json::{Map, Value, json};
@@ -198,17 +198,13 @@ impl Writer {
             return Ok(stream.clone());
         }
         let spec = StreamSpec {
-            name: EVENTS.to_owned(),
             placement: Placement::Key,
             shards: self.store.data_groups().count() as u16,
-            columns: Vec::new(),
-            captures: Vec::new(),
-            form: StreamForm::Append,
             options: StreamOptions {
                 duration_ms: Some(EVENTS_DURATION_MS),
                 ..StreamOptions::default()
             },
-            sql: String::new(),
+            ..StreamSpec::new(EVENTS)
         };
         self.store.create_stream(spec).await
     }

@@ -58,6 +58,8 @@ pub const JOINS_MAX: usize = 64;
 pub const SHARE_WINDOW_MAX: usize = 32;
 /// Records of a queue that one consumer may have unanswered, for the same reason.
 pub const QUEUE_WINDOW_MAX: usize = 32;
+/// Reminders of what a queue handed out before those of answered records are looked for.
+pub const QUEUE_REMINDERS_MIN: usize = 256;
 /// Stored bytes that a queue reads at once.
 pub const QUEUE_PAGE_BYTES: usize = 64 << 10;
 /// How often a queue that moves is saved, in milliseconds: records acknowledged within that time may come again after a kill.

@@ -220,6 +220,17 @@ pub struct Ack {
     pub properties: Properties,
 }
 
+impl Ack {
+    /// Without properties.
+    pub fn new(packet_id: PacketId, reason: Reason) -> Ack {
+        Ack {
+            packet_id,
+            reason,
+            properties: Properties::default(),
+        }
+    }
+}
+
 /// SUBSCRIBE (section 3.8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {

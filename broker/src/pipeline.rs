@@ -419,9 +419,7 @@ async fn settle(
 #[cfg(test)]
 mod tests {
     use headwater_config::Config;
-    use headwater_store::{
-        Placement, Store, StreamForm, StreamOptions, StreamSpec, SystemClock, TopicName, group_for_topic,
-    };
+    use headwater_store::{Store, StreamSpec, SystemClock, TopicName, group_for_topic};
 
     use super::*;
     use crate::packet::Properties;
@@ -475,14 +473,8 @@ mod tests {
 
     async fn capture(store: &Store, name: &str, filter: &str) {
         let spec = StreamSpec {
-            name: name.into(),
-            placement: Placement::Topic,
-            shards: 1,
-            columns: Vec::new(),
             captures: vec![filter.into()],
-            form: StreamForm::Append,
-            options: StreamOptions::default(),
-            sql: String::new(),
+            ..StreamSpec::new(name)
         };
         store.create_stream(spec).await.unwrap();
     }

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::clients::Client;
 use crate::cursor::At;
 use crate::giver::Giver;
-use crate::limits::{QUEUE_WINDOW_MAX, STOP_WAIT_MS};
+use crate::limits::{QUEUE_REMINDERS_MIN, QUEUE_WINDOW_MAX, STOP_WAIT_MS};
 use crate::listener::Shared;
 use crate::outbox::{Delivery, Outgoing, Pushed};
 use crate::replay::{Replay, Start, beginnings, placed};
@@ -328,6 +328,7 @@ impl Queue {
             state.moved = true;
             state.due.push_back((now + self.timeout, place, job.tries));
             state.out.insert(place, (connection, job));
+            state.forget_answered();
             return Given::Taken;
         }
         match full {
@@ -389,6 +390,16 @@ impl State {
         }
     }
 
+    /// Reminders of what was answered long before its time are not kept until then: there would be as many as records in
+    /// a whole timeout.
+    fn forget_answered(&mut self) {
+        if self.due.len() > QUEUE_REMINDERS_MIN.max(2 * self.out.len()) {
+            let out = &self.out;
+            self.due
+                .retain(|(_, place, tries)| out.get(place).is_some_and(|(_, job)| job.tries == *tries));
+        }
+    }
+
     fn hand_out_first(&mut self, (shard, offset): Place) {
         if let Some((_, next)) = self.cursors.iter_mut().find(|(of, _)| *of == shard) {
             *next = offset.plus(1).max(*next);
@@ -406,5 +417,58 @@ impl Consumer {
     /// A client may consume a queue under several filters.
     fn is(&self, connection: u64, subscription: &Subscription) -> bool {
         self.client.connection == connection && self.subscription.filter == subscription.filter
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_store::{GroupId, LogIndex, Record, StreamId, TopicName};
+
+    use super::*;
+
+    fn state() -> State {
+        State {
+            consumers: Vec::new(),
+            turn: 0,
+            cursors: Vec::new(),
+            out: BTreeMap::new(),
+            due: VecDeque::new(),
+            returned: VecDeque::new(),
+            dead: Vec::new(),
+            moved: false,
+        }
+    }
+
+    #[test]
+    fn reminders_of_what_is_answered_do_not_pile_up_and_the_others_stay() {
+        let (mut state, now) = (state(), Instant::now());
+        let shard = ShardId {
+            group: GroupId(1),
+            stream: StreamId(1),
+            number: 0,
+        };
+        let record = Record {
+            topic: TopicName::new("a").ok(),
+            ..Record::new("x")
+        };
+        let message = Arc::new(Outgoing::new(record, None).unwrap());
+        for number in 0..10 * QUEUE_REMINDERS_MIN as u64 {
+            let (offset, place) = (Offset(number), (shard, Offset(number)));
+            let index = LogIndex(1);
+            let job = Job {
+                message: message.clone(),
+                at: At { index, shard, offset },
+                tries: 1,
+            };
+            state.due.push_back((now, place, 1));
+            state.out.insert(place, (7, job));
+            state.forget_answered();
+            // The first one is never answered, all others are at once.
+            if number > 0 {
+                state.out.remove(&place);
+            }
+            assert!(state.due.len() <= QUEUE_REMINDERS_MIN + 1);
+        }
+        assert_eq!(state.due.front(), Some(&(now, (shard, Offset(0)), 1)));
     }
 }

@@ -3,20 +3,17 @@
 //! What we write they read, and what they write again means the same to us. Where they accept what we refuse, or refuse what
 //! we accept, the difference is one of those below, which `docs/mqtt.md` lists with who is right.
 
-#[path = "support/generate.rs"]
-mod generate;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::BytesMut;
-use generate::{packet, version};
-use headwater_broker::packet::{DecodeError, Decoder, Packet, Properties, Property, Version, encode};
+use headwater_broker::packet::{DecodeError, Packet, Properties, Property, Version};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use rumqttd::protocol::Protocol;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
-const PACKET_MAX: usize = 1 << 20;
+use crate::support::generate::{packet, version};
+use crate::support::{PACKET_MAX, decode, encoded};
 
 /// Another decoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -141,16 +138,6 @@ fn rmqtt_5(bytes: &[u8]) -> Result<BytesMut, String> {
     let encoded = rmqtt_codec::v5::Codec::new(0, 0).encode(packet, &mut output);
     encoded.map_err(|error| error.to_string())?;
     Ok(output)
-}
-
-fn decode(version: Version, bytes: &[u8]) -> Result<Option<Packet>, DecodeError> {
-    Decoder::for_version(version, PACKET_MAX).decode(&mut BytesMut::from(bytes))
-}
-
-fn encoded(version: Version, packet: &Packet) -> BytesMut {
-    let mut out = BytesMut::new();
-    encode(packet, version, &mut out).unwrap();
-    out
 }
 
 /// They have no 3.1 of their own.

@@ -1,30 +1,12 @@
 //! `$events`: what happens to clients is in the log, in order for each of them, and over MQTT.
 
-mod support;
-
 use std::time::Duration;
 
 use headwater_broker::packet::*;
 use headwater_store::{Offset, Qos};
 use serde_json::Value;
-use support::{Client, Server, connect};
 
-async fn subscribe(client: &mut Client, filter: &str, qos: Qos) -> u8 {
-    let options = SubscriptionOptions {
-        qos,
-        ..SubscriptionOptions::default()
-    };
-    let packet = Subscribe {
-        packet_id: PacketId::new(1).unwrap(),
-        properties: Properties::default(),
-        subscriptions: [(filter.into(), options)].into_iter().collect(),
-    };
-    client.send(&Packet::Subscribe(packet)).await;
-    match client.receive().await {
-        Some(Packet::SubAck(suback)) => suback.reasons[0],
-        other => panic!("no SUBACK but {other:?}"),
-    }
-}
+use crate::support::{Client, Server, connect, message};
 
 /// The events of one client, in order.
 async fn events_of(server: &Server, client_id: &str) -> Vec<Value> {
@@ -48,13 +30,10 @@ fn field(events: &[Value], name: &str) -> Vec<String> {
 async fn what_happens_to_a_client_can_be_asked_for() {
     let server = Server::start(&[]).await;
     let mut watcher = Client::connect(server.address(), Version::V3_1_1, "watcher").await;
-    assert_eq!(
-        subscribe(&mut watcher, "$events/disconnected", Qos::AtLeastOnce).await,
-        1
-    );
+    watcher.subscribe("$events/disconnected", Qos::AtLeastOnce).await;
 
     let mut device = Client::connect(server.address(), Version::V5, "device/1").await;
-    assert_eq!(subscribe(&mut device, "a/+", Qos::ExactlyOnce).await, 2);
+    device.subscribe("a/+", Qos::ExactlyOnce).await;
     let packet = Packet::Unsubscribe(Unsubscribe {
         packet_id: PacketId::new(2).unwrap(),
         properties: Properties::default(),
@@ -88,7 +67,8 @@ async fn what_happens_to_a_client_can_be_asked_for() {
     let method = [Property::AuthenticationMethod("none such".into())]
         .into_iter()
         .collect();
-    refused.send(&connect(Version::V5, "refused", method)).await;
+    let packet = connect(Version::V5, "refused", method);
+    refused.send(&Packet::Connect(Box::new(packet))).await;
     assert!(matches!(refused.receive().await, Some(Packet::ConnAck(ack)) if ack.reason.is_error()));
     drop(watcher);
     // Also what is told while the broker stops is written.
@@ -103,32 +83,21 @@ async fn what_happens_to_a_client_can_be_asked_for() {
 async fn nobody_publishes_events_and_wildcards_do_not_see_them() {
     let server = Server::start(&[]).await;
     let mut all = Client::connect(server.address(), Version::V5, "all").await;
-    assert_eq!(subscribe(&mut all, "#", Qos::AtMostOnce).await, 0);
+    all.subscribe("#", Qos::AtMostOnce).await;
     let mut forger = Client::connect(server.address(), Version::V5, "forger").await;
-    let forged = Packet::Publish(Publish {
-        dup: false,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        topic: "$events/connected".into(),
-        packet_id: PacketId::new(1),
-        properties: Properties::default(),
-        payload: "{}".into(),
-    });
-    forger.send(&forged).await;
+    let forged = message("$events/connected", Qos::AtLeastOnce, 1, "{}");
+    forger.publish(forged.clone()).await;
     assert!(matches!(forger.receive().await, Some(Packet::PubAck(ack)) if ack.reason == Reason::NOT_AUTHORIZED));
     // Nor by an alias that was given to the topic with a message that was refused.
     for topic in ["$events/connected", ""] {
-        let Packet::Publish(publish) = forged.clone() else {
-            unreachable!()
-        };
         let properties = [Property::TopicAlias(1)].into_iter().collect();
-        let topic = topic.into();
-        let aliased = Packet::Publish(Publish {
+        let (topic, forged) = (topic.into(), forged.clone());
+        let aliased = Publish {
             properties,
             topic,
-            ..publish
-        });
-        forger.send(&aliased).await;
+            ..forged
+        };
+        forger.publish(aliased).await;
         assert!(matches!(forger.receive().await, Some(Packet::PubAck(ack)) if ack.reason == Reason::NOT_AUTHORIZED));
     }
     assert_eq!(all.receive_within(Duration::from_millis(300)).await, None);

@@ -1,27 +1,13 @@
 //! The codec: vectors in `packets/*.txt`, round trips of generated packets, arbitrary bytes. What other decoders say is in
 //! `differential.rs`.
 
-#[path = "support/generate.rs"]
-mod generate;
-
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use generate::{packet, version};
-use headwater_broker::packet::{Connect, DecodeError, Decoder, Packet, Version, encode};
+use headwater_broker::packet::{Connect, Decoder, Packet, Version};
 use proptest::prelude::*;
 
-const PACKET_MAX: usize = 1 << 20;
-
-/// What a server that speaks `version` makes of the first packet in `bytes`.
-fn decode(version: Version, bytes: &[u8]) -> Result<Option<Packet>, DecodeError> {
-    Decoder::for_version(version, PACKET_MAX).decode(&mut BytesMut::from(bytes))
-}
-
-fn encoded(version: Version, packet: &Packet) -> BytesMut {
-    let mut out = BytesMut::new();
-    encode(packet, version, &mut out).unwrap();
-    out
-}
+use crate::support::generate::{packet, version};
+use crate::support::{PACKET_MAX, decode, encoded};
 
 /// Each line is `VERSION HEX => what it is`. `UPDATE=1` rewrites what comes after the arrow: read the difference.
 #[test]
@@ -110,7 +96,7 @@ proptest! {
     #[test]
     fn packets_follow_each_other(packets in prop::collection::vec(packet(Version::V5), 1..8)) {
         let mut buffer = BytesMut::new();
-        packets.iter().for_each(|packet| encode(packet, Version::V5, &mut buffer).unwrap());
+        packets.iter().for_each(|packet| buffer.extend(encoded(Version::V5, packet)));
         let mut decoder = Decoder::for_version(Version::V5, PACKET_MAX);
         for packet in packets {
             prop_assert_eq!(decoder.decode(&mut buffer), Ok(Some(packet)));

@@ -1,51 +1,35 @@
 //! `$stream/…`: a stream from any place, over plain MQTT.
 
-mod support;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use headwater_broker::packet::*;
-use headwater_store::{Placement, Qos, StreamForm, StreamOptions, StreamSpec};
-use support::{Client, Server};
+use headwater_store::Qos;
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 
-fn ack(id: u16) -> Ack {
-    Ack {
-        packet_id: PacketId::new(id).unwrap(),
-        reason: Reason::SUCCESS,
-        properties: Properties::default(),
-    }
-}
+use crate::support::{Asks, CLEAN, Client, STAY, Server, ack, message, number, open, stream};
 
 async fn publish(server: &Server, topic: &str, qos: Qos, numbers: std::ops::RangeInclusive<u16>) {
     let mut client = Client::connect(server.address(), Version::V5, "publisher").await;
     for number in numbers {
-        let packet = Packet::Publish(Publish {
-            dup: false,
-            qos,
-            retain: false,
-            topic: topic.into(),
-            packet_id: PacketId::new(number).filter(|_| qos > Qos::AtMostOnce),
-            properties: Properties::default(),
-            payload: number.to_string().into(),
-        });
-        client.send(&packet).await;
+        client.publish(message(topic, qos, number, number.to_string())).await;
         if qos == Qos::AtLeastOnce {
-            assert_eq!(client.receive().await, Some(Packet::PubAck(ack(number))));
+            client.expect(Packet::PubAck(ack(number))).await;
         }
     }
     client.send(&Packet::PingReq).await;
-    assert_eq!(client.receive().await, Some(Packet::PingResp));
+    client.expect(Packet::PingResp).await;
 }
 
 async fn subscribe(client: &mut Client, filter: &str, offsets: &[&str]) -> Reason {
-    let (reason, early) = subscribe_durably(client, filter, offsets).await;
+    let (reason, early) = subscribe_and_collect(client, filter, offsets).await;
     assert!(early.is_empty(), "no SUBACK but {early:?}");
     reason
 }
 
-/// A durable session's SUBACK waits until the subscription is saved; messages may come before it (MQTT 5.0, 3.8.4).
-async fn subscribe_durably(client: &mut Client, filter: &str, offsets: &[&str]) -> (Reason, VecDeque<Publish>) {
+/// Messages may come before the SUBACK (MQTT 5.0, 3.8.4): a durable session's waits until the subscription is saved.
+async fn subscribe_and_collect(client: &mut Client, filter: &str, offsets: &[&str]) -> (Reason, VecDeque<Publish>) {
     let mut early = VecDeque::new();
     let options = SubscriptionOptions {
         qos: Qos::AtLeastOnce,
@@ -68,44 +52,31 @@ async fn subscribe_durably(client: &mut Client, filter: &str, offsets: &[&str]) 
 }
 
 /// What comes until nothing more does: numbers by topic, and the last place.
-async fn take(client: &mut Client) -> (BTreeMap<String, Vec<u16>>, BTreeMap<String, String>) {
-    let (mut numbers, mut place) = (BTreeMap::<String, Vec<u16>>::new(), BTreeMap::new());
-    while let Some(packet) = client.receive_within(Duration::from_millis(400)).await {
-        let Packet::Publish(publish) = packet else {
-            panic!("no message but {packet:?}")
-        };
-        let number = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
-        numbers.entry(publish.topic.to_string()).or_default().push(number);
+async fn take(client: &mut Client) -> (BTreeMap<String, Vec<u64>>, BTreeMap<String, String>) {
+    let (mut numbers, mut place) = (BTreeMap::<String, Vec<u64>>::new(), BTreeMap::new());
+    while let Some(publish) = client.next_within(400).await {
+        numbers
+            .entry(publish.topic.to_string())
+            .or_default()
+            .push(number(&publish));
         for property in publish.properties.iter() {
             if let Property::UserProperty(name, value) = property {
                 place.insert(name.to_string(), value.to_string());
             }
         }
-        client
-            .send(&Packet::PubAck(ack(publish.packet_id.unwrap().get())))
-            .await;
+        client.acknowledge(&publish).await;
     }
     (numbers, place)
 }
 
-fn numbers(topic: &str, range: std::ops::RangeInclusive<u16>) -> BTreeMap<String, Vec<u16>> {
+fn numbers(topic: &str, range: std::ops::RangeInclusive<u64>) -> BTreeMap<String, Vec<u64>> {
     BTreeMap::from([(topic.to_owned(), range.collect())])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_read_from_where_it_is_asked_for_and_goes_on_live() {
     let server = Server::start(&[]).await;
-    let spec = StreamSpec {
-        name: "plant".into(),
-        placement: Placement::Topic,
-        shards: 1,
-        columns: Vec::new(),
-        captures: vec!["plant/#".into()],
-        form: StreamForm::Append,
-        options: StreamOptions::default(),
-        sql: String::new(),
-    };
-    server.store.create_stream(spec).await.unwrap();
+    server.store.create_stream(stream("plant", &["plant/#"])).await.unwrap();
     publish(&server, "plant/1", Qos::AtLeastOnce, 1..=10).await;
     // What was delivered live is replayed too.
     publish(&server, "plant/1", Qos::AtMostOnce, 11..=12).await;
@@ -170,23 +141,10 @@ async fn a_long_stream_comes_whole_through_a_small_window() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_durable_session_goes_on_replaying_where_it_was() {
-    async fn open(server: &Server) -> (Client, bool) {
-        let mut client = Client::open(server.address(), Version::V5).await;
-        let expiry = [Property::SessionExpiryInterval(600)].into_iter().collect();
-        let Packet::Connect(mut packet) = support::connect(Version::V5, "durable", expiry) else {
-            unreachable!()
-        };
-        packet.clean_start = false;
-        client.send(&Packet::Connect(packet)).await;
-        match client.receive().await {
-            Some(Packet::ConnAck(ack)) => (client, ack.session_present),
-            other => panic!("no CONNACK but {other:?}"),
-        }
-    }
     let server = Server::start(&["broker.inflight_max=4"]).await;
     publish(&server, "long/x", Qos::AtLeastOnce, 1..=20).await;
-    let (mut client, _) = open(&server).await;
-    let (reason, mut early) = subscribe_durably(&mut client, "$stream/mqtt/long/#", &["5"]).await;
+    let (mut client, _) = open(&server, "durable", STAY).await;
+    let (reason, mut early) = subscribe_and_collect(&mut client, "$stream/mqtt/long/#", &["5"]).await;
     assert_eq!(reason, Reason(1));
     // Offset 5 is the sixth message; two are acknowledged, and the window is full of the next four.
     let mut ids = Vec::new();
@@ -207,7 +165,7 @@ async fn a_durable_session_goes_on_replaying_where_it_was() {
     drop(client);
     publish(&server, "long/x", Qos::AtLeastOnce, 21..=25).await;
     let server = Server::start_in(server.stop().await, &["broker.inflight_max=4"]).await;
-    let (mut client, present) = open(&server).await;
+    let (mut client, present) = open(&server, "durable", STAY).await;
     assert!(present);
     for number in 8..=25u16 {
         let Some(Packet::Publish(publish)) = client.receive().await else {
@@ -228,9 +186,7 @@ async fn a_durable_session_goes_on_replaying_where_it_was() {
             _ => None,
         });
         assert_eq!(offset, Some((number - 1).to_string()), "it says where it was found");
-        client
-            .send(&Packet::PubAck(ack(publish.packet_id.unwrap().get())))
-            .await;
+        client.acknowledge(&publish).await;
     }
     // Given back, it does not come again.
     let packet = Packet::Unsubscribe(Unsubscribe {
@@ -242,8 +198,46 @@ async fn a_durable_session_goes_on_replaying_where_it_was() {
     assert!(matches!(client.receive().await, Some(Packet::UnsubAck(_))));
     drop(client);
     publish(&server, "long/x", Qos::AtLeastOnce, 26..=26).await;
-    let (mut client, present) = open(&server).await;
+    let (mut client, present) = open(&server, "durable", STAY).await;
     assert!(present);
     assert_eq!(client.receive_within(Duration::from_millis(300)).await, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_gets_of_all_its_streams_in_turn() {
+    let server = Server::start(&[]).await;
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    for name in ["one", "two"] {
+        let capture = format!("{name}/#");
+        server.store.create_stream(stream(name, &[&capture])).await.unwrap();
+        for _ in 0..1000 {
+            // Payloads that do not compress: a stream is several pages long.
+            let payload: Vec<u8> = (0..300).map(|_| random.next_u32() as u8).collect();
+            let long = message(&format!("{name}/x"), Qos::AtMostOnce, 0, payload);
+            publisher.publish(long).await;
+        }
+    }
+    publisher.silent().await;
+    let asks = Asks {
+        receive_max: Some(8),
+        ..CLEAN
+    };
+    let (mut slow, _) = open(&server, "slow", asks).await;
+    let mut counts = BTreeMap::<String, usize>::new();
+    for name in ["one", "two"] {
+        // Those of the first one may come before the second SUBACK.
+        let (granted, early) = subscribe_and_collect(&mut slow, &format!("$stream/{name}@earliest"), &[]).await;
+        assert!(!granted.is_error());
+        for message in &early {
+            slow.acknowledge(message).await;
+            *counts.entry(message.topic.to_string()).or_default() += 1;
+        }
+    }
+    while counts.values().sum::<usize>() < 1000 {
+        *counts.entry(slow.take().await.topic.to_string()).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 2, "half of all, and nothing of one: {counts:?}");
     server.stop().await;
 }

@@ -1,128 +1,11 @@
-//! Sessions that outlive their connections, QoS 2 and wills, over reconnects and restarts. What a kill does to them is in
+//! Sessions that outlive their connections, and QoS 2, over reconnects and restarts. What a kill does to them is in
 //! `tests/recovery` of the workspace.
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{Asks, Client, STAY, Server, ack, connect, expiry_s, id, message, number, open, resume};
 use headwater_broker::packet::*;
 use headwater_store::Qos;
-use support::{Client, Server, connect};
-
-/// What a client asks for in CONNECT.
-struct Asks {
-    version: Version,
-    clean_start: bool,
-    expiry_s: u32,
-    receive_max: Option<u16>,
-    will: Option<Will>,
-}
-
-const STAY: Asks = Asks {
-    version: Version::V5,
-    clean_start: false,
-    expiry_s: 600,
-    receive_max: None,
-    will: None,
-};
-
-/// Connects; whether there was a session.
-async fn open(server: &Server, client_id: &str, asks: Asks) -> (Client, bool) {
-    let mut client = Client::open(server.address(), asks.version).await;
-    let properties = [
-        Some(Property::SessionExpiryInterval(asks.expiry_s)),
-        asks.receive_max.map(Property::ReceiveMaximum),
-    ];
-    let properties = match asks.version {
-        Version::V5 => properties.into_iter().flatten().collect(),
-        _ => Properties::default(),
-    };
-    let Packet::Connect(mut packet) = connect(asks.version, client_id, properties) else {
-        unreachable!()
-    };
-    packet.clean_start = asks.clean_start;
-    packet.will = asks.will;
-    client.send(&Packet::Connect(packet)).await;
-    match client.receive().await {
-        Some(Packet::ConnAck(connack)) if !connack.reason.is_error() => (client, connack.session_present),
-        other => panic!("no CONNACK but {other:?}"),
-    }
-}
-
-async fn resume(server: &Server, client_id: &str) -> Client {
-    let (client, present) = open(server, client_id, STAY).await;
-    assert!(present, "there is a session");
-    client
-}
-
-async fn subscribe(client: &mut Client, filter: &str, qos: Qos) {
-    let options = SubscriptionOptions {
-        qos,
-        ..SubscriptionOptions::default()
-    };
-    let packet = Subscribe {
-        packet_id: PacketId::new(1).unwrap(),
-        properties: Properties::default(),
-        subscriptions: [(filter.into(), options)].into_iter().collect(),
-    };
-    client.send(&Packet::Subscribe(packet)).await;
-    match client.receive().await {
-        Some(Packet::SubAck(suback)) => assert_eq!(suback.reasons[0], qos.bits()),
-        other => panic!("no SUBACK but {other:?}"),
-    }
-}
-
-fn message(topic: &str, qos: Qos, id: u16, payload: &str) -> Packet {
-    Packet::Publish(Publish {
-        dup: false,
-        qos,
-        retain: false,
-        topic: topic.into(),
-        packet_id: PacketId::new(id),
-        properties: Properties::default(),
-        payload: payload.to_owned().into(),
-    })
-}
-
-fn ack(id: u16) -> Ack {
-    Ack {
-        packet_id: PacketId::new(id).unwrap(),
-        reason: Reason::SUCCESS,
-        properties: Properties::default(),
-    }
-}
-
-/// Publishes numbers with QoS 1 and waits for each PUBACK.
-async fn publish(client: &mut Client, topic: &str, numbers: std::ops::RangeInclusive<u16>) {
-    for number in numbers {
-        client
-            .send(&message(topic, Qos::AtLeastOnce, number, &number.to_string()))
-            .await;
-        assert_eq!(client.receive().await, Some(Packet::PubAck(ack(number))));
-    }
-}
-
-async fn receive(client: &mut Client) -> Publish {
-    match client.receive().await {
-        Some(Packet::Publish(publish)) => publish,
-        other => panic!("no message but {other:?}"),
-    }
-}
-
-fn number(publish: &Publish) -> u16 {
-    std::str::from_utf8(&publish.payload).unwrap().parse().unwrap()
-}
-
-fn id(publish: &Publish) -> u16 {
-    publish.packet_id.unwrap().get()
-}
-
-/// Nothing comes, and the connection lives.
-async fn silent(client: &mut Client) {
-    assert_eq!(client.receive_within(Duration::from_millis(200)).await, None);
-    client.send(&Packet::PingReq).await;
-    assert_eq!(client.receive().await, Some(Packet::PingResp));
-}
 
 /// Shows 3.1.1: 3.1.2-4 3.1.2-5 4.1.0-1 4.5.0-1 5.0: 3.1.2-5 3.1.2-6 3.1.2-23 4.1.0-1 4.5.0-1
 #[tokio::test(flavor = "multi_thread")]
@@ -132,23 +15,23 @@ async fn what_came_while_it_was_away_is_there_in_order_once_also_after_a_restart
         let asks = || Asks { version, ..STAY };
         let (mut device, present) = open(&server, "device", asks()).await;
         assert!(!present);
-        subscribe(&mut device, "away/+", Qos::AtLeastOnce).await;
+        device.subscribe("away/+", Qos::AtLeastOnce).await;
         drop(device);
         let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-        publish(&mut publisher, "away/a", 1..=20).await;
-        publish(&mut publisher, "other", 1..=5).await;
+        publisher.publish_numbers("away/a", 1..=20).await;
+        publisher.publish_numbers("other", 1..=5).await;
         let server = Server::start_in(server.stop().await, &[]).await;
         let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-        publish(&mut publisher, "away/a", 21..=40).await;
+        publisher.publish_numbers("away/a", 21..=40).await;
         let (mut device, present) = open(&server, "device", asks()).await;
         assert!(present, "{version:?}");
-        publish(&mut publisher, "away/a", 41..=60).await;
+        publisher.publish_numbers("away/a", 41..=60).await;
         for expected in 1..=60 {
-            let publish = receive(&mut device).await;
+            let publish = device.message().await;
             assert_eq!((number(&publish), publish.dup), (expected, false));
-            device.send(&Packet::PubAck(ack(id(&publish)))).await;
+            device.acknowledge(&publish).await;
         }
-        silent(&mut device).await;
+        device.silent().await;
         // Acknowledged is acknowledged, when it leaves in good order.
         let goodbye = Disconnect {
             reason: Reason::SUCCESS,
@@ -158,9 +41,9 @@ async fn what_came_while_it_was_away_is_there_in_order_once_also_after_a_restart
         assert_eq!(device.receive().await, None);
         let (mut device, present) = open(&server, "device", asks()).await;
         assert!(present);
-        silent(&mut device).await;
-        publish(&mut publisher, "away/b", 61..=61).await;
-        assert_eq!(number(&receive(&mut device).await), 61);
+        device.silent().await;
+        publisher.publish_numbers("away/b", 61..=61).await;
+        assert_eq!(number(&device.message().await), 61);
         server.stop().await;
     }
 }
@@ -170,12 +53,12 @@ async fn what_came_while_it_was_away_is_there_in_order_once_also_after_a_restart
 async fn what_was_not_acknowledged_comes_again_with_dup_under_its_packet_id_and_first() {
     let server = Server::start(&[]).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "in/#", Qos::AtLeastOnce).await;
+    device.subscribe("in/#", Qos::AtLeastOnce).await;
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-    publish(&mut publisher, "in/x", 1..=5).await;
+    publisher.publish_numbers("in/x", 1..=5).await;
     let mut ids = Vec::new();
     for expected in 1..=5 {
-        let publish = receive(&mut device).await;
+        let publish = device.message().await;
         assert_eq!(number(&publish), expected);
         ids.push(id(&publish));
     }
@@ -184,30 +67,24 @@ async fn what_was_not_acknowledged_comes_again_with_dup_under_its_packet_id_and_
         device.send(&Packet::PubAck(ack(ids[at]))).await;
     }
     device.send(&Packet::PingReq).await;
-    assert_eq!(device.receive().await, Some(Packet::PingResp));
+    device.expect(Packet::PingResp).await;
     drop(device);
-    publish(&mut publisher, "in/x", 6..=6).await;
-    let (mut device, present) = open(
-        &server,
-        "device",
-        Asks {
-            receive_max: Some(2),
-            ..STAY
-        },
-    )
-    .await;
+    publisher.publish_numbers("in/x", 6..=6).await;
+    let receive_max = Some(2);
+    let narrow = Asks { receive_max, ..STAY };
+    let (mut device, present) = open(&server, "device", narrow).await;
     assert!(present);
     for at in [0, 2] {
-        let publish = receive(&mut device).await;
+        let publish = device.message().await;
         assert_eq!(
             (number(&publish), id(&publish), publish.dup),
-            (at as u16 + 1, ids[at], true)
+            (at as u64 + 1, ids[at], true)
         );
     }
-    silent(&mut device).await;
+    device.silent().await;
     for (at, expected) in [(0, 5), (2, 6)] {
         device.send(&Packet::PubAck(ack(ids[at]))).await;
-        let publish = receive(&mut device).await;
+        let publish = device.message().await;
         assert_eq!((number(&publish), publish.dup), (expected, expected == 5));
     }
     server.stop().await;
@@ -218,43 +95,43 @@ async fn what_was_not_acknowledged_comes_again_with_dup_under_its_packet_id_and_
 async fn qos_2_to_the_client_goes_on_where_it_was() {
     let server = Server::start(&[]).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "two/#", Qos::ExactlyOnce).await;
+    device.subscribe("two/#", Qos::ExactlyOnce).await;
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
     for number in 1..=3 {
         publisher
-            .send(&message("two/x", Qos::ExactlyOnce, number, &number.to_string()))
+            .publish(message("two/x", Qos::ExactlyOnce, number, number.to_string()))
             .await;
-        assert_eq!(publisher.receive().await, Some(Packet::PubRec(ack(number))));
+        publisher.expect(Packet::PubRec(ack(number))).await;
         publisher.send(&Packet::PubRel(ack(number))).await;
-        assert_eq!(publisher.receive().await, Some(Packet::PubComp(ack(number))));
+        publisher.expect(Packet::PubComp(ack(number))).await;
     }
     let mut ids = Vec::new();
     for expected in 1..=3 {
-        let publish = receive(&mut device).await;
+        let publish = device.message().await;
         assert_eq!((number(&publish), publish.qos), (expected, Qos::ExactlyOnce));
         ids.push(id(&publish));
     }
     // The first is received, the second is done, the third is on its way.
     for id in [ids[0], ids[1]] {
         device.send(&Packet::PubRec(ack(id))).await;
-        assert_eq!(device.receive().await, Some(Packet::PubRel(ack(id))));
+        device.expect(Packet::PubRel(ack(id))).await;
     }
     device.send(&Packet::PubComp(ack(ids[1]))).await;
-    silent(&mut device).await;
+    device.silent().await;
     drop(device);
     let server = Server::start_in(server.stop().await, &[]).await;
     let mut device = resume(&server, "device").await;
-    assert_eq!(device.receive().await, Some(Packet::PubRel(ack(ids[0]))));
-    let again = receive(&mut device).await;
+    device.expect(Packet::PubRel(ack(ids[0]))).await;
+    let again = device.message().await;
     assert_eq!((number(&again), id(&again), again.dup), (3, ids[2], true));
     device.send(&Packet::PubComp(ack(ids[0]))).await;
     device.send(&Packet::PubRec(ack(ids[2]))).await;
-    assert_eq!(device.receive().await, Some(Packet::PubRel(ack(ids[2]))));
+    device.expect(Packet::PubRel(ack(ids[2]))).await;
     device.send(&Packet::PubComp(ack(ids[2]))).await;
-    silent(&mut device).await;
+    device.silent().await;
     drop(device);
     let mut device = resume(&server, "device").await;
-    silent(&mut device).await;
+    device.silent().await;
     server.stop().await;
 }
 
@@ -267,50 +144,44 @@ async fn qos_2_from_the_client_is_there_once_over_reconnects_and_restarts() {
     for (at, topic) in topics.iter().enumerate() {
         let id = at as u16 + 1;
         device
-            .send(&message(topic, Qos::ExactlyOnce, id, &id.to_string()))
+            .publish(message(topic, Qos::ExactlyOnce, id, id.to_string()))
             .await;
-        assert_eq!(device.receive().await, Some(Packet::PubRec(ack(id))));
+        device.expect(Packet::PubRec(ack(id))).await;
     }
     device.send(&Packet::PubRel(ack(1))).await;
-    assert_eq!(device.receive().await, Some(Packet::PubComp(ack(1))));
+    device.expect(Packet::PubComp(ack(1))).await;
     drop(device);
     let server = Server::start_in(server.stop().await, &[]).await;
     let mut observer = Client::connect(server.address(), Version::V5, "observer").await;
-    subscribe(&mut observer, "once/#", Qos::ExactlyOnce).await;
+    observer.subscribe("once/#", Qos::ExactlyOnce).await;
     let mut device = resume(&server, "device").await;
     // 2 was not heard of, so it is sent again; 3 was; 1 stands for another message.
-    let Packet::Publish(second) = message("once/b", Qos::ExactlyOnce, 2, "2") else {
-        unreachable!()
-    };
-    device.send(&Packet::Publish(Publish { dup: true, ..second })).await;
-    assert_eq!(device.receive().await, Some(Packet::PubRec(ack(2))));
+    let second = message("once/b", Qos::ExactlyOnce, 2, "2");
+    device.publish(Publish { dup: true, ..second }).await;
+    device.expect(Packet::PubRec(ack(2))).await;
     for id in [2, 3] {
         device.send(&Packet::PubRel(ack(id))).await;
-        assert_eq!(device.receive().await, Some(Packet::PubComp(ack(id))));
+        device.expect(Packet::PubComp(ack(id))).await;
     }
     for id in [1, 2] {
         device
-            .send(&message("once/b", Qos::ExactlyOnce, id, &(id + 10).to_string()))
+            .publish(message("once/b", Qos::ExactlyOnce, id, (id + 10).to_string()))
             .await;
-        assert_eq!(device.receive().await, Some(Packet::PubRec(ack(id))));
+        device.expect(Packet::PubRec(ack(id))).await;
     }
-    assert_eq!(number(&receive(&mut observer).await), 11);
-    assert_eq!(number(&receive(&mut observer).await), 12);
+    assert_eq!(number(&observer.message().await), 11);
+    assert_eq!(number(&observer.message().await), 12);
     // A new session knows none of the old ids.
     drop(device);
-    let (mut device, present) = open(
-        &server,
-        "device",
-        Asks {
-            clean_start: true,
-            ..STAY
-        },
-    )
-    .await;
+    let anew = Asks {
+        clean_start: true,
+        ..STAY
+    };
+    let (mut device, present) = open(&server, "device", anew).await;
     assert!(!present);
-    device.send(&message("once/d", Qos::ExactlyOnce, 4, "14")).await;
-    assert_eq!(device.receive().await, Some(Packet::PubRec(ack(4))));
-    assert_eq!(number(&receive(&mut observer).await), 14);
+    device.publish(message("once/d", Qos::ExactlyOnce, 4, "14")).await;
+    device.expect(Packet::PubRec(ack(4))).await;
+    assert_eq!(number(&observer.message().await), 14);
     device.send(&Packet::PubRel(ack(5))).await;
     assert!(
         matches!(device.receive().await, Some(Packet::PubComp(ack)) if ack.reason == Reason::PACKET_IDENTIFIER_NOT_FOUND)
@@ -323,20 +194,20 @@ async fn qos_2_from_the_client_is_there_once_over_reconnects_and_restarts() {
 async fn a_subscription_gets_nothing_from_before_it_even_if_the_session_is_older() {
     let server = Server::start(&[]).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "old/#", Qos::AtLeastOnce).await;
+    device.subscribe("old/#", Qos::AtLeastOnce).await;
     drop(device);
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-    publish(&mut publisher, "old/x", 1..=1).await;
-    publish(&mut publisher, "new/x", 2..=2).await;
+    publisher.publish_numbers("old/x", 1..=1).await;
+    publisher.publish_numbers("new/x", 2..=2).await;
     let mut device = resume(&server, "device").await;
-    assert_eq!(number(&receive(&mut device).await), 1);
-    subscribe(&mut device, "new/#", Qos::AtLeastOnce).await;
+    assert_eq!(number(&device.message().await), 1);
+    device.subscribe("new/#", Qos::AtLeastOnce).await;
     drop(device);
-    publish(&mut publisher, "new/x", 3..=3).await;
+    publisher.publish_numbers("new/x", 3..=3).await;
     let mut device = resume(&server, "device").await;
-    let again = receive(&mut device).await;
+    let again = device.message().await;
     assert_eq!((number(&again), again.dup), (1, true));
-    assert_eq!(number(&receive(&mut device).await), 3);
+    assert_eq!(number(&device.message().await), 3);
     let unsubscribe = Unsubscribe {
         packet_id: PacketId::new(9).unwrap(),
         properties: Properties::default(),
@@ -345,16 +216,16 @@ async fn a_subscription_gets_nothing_from_before_it_even_if_the_session_is_older
     device.send(&Packet::Unsubscribe(unsubscribe)).await;
     assert!(matches!(device.receive().await, Some(Packet::UnsubAck(_))));
     drop(device);
-    publish(&mut publisher, "old/x", 4..=4).await;
+    publisher.publish_numbers("old/x", 4..=4).await;
     let server = Server::start_in(server.stop().await, &[]).await;
     let mut device = resume(&server, "device").await;
     assert_eq!(
-        number(&receive(&mut device).await),
+        number(&device.message().await),
         1,
         "what was in flight stays, whatever is subscribed to"
     );
-    assert_eq!(number(&receive(&mut device).await), 3);
-    silent(&mut device).await;
+    assert_eq!(number(&device.message().await), 3);
+    device.silent().await;
     server.stop().await;
 }
 
@@ -363,7 +234,7 @@ async fn a_subscription_gets_nothing_from_before_it_even_if_the_session_is_older
 async fn a_session_ends_with_its_expiry() {
     let server = Server::start(&[]).await;
     let (mut device, _) = open(&server, "device", Asks { expiry_s: 1, ..STAY }).await;
-    subscribe(&mut device, "x/#", Qos::AtLeastOnce).await;
+    device.subscribe("x/#", Qos::AtLeastOnce).await;
     drop(device);
     let (device, present) = open(&server, "device", Asks { expiry_s: 1, ..STAY }).await;
     assert!(present, "it is back in time");
@@ -373,8 +244,8 @@ async fn a_session_ends_with_its_expiry() {
     let (mut device, present) = open(&server, "device", STAY).await;
     assert!(!present);
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-    publish(&mut publisher, "x/y", 1..=1).await;
-    silent(&mut device).await;
+    publisher.publish_numbers("x/y", 1..=1).await;
+    device.silent().await;
     server.stop().await;
 }
 
@@ -383,13 +254,13 @@ async fn a_session_ends_with_its_expiry() {
 async fn a_session_is_taken_over_with_what_is_in_flight() {
     let server = Server::start(&[]).await;
     let (mut first, _) = open(&server, "device", STAY).await;
-    subscribe(&mut first, "t/#", Qos::AtLeastOnce).await;
+    first.subscribe("t/#", Qos::AtLeastOnce).await;
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-    publish(&mut publisher, "t/x", 1..=2).await;
-    assert_eq!(number(&receive(&mut first).await), 1);
+    publisher.publish_numbers("t/x", 1..=2).await;
+    assert_eq!(number(&first.message().await), 1);
     let mut second = resume(&server, "device").await;
     for expected in 1..=2 {
-        assert_eq!(number(&receive(&mut second).await), expected);
+        assert_eq!(number(&second.message().await), expected);
     }
     loop {
         match first.receive().await {
@@ -401,8 +272,8 @@ async fn a_session_is_taken_over_with_what_is_in_flight() {
             other => panic!("{other:?}"),
         }
     }
-    publish(&mut publisher, "t/x", 3..=3).await;
-    assert_eq!(number(&receive(&mut second).await), 3);
+    publisher.publish_numbers("t/x", 3..=3).await;
+    assert_eq!(number(&second.message().await), 3);
     server.stop().await;
 }
 
@@ -410,34 +281,30 @@ async fn a_session_is_taken_over_with_what_is_in_flight() {
 async fn a_retained_message_in_flight_comes_again() {
     let server = Server::start(&[]).await;
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-    let Packet::Publish(kept) = message("kept/x", Qos::ExactlyOnce, 1, "7") else {
-        unreachable!()
-    };
-    publisher.send(&Packet::Publish(Publish { retain: true, ..kept })).await;
-    assert_eq!(publisher.receive().await, Some(Packet::PubRec(ack(1))));
+    let kept = message("kept/x", Qos::ExactlyOnce, 1, "7");
+    publisher.publish(Publish { retain: true, ..kept }).await;
+    publisher.expect(Packet::PubRec(ack(1))).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "kept/#", Qos::ExactlyOnce).await;
-    let first = receive(&mut device).await;
+    device.subscribe("kept/#", Qos::ExactlyOnce).await;
+    let first = device.message().await;
     assert!(first.retain);
     drop(device);
     let mut device = resume(&server, "device").await;
-    let again = receive(&mut device).await;
+    let again = device.message().await;
     assert_eq!(
         (number(&again), id(&again), again.dup, again.retain),
         (7, id(&first), true, true)
     );
     drop(device);
     // When it is cleared meanwhile, the packet id is released: the client may have the message already.
-    let Packet::Publish(cleared) = message("kept/x", Qos::AtLeastOnce, 2, "") else {
-        unreachable!()
-    };
+    let cleared = message("kept/x", Qos::AtLeastOnce, 2, "");
     publisher
-        .send(&Packet::Publish(Publish {
+        .publish(Publish {
             retain: true,
             ..cleared
-        }))
+        })
         .await;
-    assert_eq!(publisher.receive().await, Some(Packet::PubAck(ack(2))));
+    publisher.expect(Packet::PubAck(ack(2))).await;
     let mut device = resume(&server, "device").await;
     let mut packets = [device.receive().await.unwrap(), device.receive().await.unwrap()];
     packets.sort_by_key(|packet| matches!(packet, Packet::PubRel(_)));
@@ -449,95 +316,27 @@ async fn a_retained_message_in_flight_comes_again() {
     server.stop().await;
 }
 
-fn will(topic: &str, delay_s: Option<u32>) -> Option<Will> {
-    Some(Will {
-        topic: topic.into(),
-        payload: "gone".into(),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        properties: delay_s.map(Property::WillDelayInterval).into_iter().collect(),
-    })
-}
-
-/// Shows 5.0: 3.1.2-8 3.1.3-9
-#[tokio::test(flavor = "multi_thread")]
-async fn a_will_waits_for_its_delay_over_a_restart_and_not_for_a_client_that_is_back() {
-    let server = Server::start(&[]).await;
-    for device in ["back", "lost", "short"] {
-        let expiry_s = if device == "short" { 1 } else { 600 };
-        let delay_s = Some(if device == "short" { 300 } else { 2 });
-        let will = will(&format!("will/{device}"), delay_s);
-        drop(open(&server, device, Asks { will, expiry_s, ..STAY }).await);
-    }
-    let server = Server::start_in(server.stop().await, &[]).await;
-    let mut observer = Client::connect(server.address(), Version::V5, "observer").await;
-    subscribe(&mut observer, "will/#", Qos::AtLeastOnce).await;
-    drop(resume(&server, "back").await);
-    let mut seen = Vec::new();
-    for _ in 0..2 {
-        let publish = receive(&mut observer).await;
-        seen.push(publish.topic.to_string());
-        observer.send(&Packet::PubAck(ack(id(&publish)))).await;
-    }
-    assert_eq!(
-        seen,
-        ["will/short", "will/lost"],
-        "a session's end does not wait for the will's delay"
-    );
-    silent(&mut observer).await;
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_session_lets_the_old_ones_will_be_said_first() {
-    let server = Server::start(&[]).await;
-    let mut observer = Client::connect(server.address(), Version::V5, "observer").await;
-    subscribe(&mut observer, "will/#", Qos::AtLeastOnce).await;
-    let will = will("will/device", Some(300));
-    drop(open(&server, "device", Asks { will, ..STAY }).await);
-    let (mut device, _) = open(
-        &server,
-        "device",
-        Asks {
-            clean_start: true,
-            ..STAY
-        },
-    )
-    .await;
-    device.send(&message("will/device", Qos::AtLeastOnce, 1, "back")).await;
-    assert_eq!(receive(&mut observer).await.payload, "gone");
-    assert_eq!(receive(&mut observer).await.payload, "back");
-    server.stop().await;
-}
-
 /// Shows 5.0: 3.3.2-5 3.3.2-6
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_expired_while_it_was_away_do_not_come() {
     let server = Server::start(&[]).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "x/#", Qos::AtLeastOnce).await;
+    device.subscribe("x/#", Qos::AtLeastOnce).await;
     drop(device);
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
     for (number, expiry_s) in [(1, 1), (2, 100)] {
-        let Packet::Publish(publish) = message("x/y", Qos::AtLeastOnce, number, &number.to_string()) else {
-            unreachable!()
-        };
+        let publish = message("x/y", Qos::AtLeastOnce, number, number.to_string());
         let properties = [Property::MessageExpiryInterval(expiry_s)].into_iter().collect();
-        publisher
-            .send(&Packet::Publish(Publish { properties, ..publish }))
-            .await;
-        assert_eq!(publisher.receive().await, Some(Packet::PubAck(ack(number))));
+        publisher.publish(Publish { properties, ..publish }).await;
+        publisher.expect(Packet::PubAck(ack(number))).await;
     }
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut device = resume(&server, "device").await;
-    let publish = receive(&mut device).await;
+    let publish = device.message().await;
     assert_eq!(number(&publish), 2);
-    let left = publish.properties.find(|property| match property {
-        Property::MessageExpiryInterval(seconds) => Some(seconds),
-        _ => None,
-    });
+    let left = expiry_s(&publish);
     assert!(matches!(left, Some(90..=99)), "{left:?}");
-    silent(&mut device).await;
+    device.silent().await;
     server.stop().await;
 }
 
@@ -546,19 +345,17 @@ async fn messages_that_expired_while_it_was_away_do_not_come() {
 async fn a_message_that_was_sent_does_not_expire_any_more() {
     let server = Server::start(&[]).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "soon/#", Qos::ExactlyOnce).await;
+    device.subscribe("soon/#", Qos::ExactlyOnce).await;
     let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
-    let Packet::Publish(short) = message("soon/x", Qos::ExactlyOnce, 1, "7") else {
-        unreachable!()
-    };
+    let short = message("soon/x", Qos::ExactlyOnce, 1, "7");
     let properties = [Property::MessageExpiryInterval(1)].into_iter().collect();
-    publisher.send(&Packet::Publish(Publish { properties, ..short })).await;
-    assert_eq!(publisher.receive().await, Some(Packet::PubRec(ack(1))));
-    let first = receive(&mut device).await;
+    publisher.publish(Publish { properties, ..short }).await;
+    publisher.expect(Packet::PubRec(ack(1))).await;
+    let first = device.message().await;
     drop(device);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut device = resume(&server, "device").await;
-    let again = receive(&mut device).await;
+    let again = device.message().await;
     assert_eq!((number(&again), id(&again), again.dup), (7, id(&first), true));
     server.stop().await;
 }
@@ -571,7 +368,9 @@ async fn an_empty_client_id_gets_one_of_its_own_that_it_can_come_back_with() {
     for _ in 0..2 {
         let mut client = Client::open(server.address(), Version::V5).await;
         let stay = [Property::SessionExpiryInterval(600)].into_iter().collect();
-        client.send(&connect(Version::V5, "", stay)).await;
+        client
+            .send(&Packet::Connect(Box::new(connect(Version::V5, "", stay))))
+            .await;
         let Some(Packet::ConnAck(connack)) = client.receive().await else {
             panic!("no CONNACK")
         };
@@ -584,7 +383,7 @@ async fn an_empty_client_id_gets_one_of_its_own_that_it_can_come_back_with() {
     let (mut second, other) = clients.pop().unwrap();
     let (first, one) = clients.pop().unwrap();
     assert_ne!(one, other);
-    silent(&mut second).await;
+    second.silent().await;
     drop(first);
     resume(&server, &one).await;
     server.stop().await;
@@ -600,28 +399,30 @@ async fn a_session_gets_the_newest_of_what_it_missed_within_its_limits() {
     ] {
         let server = Server::start(&[limit]).await;
         let (mut device, _) = open(&server, "device", STAY).await;
-        subscribe(&mut device, "much/#", Qos::AtLeastOnce).await;
+        device.subscribe("much/#", Qos::AtLeastOnce).await;
         drop(device);
         let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
         // Over all groups, and each at a time of its own.
         for number in 1..=40 {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            publish(&mut publisher, &format!("much/{number}"), number..=number).await;
+            publisher
+                .publish_numbers(&format!("much/{number}"), number..=number)
+                .await;
         }
         let mut device = resume(&server, "device").await;
-        publish(&mut publisher, "much/live", 41..=41).await;
+        publisher.publish_numbers("much/live", 41..=41).await;
         let mut got = Vec::new();
         while let Some(Packet::Publish(publish)) = device.receive_within(Duration::from_millis(400)).await {
             got.push(number(&publish));
-            device.send(&Packet::PubAck(ack(id(&publish)))).await;
+            device.acknowledge(&publish).await;
         }
         got.sort_unstable();
         if limit.contains("bytes") {
             let least = *got.first().unwrap();
             assert!((first..=38).contains(&least), "{got:?}");
-            assert_eq!(got, (least..=41).collect::<Vec<u16>>(), "the newest, without a gap");
+            assert_eq!(got, (least..=41).collect::<Vec<u64>>(), "the newest, without a gap");
         } else {
-            assert_eq!(got, (first..=41).collect::<Vec<u16>>(), "{limit}");
+            assert_eq!(got, (first..=41).collect::<Vec<u64>>(), "{limit}");
         }
         server.stop().await;
     }
@@ -632,20 +433,20 @@ async fn a_session_gets_the_newest_of_what_it_missed_within_its_limits() {
 async fn a_session_that_comes_back_under_load_gets_everything_once() {
     let server = Server::start(&["broker.outbox=1MiB", "broker.inflight_max=16"]).await;
     let (mut device, _) = open(&server, "device", STAY).await;
-    subscribe(&mut device, "load/#", Qos::ExactlyOnce).await;
+    device.subscribe("load/#", Qos::ExactlyOnce).await;
     let address = server.address();
     let load = tokio::spawn(async move {
         let mut publisher = Client::connect(address, Version::V3_1_1, "publisher").await;
         for number in 1..=1500u16 {
             publisher
-                .send(&message(
+                .publish(message(
                     &format!("load/{}", number % 7),
                     Qos::AtLeastOnce,
                     number,
-                    &number.to_string(),
+                    number.to_string(),
                 ))
                 .await;
-            assert_eq!(publisher.receive().await, Some(Packet::PubAck(ack(number))));
+            publisher.expect(Packet::PubAck(ack(number))).await;
         }
     });
     let mut got = Vec::new();
@@ -661,7 +462,7 @@ async fn a_session_that_comes_back_under_load_gets_everything_once() {
                     if !(publish.dup && got.contains(&number(&publish))) {
                         got.push(number(&publish));
                     }
-                    device.send(&Packet::PubAck(ack(id(&publish)))).await;
+                    device.acknowledge(&publish).await;
                 }
                 other => panic!("{other:?}"),
             }

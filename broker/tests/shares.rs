@@ -1,79 +1,34 @@
 //! Shared subscriptions: each message to one member, none lost when members come and go.
 
-mod support;
-
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use headwater_broker::packet::*;
 use headwater_store::Qos;
-use support::{Client, Server, connect};
 
-async fn open(server: &Server, client_id: &str, durable: bool) -> Client {
-    let mut client = Client::open(server.address(), Version::V5).await;
-    let expiry = durable.then_some(Property::SessionExpiryInterval(600));
-    let Packet::Connect(mut packet) = connect(Version::V5, client_id, expiry.into_iter().collect()) else {
-        unreachable!()
-    };
-    packet.clean_start = !durable;
-    client.send(&Packet::Connect(packet)).await;
-    assert!(matches!(client.receive().await, Some(Packet::ConnAck(ack)) if !ack.reason.is_error()));
+use crate::support::{Asks, CLEAN, Client, STAY, Server, number, open, resume};
+
+async fn member(server: &Server, client_id: &str, asks: Asks) -> Client {
+    let (mut client, _) = open(server, client_id, asks).await;
+    client.subscribe("$share/workers/jobs/#", Qos::AtLeastOnce).await;
     client
-}
-
-async fn member(server: &Server, client_id: &str, durable: bool) -> Client {
-    let mut client = open(server, client_id, durable).await;
-    let options = SubscriptionOptions {
-        qos: Qos::AtLeastOnce,
-        ..SubscriptionOptions::default()
-    };
-    let packet = Subscribe {
-        packet_id: PacketId::new(1).unwrap(),
-        properties: Properties::default(),
-        subscriptions: [("$share/workers/jobs/#".into(), options)].into_iter().collect(),
-    };
-    client.send(&Packet::Subscribe(packet)).await;
-    assert!(matches!(client.receive().await, Some(Packet::SubAck(_))));
-    client
-}
-
-fn ack(id: u16) -> Ack {
-    Ack {
-        packet_id: PacketId::new(id).unwrap(),
-        reason: Reason::SUCCESS,
-        properties: Properties::default(),
-    }
 }
 
 async fn publish(server: &Server, numbers: std::ops::RangeInclusive<u16>) {
     let mut client = Client::connect(server.address(), Version::V5, "publisher").await;
     for number in numbers {
-        let packet = Packet::Publish(Publish {
-            dup: false,
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            topic: format!("jobs/{}", number % 5).into(),
-            packet_id: PacketId::new(number),
-            properties: Properties::default(),
-            payload: number.to_string().into(),
-        });
-        client.send(&packet).await;
-        assert_eq!(client.receive().await, Some(Packet::PubAck(ack(number))));
+        client
+            .publish_numbers(&format!("jobs/{}", number % 5), number..=number)
+            .await;
     }
 }
 
 /// What comes until nothing more does, acknowledged or not.
-async fn take(client: &mut Client, acknowledge: bool) -> Vec<u16> {
+async fn take(client: &mut Client, acknowledge: bool) -> Vec<u64> {
     let mut numbers = Vec::new();
-    while let Some(packet) = client.receive_within(Duration::from_millis(400)).await {
-        let Packet::Publish(publish) = packet else {
-            panic!("no message but {packet:?}")
-        };
-        numbers.push(std::str::from_utf8(&publish.payload).unwrap().parse().unwrap());
+    while let Some(publish) = client.next_within(400).await {
+        numbers.push(number(&publish));
         if acknowledge {
-            client
-                .send(&Packet::PubAck(ack(publish.packet_id.unwrap().get())))
-                .await;
+            client.acknowledge(&publish).await;
         }
     }
     numbers
@@ -84,7 +39,7 @@ async fn members_share_the_work_and_take_over_what_one_leaves() {
     let server = Server::start(&[]).await;
     let mut members = Vec::new();
     for name in ["a", "b", "c"] {
-        members.push(member(&server, name, false).await);
+        members.push(member(&server, name, CLEAN).await);
     }
     publish(&server, 1..=60).await;
     // The first takes its part and acknowledges nothing.
@@ -111,10 +66,10 @@ async fn members_share_the_work_and_take_over_what_one_leaves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_member_hoards_nothing_and_loses_nothing() {
     let server = Server::start(&["broker.packet_max=4KiB", "broker.outbox=8KiB"]).await;
-    let mut slow = member(&server, "slow", false).await;
+    let mut slow = member(&server, "slow", CLEAN).await;
     publish(&server, 1..=200).await;
-    let mut quick = member(&server, "quick", false).await;
-    let mut seen: BTreeSet<u16> = take(&mut quick, true).await.into_iter().collect();
+    let mut quick = member(&server, "quick", CLEAN).await;
+    let mut seen: BTreeSet<u64> = take(&mut quick, true).await.into_iter().collect();
     assert!(
         seen.len() >= 150,
         "it gets what the slow one has no room for: {}",
@@ -130,29 +85,29 @@ async fn a_slow_member_hoards_nothing_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_durable_share_waits_for_its_members_over_a_restart() {
     let server = Server::start(&[]).await;
-    let mut device = member(&server, "device", true).await;
+    let mut device = member(&server, "device", STAY).await;
     publish(&server, 1..=10).await;
     assert_eq!(take(&mut device, false).await.len(), 10);
     drop(device);
     publish(&server, 11..=20).await;
     let server = Server::start_in(server.stop().await, &[]).await;
     publish(&server, 21..=30).await;
-    let mut device = open(&server, "device", true).await;
-    let seen: BTreeSet<u16> = take(&mut device, true).await.into_iter().collect();
+    let mut device = resume(&server, "device").await;
+    let seen: BTreeSet<u64> = take(&mut device, true).await.into_iter().collect();
     assert_eq!(seen, (1..=30).collect());
     // Another one may come and get the rest when it goes, once.
-    let mut other = member(&server, "other", false).await;
+    let mut other = member(&server, "other", CLEAN).await;
     drop(device);
     publish(&server, 31..=40).await;
     assert_eq!(take(&mut other, true).await.len(), 10);
     drop(other);
-    let mut device = open(&server, "device", true).await;
-    assert_eq!(take(&mut device, true).await, Vec::<u16>::new());
+    let mut device = resume(&server, "device").await;
+    assert_eq!(take(&mut device, true).await, Vec::<u64>::new());
     drop(device);
     // The session's end is the end of its membership, and of a share that nobody else is in.
-    drop(open(&server, "device", false).await);
+    drop(open(&server, "device", CLEAN).await);
     publish(&server, 41..=45).await;
-    let mut device = member(&server, "device", true).await;
-    assert_eq!(take(&mut device, true).await, Vec::<u16>::new());
+    let mut device = member(&server, "device", STAY).await;
+    assert_eq!(take(&mut device, true).await, Vec::<u64>::new());
     server.stop().await;
 }

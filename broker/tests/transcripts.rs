@@ -14,13 +14,12 @@
 //! a closes                a closes its socket without a word
 //! ```
 
-mod support;
-
 use std::collections::HashMap;
 use std::time::Duration;
 
 use headwater_broker::packet::{Packet, Property, Version};
-use support::{Client, Server, connect, parse_bytes};
+
+use crate::support::{Client, Server, connect, parse_bytes};
 
 const SETTINGS: [&str; 4] = [
     "broker.packet_max=4KiB",
@@ -89,7 +88,11 @@ async fn play(server: &Server, clients: &mut HashMap<String, Client>, name: &str
         if verb != "open" {
             let quiet = Property::RequestProblemInformation(false);
             client
-                .send(&connect(version, rest, [quiet].into_iter().collect()))
+                .send(&Packet::Connect(Box::new(connect(
+                    version,
+                    rest,
+                    [quiet].into_iter().collect(),
+                ))))
                 .await;
             let answer = client.receive().await;
             if !matches!(&answer, Some(Packet::ConnAck(connack)) if !connack.reason.is_error()) {

@@ -1,10 +1,7 @@
 //! MQTT in WebSocket frames: which frames, cut how, under which name. Whole clients are in `tests/end_to_end`.
 
-mod support;
-
 use futures_util::{SinkExt, StreamExt};
 use headwater_broker::Transport;
-use support::{Server, parse_bytes};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -12,6 +9,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::{SOON, Server, parse_bytes};
 
 const CONNECT: [&str; 2] = [
     r#"10 [{"MQTT"} 04 02 003c {"ws"}]"#,
@@ -45,7 +44,7 @@ async fn server() -> Server {
 async fn receive(socket: &mut WebSocketStream<TcpStream>, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < count {
-        match timeout(support::SOON, socket.next()).await.expect("an answer in time") {
+        match timeout(SOON, socket.next()).await.expect("an answer in time") {
             Some(Ok(Message::Binary(frame))) => bytes.extend_from_slice(&frame),
             Some(Ok(Message::Text(text))) => panic!("a text frame: {text}"),
             Some(Ok(_)) => {}

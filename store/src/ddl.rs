@@ -46,6 +46,22 @@ pub struct StreamSpec {
     pub sql: String,
 }
 
+impl StreamSpec {
+    /// A stream that nobody described: open, append-only, one shard in each data group, nothing captured.
+    pub fn new(name: impl Into<String>) -> StreamSpec {
+        StreamSpec {
+            name: name.into(),
+            placement: Placement::Topic,
+            shards: 1,
+            columns: Vec::new(),
+            captures: Vec::new(),
+            form: StreamForm::Append,
+            options: StreamOptions::default(),
+            sql: String::new(),
+        }
+    }
+}
+
 /// A new persistent query; it is named after the stream it writes.
 #[derive(Debug, Clone)]
 pub struct QuerySpec {
@@ -355,14 +371,9 @@ impl Store {
         let catalog = self.catalog().borrow().clone();
         if !catalog.streams.contains_key(DEFAULT_STREAM) {
             let spec = StreamSpec {
-                name: DEFAULT_STREAM.to_owned(),
-                placement: Placement::Topic,
-                shards: 1,
-                columns: Vec::new(),
                 captures: vec!["#".to_owned()],
-                form: StreamForm::Append,
-                options: StreamOptions::default(),
                 sql: format!("CREATE STREAM {DEFAULT_STREAM} FROM TOPIC '#'"),
+                ..StreamSpec::new(DEFAULT_STREAM)
             };
             self.create_stream(spec).await?;
         }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use headwater_config::WebhookConfig;
 use headwater_sql::is_watermark_marker;
 use headwater_store::{
-    Batch, CatalogError, Condition, ConnectorRow, Follower, Header, Offset, Placement, Position, ReadError, Record,
-    ShardId, Store, StreamForm, StreamOptions, StreamRow, StreamSpec, TimestampMs, WriteError, tables,
+    Batch, CatalogError, Condition, ConnectorRow, Follower, Header, Offset, Position, ReadError, Record, ShardId,
+    Store, StreamOptions, StreamRow, StreamSpec, TimestampMs, WriteError, tables,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -312,17 +312,11 @@ impl Delivery {
             return Ok(stream);
         }
         let spec = StreamSpec {
-            name,
-            placement: Placement::Topic,
-            shards: 1,
-            columns: Vec::new(),
-            captures: Vec::new(),
-            form: StreamForm::Append,
             options: StreamOptions {
                 format: self.stream.options.format,
                 ..StreamOptions::default()
             },
-            sql: String::new(),
+            ..StreamSpec::new(name)
         };
         Ok(self.store.create_stream(spec).await?)
     }

@@ -1,4 +1,5 @@
-//! Joining and leaving shares and queues, and finding where a durable session begins to replay a stream: one after the other, because a share may have to read or write its rows first.
+//! Joining and leaving shares and queues, and finding where a durable session begins to replay a stream: one after the
+//! other, because a share may have to read or write its rows first.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -113,8 +113,10 @@ impl Connection {
             .asked
             .retain_mut(|asked| asked.as_mut().poll(context).is_pending());
         let mut moved = self.streams.asked.len() < waiting;
-        for stream in &mut self.streams.replayed {
+        let mut without_turn = 0;
+        for (number, stream) in self.streams.replayed.iter_mut().enumerate() {
             if self.deliveries.len() >= DELIVERIES_PER_TURN_MAX / 2 || self.pages.hold_back() {
+                without_turn = number;
                 break;
             }
             let outcome = match stream.reading.as_mut().poll(context) {
@@ -139,6 +141,8 @@ impl Connection {
                 }
             }
         }
+        // Those that there was no room for come first next time.
+        self.streams.replayed.rotate_left(without_turn);
         moved
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_store::{
-    CatalogError, Header, Placement, ReadError, Record, ShardId, Store, StoredBatch, StreamForm, StreamOptions,
-    StreamRow, StreamSpec, WriteError,
+    CatalogError, Header, ReadError, Record, ShardId, Store, StoredBatch, StreamOptions, StreamRow, StreamSpec,
+    WriteError,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -274,17 +274,11 @@ async fn dead_letters(store: &Store, stream: &StreamRow) -> Result<ShardId, Bury
         Some(row) => row,
         None => {
             let spec = StreamSpec {
-                name,
-                placement: Placement::Topic,
-                shards: 1,
-                columns: Vec::new(),
-                captures: Vec::new(),
-                form: StreamForm::Append,
                 options: StreamOptions {
                     format: stream.options.format,
                     ..StreamOptions::default()
                 },
-                sql: String::new(),
+                ..StreamSpec::new(name)
             };
             store.create_stream(spec).await?
         }

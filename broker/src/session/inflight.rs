@@ -140,8 +140,10 @@ impl Inflight {
 
     /// PUBACK. One that answers no QoS 1 message is ignored.
     pub fn acknowledge(&mut self, id: PacketId) -> Option<Flight> {
-        let flight = self.get(id).filter(|flight| flight.qos == Qos::AtLeastOnce).cloned();
-        flight.filter(|_| self.forget(id))
+        let is_qos_1 = |slot: &mut Slot| slot.flight.qos == Qos::AtLeastOnce;
+        let slot = self.slots.get_mut(slot(id))?.take_if(is_qos_1)?;
+        self.free(id, slot.counts);
+        Some(slot.flight)
     }
 
     /// PUBREC. False when it answers nothing.
@@ -165,9 +167,13 @@ impl Inflight {
         let Some(slot) = self.slots.get_mut(slot(id)).and_then(Option::take) else {
             return false;
         };
-        self.outstanding -= u16::from(slot.counts);
-        self.free.push_back(id);
+        self.free(id, slot.counts);
         true
+    }
+
+    fn free(&mut self, id: PacketId, counts: bool) {
+        self.outstanding -= u16::from(counts);
+        self.free.push_back(id);
     }
 
     /// What a packet id stands for.

@@ -4,9 +4,9 @@ use bytes::BytesMut;
 use headwater_store::{Qos, TimestampMs};
 
 use super::inflight::{Flight, Source};
-use super::{Action, Session, not_found, success};
+use super::{Action, Session};
 use crate::outbox::Delivery;
-use crate::packet::{Ack, Packet, PacketId, Property, PublishParts, Version};
+use crate::packet::{Ack, Packet, PacketId, Property, PublishParts, Reason, Version};
 
 /// What became of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Session {
         let (released, open): (Vec<_>, Vec<_>) = flights.iter().cloned().partition(|(_, flight)| flight.released);
         self.inflight.restore(flights);
         for (id, _) in released {
-            self.send(&Packet::PubRel(success(id)), out);
+            self.send(&Packet::PubRel(Ack::new(id, Reason::SUCCESS)), out);
         }
         open
     }
@@ -123,10 +123,11 @@ impl Session {
         Delivered::Sent
     }
 
-    /// A message of an earlier connection cannot be sent again: it is gone from the log, or it is too large now. A QoS 2 message may have arrived, so its packet id has to be released before it can stand for another one.
+    /// A message of an earlier connection cannot be sent again: it is gone from the log, or it is too large now. A QoS 2
+    /// message may have arrived, so its packet id has to be released before it can stand for another one.
     pub fn give_up(&mut self, id: PacketId, out: &mut Output) {
         if self.inflight.release(id) {
-            self.send(&Packet::PubRel(success(id)), &mut out.saved);
+            self.send(&Packet::PubRel(Ack::new(id, Reason::SUCCESS)), &mut out.saved);
         } else {
             self.inflight.forget(id);
         }
@@ -138,9 +139,12 @@ impl Session {
         if ack.reason.is_error() {
             self.inflight.forget(id);
         } else if self.inflight.release(id) {
-            actions.push(Action::SendSaved(Packet::PubRel(success(id))));
+            actions.push(Action::SendSaved(Packet::PubRel(Ack::new(id, Reason::SUCCESS))));
         } else {
-            actions.push(Action::Send(Packet::PubRel(not_found(id))));
+            actions.push(Action::Send(Packet::PubRel(Ack::new(
+                id,
+                Reason::PACKET_IDENTIFIER_NOT_FOUND,
+            ))));
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use headwater_store::{Header, Record, TimestampMs, WriteError};
+use headwater_store::{Header, Qos, Record, TimestampMs, TopicName, WriteError};
 
 use super::*;
 use crate::outbox::{Delivery, Outgoing};
-use crate::packet::{Connect, Decoder, Publish};
+use crate::packet::{Ack, Connect, Decoder, Publish, Subscribe, Unsubscribe};
 
 const LIMITS: SessionLimits = SessionLimits {
     packet_max: 1024,
@@ -159,6 +159,46 @@ fn a_client_id_that_is_too_long_is_refused() {
         let (reason, _) = accept(&connect(4097), &LIMITS, || unreachable!()).unwrap_err();
         assert_eq!(reason, Reason::CLIENT_IDENTIFIER_NOT_VALID);
     }
+}
+
+#[test]
+fn the_filters_of_one_client_are_bounded_in_bytes_too() {
+    let limits = SessionLimits {
+        subscriptions_max: 1000,
+        ..LIMITS
+    };
+    let accepted = accept(&connect(Version::V5), &limits, || unreachable!());
+    let mut session = accepted.unwrap().session;
+    let filter = |number: usize| format!("{number:065000}");
+    let mut answer = |packet| {
+        let mut actions = Vec::new();
+        session.receive(packet, &mut actions).unwrap();
+        let reasons = actions.into_iter().find_map(|action| match action {
+            Action::SendSaved(Packet::SubAck(ack) | Packet::UnsubAck(ack)) => Some(ack.reasons),
+            _ => None,
+        });
+        Reason(reasons.unwrap()[0])
+    };
+    let subscribe = |number| {
+        Packet::Subscribe(Subscribe {
+            packet_id: id(1),
+            properties: Properties::default(),
+            subscriptions: [(filter(number).into(), Default::default())].into_iter().collect(),
+        })
+    };
+    // 16 of them are just below 1 MiB.
+    for number in 0..16 {
+        assert!(!answer(subscribe(number)).is_error(), "{number}");
+    }
+    assert_eq!(answer(subscribe(16)), Reason::QUOTA_EXCEEDED);
+    assert!(!answer(subscribe(0)).is_error(), "it is there already");
+    let unsubscribe = Packet::Unsubscribe(Unsubscribe {
+        packet_id: id(2),
+        properties: Properties::default(),
+        filters: [filter(3).into()].into_iter().collect(),
+    });
+    assert_eq!(answer(unsubscribe), Reason::SUCCESS);
+    assert!(!answer(subscribe(16)).is_error());
 }
 
 fn delivery(qos: Qos, headers: Vec<Header>) -> Delivery {

@@ -1,8 +1,8 @@
-//! When to look after sessions that are away. A timer is only a reminder: whoever is reminded reads the rows and decides
-//! by them, so a timer too many does no harm.
+//! When to look after sessions that are away. A timer is only a reminder: whoever is reminded reads the rows, decides by
+//! them, and asks to be reminded again of what is left. So a client needs one reminder, the earliest, however often it
+//! comes and goes.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,35 +17,53 @@ use super::rows::{Owner, SessionRow};
 use super::{SessionError, Sessions, owned_by};
 use crate::limits::{SESSION_PAGE_ROWS, SESSION_VISITS_MAX};
 
-/// Reminders, the earliest first.
+/// One reminder for each client that is away.
 #[derive(Debug, Default)]
 pub struct Timers {
-    due: Mutex<BinaryHeap<Reverse<(TimestampMs, ByteString)>>>,
+    due: Mutex<Due>,
     added: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Due {
+    by_time: BTreeSet<(TimestampMs, ByteString)>,
+    by_client: HashMap<ByteString, TimestampMs>,
+}
+
 impl Timers {
-    /// Reminds of a client's session at a time.
+    /// Reminds of a client's session at a time, unless that happens earlier anyway.
     pub fn add(&self, at: TimestampMs, client_id: &ByteString) {
-        self.lock().push(Reverse((at, client_id.clone())));
+        let mut due = self.lock();
+        if let Some(known) = due.by_client.get(client_id).copied() {
+            if known <= at {
+                return;
+            }
+            due.by_time.remove(&(known, client_id.clone()));
+        }
+        due.by_client.insert(client_id.clone(), at);
+        due.by_time.insert((at, client_id.clone()));
+        drop(due);
         self.added.notify_one();
     }
 
     /// Those whose time has come.
     fn take_due(&self, now: TimestampMs) -> Vec<ByteString> {
-        let mut heap = self.lock();
-        let mut due = Vec::new();
-        while heap.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            due.extend(heap.pop().map(|Reverse((_, client_id))| client_id));
+        let mut due = self.lock();
+        let mut come = Vec::new();
+        while due.by_time.first().is_some_and(|(at, _)| *at <= now) {
+            come.extend(due.by_time.pop_first().map(|(_, client_id)| client_id));
         }
-        due
+        for client_id in &come {
+            due.by_client.remove(client_id);
+        }
+        come
     }
 
     fn next(&self) -> Option<TimestampMs> {
-        self.lock().peek().map(|Reverse((at, _))| *at)
+        self.lock().by_time.first().map(|(at, _)| *at)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BinaryHeap<Reverse<(TimestampMs, ByteString)>>> {
+    fn lock(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,5 +164,17 @@ mod tests {
         assert_eq!(timers.next(), Some(TimestampMs(3)));
         assert_eq!(timers.take_due(TimestampMs(5)), ["a", "b"]);
         assert_eq!(timers.next(), Some(TimestampMs(9)));
+    }
+
+    #[test]
+    fn a_client_that_comes_and_goes_has_one_reminder_the_earliest() {
+        let timers = Timers::default();
+        for at in [7, 5, 9, 6] {
+            timers.add(TimestampMs(at), &"a".into());
+        }
+        assert_eq!(timers.take_due(TimestampMs(5)), ["a"]);
+        assert_eq!(timers.next(), None);
+        timers.add(TimestampMs(9), &"a".into());
+        assert_eq!(timers.next(), Some(TimestampMs(9)), "it can be asked for again");
     }
 }

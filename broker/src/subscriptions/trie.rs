@@ -59,7 +59,8 @@ impl Node {
         self.here.is_empty() && self.multi.is_empty() && self.children.is_empty() && self.single.is_none()
     }
 
-    /// Everyone whose filter matches. `reserved`: this is the first level of a `$` topic, where wildcards do not match [MQTT-4.7.2-1].
+    /// Everyone whose filter matches. `reserved`: this is the first level of a `$` topic, where wildcards do not match
+    /// [MQTT-4.7.2-1].
     pub fn collect<'a>(&'a self, levels: &[&str], reserved: bool, found: &mut Vec<&'a Subscriber>) {
         if !reserved {
             found.extend(self.multi.values());

@@ -1,20 +1,26 @@
 //! A broker over a store in a temporary folder, and a client that speaks raw bytes.
 
-#![allow(dead_code)]
+mod asks;
+pub mod generate;
+mod packets;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use headwater_broker::Broker;
-use headwater_broker::packet::{Connect, Decoder, Packet, Properties, Property, Version, encode};
+use headwater_broker::packet::*;
 use headwater_config::Config;
-use headwater_store::{Store, SystemClock};
+use headwater_store::{Clock, Qos, Store, StreamSpec, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+pub use asks::{Asks, CLEAN, STAY, connect, open, resume};
+pub use packets::{PACKET_MAX, ack, decode, encoded, expiry_s, id, message, number, will};
 
 /// How long anything that should happen may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(5);
@@ -31,11 +37,15 @@ impl Server {
     }
 
     pub async fn start_in(folder: Arc<tempfile::TempDir>, settings: &[&str]) -> Server {
+        Server::start_with(folder, settings, Arc::new(SystemClock)).await
+    }
+
+    pub async fn start_with(folder: Arc<tempfile::TempDir>, settings: &[&str], clock: Arc<dyn Clock>) -> Server {
         let config = config(folder.path(), settings);
-        let store = tokio::task::spawn_blocking(move || Store::open(&config.store, Arc::new(SystemClock)));
+        let settings = config.store;
+        let store = tokio::task::spawn_blocking(move || Store::open(&settings, clock));
         let store = store.await.unwrap().unwrap();
-        let settings = self::config(folder.path(), settings);
-        let broker = Broker::start(store.clone(), &settings.broker).await.unwrap();
+        let broker = Broker::start(store.clone(), &config.broker).await.unwrap();
         Server { broker, store, folder }
     }
 
@@ -79,22 +89,91 @@ impl Client {
 
     /// Opens a clean session.
     pub async fn connect(address: SocketAddr, version: Version, client_id: &str) -> Client {
-        Client::connect_with(address, version, client_id, &[]).await
-    }
-
-    pub async fn connect_with(
-        address: SocketAddr,
-        version: Version,
-        client_id: &str,
-        properties: &[Property],
-    ) -> Client {
         let mut client = Client::open(address, version).await;
-        let properties = properties.iter().cloned().collect();
-        client.send(&connect(version, client_id, properties)).await;
+        client.send(&Asks { version, ..CLEAN }.packet(client_id)).await;
         match client.receive().await {
             Some(Packet::ConnAck(connack)) if !connack.reason.is_error() => client,
             other => panic!("no CONNACK but {other:?}"),
         }
+    }
+
+    /// Subscribes, and gets what it asked for.
+    pub async fn subscribe(&mut self, filter: &str, qos: Qos) {
+        assert_eq!(self.try_subscribe(filter, qos).await, Reason(qos.bits()), "{filter}");
+    }
+
+    /// Subscribes; the SUBACK's code.
+    pub async fn try_subscribe(&mut self, filter: &str, qos: Qos) -> Reason {
+        let options = SubscriptionOptions {
+            qos,
+            ..SubscriptionOptions::default()
+        };
+        let packet = Subscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            properties: Properties::default(),
+            subscriptions: [(filter.into(), options)].into_iter().collect(),
+        };
+        self.send(&Packet::Subscribe(packet)).await;
+        match self.receive().await {
+            Some(Packet::SubAck(suback)) => Reason(suback.reasons[0]),
+            other => panic!("no SUBACK but {other:?}"),
+        }
+    }
+
+    /// Sends a PUBLISH.
+    pub async fn publish(&mut self, message: Publish) {
+        self.send(&Packet::Publish(message)).await;
+    }
+
+    /// Publishes numbers with QoS 1, under packet ids that are the same, and waits for each PUBACK.
+    pub async fn publish_numbers(&mut self, topic: &str, numbers: RangeInclusive<u16>) {
+        for number in numbers {
+            let payload = number.to_string();
+            self.publish(message(topic, Qos::AtLeastOnce, number, payload)).await;
+            self.expect(Packet::PubAck(ack(number))).await;
+        }
+    }
+
+    /// What comes next is this.
+    pub async fn expect(&mut self, packet: Packet) {
+        assert_eq!(self.receive().await, Some(packet));
+    }
+
+    /// What comes next is a message.
+    pub async fn message(&mut self) -> Publish {
+        match self.receive().await {
+            Some(Packet::Publish(publish)) => publish,
+            other => panic!("no message but {other:?}"),
+        }
+    }
+
+    /// The same, acknowledged if it is at QoS 1.
+    pub async fn take(&mut self) -> Publish {
+        let message = self.message().await;
+        self.acknowledge(&message).await;
+        message
+    }
+
+    /// The next message, not acknowledged; None when none comes within `wait_ms`.
+    pub async fn next_within(&mut self, wait_ms: u64) -> Option<Publish> {
+        match self.receive_within(Duration::from_millis(wait_ms)).await? {
+            Packet::Publish(publish) => Some(publish),
+            other => panic!("no message but {other:?}"),
+        }
+    }
+
+    /// Sends the PUBACK of a QoS 1 message.
+    pub async fn acknowledge(&mut self, message: &Publish) {
+        if let Some(packet_id) = message.packet_id {
+            self.send(&Packet::PubAck(ack(packet_id.get()))).await;
+        }
+    }
+
+    /// Nothing comes, and the connection lives.
+    pub async fn silent(&mut self) {
+        assert_eq!(self.receive_within(Duration::from_millis(200)).await, None);
+        self.send(&Packet::PingReq).await;
+        self.expect(Packet::PingResp).await;
     }
 
     pub async fn send(&mut self, packet: &Packet) {
@@ -157,17 +236,12 @@ impl Client {
     }
 }
 
-pub fn connect(version: Version, client_id: &str, properties: Properties) -> Packet {
-    Packet::Connect(Box::new(Connect {
-        version,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: client_id.into(),
-        will: None,
-        username: None,
-        password: None,
-        properties,
-    }))
+/// A stream without columns that captures these topics.
+pub fn stream(name: &str, captures: &[&str]) -> StreamSpec {
+    StreamSpec {
+        captures: captures.iter().map(|capture| (*capture).into()).collect(),
+        ..StreamSpec::new(name)
+    }
 }
 
 /// Reads hex with quoted text in it: `30 07 0003 "a/b" "hi"`, which is also `30 [{"a/b"} "hi"]`: what stands in `[]` has
