@@ -4,7 +4,8 @@
 //! `./x bench sql` runs it. The engine has one thread; `taskset -c 0` keeps the log and its fsync on that core too. Each
 //! query reads 2 000 000 records of about 150 bytes that are already in a stream; its results are counted and compared
 //! with the reference's, so that a fast wrong answer is no answer. Then come standing filters ([`standing`]) and the way from
-//! a PUBLISH to a subscriber of its result ([`latency`]).
+//! a PUBLISH to a subscriber of its result ([`latency`]). Names behind `--` choose among `filter`, `window`, `standing` and
+//! `latency`.
 
 mod latency;
 mod standing;
@@ -65,18 +66,32 @@ fn main() -> Result<()> {
         .build()?;
     let payloads: Vec<Bytes> = (0..RECORDS).map(payload).collect();
     let bytes: usize = payloads.iter().map(Bytes::len).sum();
+    // cargo bench adds an option of its own.
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with("--"))
+        .collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     runtime.block_on(async {
-        fill(&engine, &payloads).await?;
-        println!("{RECORDS} records of {} bytes, {DEVICES} devices", bytes / RECORDS);
-        println!(
-            "{:>8} {:>10} {:>12} {:>12} {:>14} {:>8}",
-            "case", "results", "records/s", "cpu s", "plain Rust/s", "ratio"
-        );
-        for case in &CASES {
+        let cases: Vec<_> = CASES.iter().filter(|case| is_wanted(case.name)).collect();
+        if !cases.is_empty() {
+            fill(&engine, &payloads).await?;
+            println!("{RECORDS} records of {} bytes, {DEVICES} devices", bytes / RECORDS);
+            println!(
+                "{:>8} {:>10} {:>12} {:>12} {:>14} {:>8}",
+                "case", "results", "records/s", "cpu s", "plain Rust/s", "ratio"
+            );
+        }
+        for case in cases {
             measure(&engine, case, &payloads).await?;
         }
-        standing::run(&engine).await?;
-        latency::run(&engine).await
+        if is_wanted("standing") {
+            standing::run(&engine).await?;
+        }
+        if is_wanted("latency") {
+            latency::run(&engine).await?;
+        }
+        Ok::<_, anyhow::Error>(())
     })?;
     runtime.block_on(async {
         engine.stop().await;

@@ -1,6 +1,7 @@
 //! What flows between operators: [`Delta`], a columnar micro-batch of row changes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use headwater_store::{Offset, ShardId};
 
@@ -18,18 +19,16 @@ pub struct RecordId {
 
 impl RecordId {
     /// As it is displayed, without the machinery of formatting: rows without a key have it as theirs.
-    pub(crate) fn to_key(self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(24);
-        push_digits(self.shard.stream.0, &mut key);
-        key.push(b':');
-        push_digits(u64::from(self.shard.number), &mut key);
-        key.push(b':');
-        push_digits(self.offset.0, &mut key);
-        key
+    pub(crate) fn write_key(self, out: &mut String) {
+        push_digits(self.shard.stream.0, out);
+        out.push(':');
+        push_digits(u64::from(self.shard.number), out);
+        out.push(':');
+        push_digits(self.offset.0, out);
     }
 }
 
-fn push_digits(number: u64, out: &mut Vec<u8>) {
+fn push_digits(number: u64, out: &mut String) {
     let mut digits = [0; 20];
     let (mut at, mut rest) = (digits.len(), number);
     loop {
@@ -40,7 +39,8 @@ fn push_digits(number: u64, out: &mut Vec<u8>) {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
+    // Digits are ASCII.
+    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }
 
 impl fmt::Display for RecordId {
@@ -50,7 +50,7 @@ impl fmt::Display for RecordId {
     }
 }
 
-/// Row changes.
+/// Row changes. To pass them on, or to change their columns, copies nothing.
 #[derive(Debug, Clone)]
 pub struct Delta {
     /// The rows.
@@ -58,13 +58,13 @@ pub struct Delta {
     /// Whether they come or go.
     pub diff: Diff,
     /// The event time of each row.
-    pub time: Vec<TimestampUs>,
+    pub time: Arc<Vec<TimestampUs>>,
     /// The record that each row came from, or that changed it last.
-    pub origin: Vec<RecordId>,
+    pub origin: Arc<Vec<RecordId>>,
     /// The watermark of each row's shard just before the row, never below that of the task when the step began.
     /// Lateness is judged by it, and by nothing else: so which rows a window takes depends on the logs alone, not on
     /// how they were cut into steps or how shards happened to interleave, and FINAL rows are the same after a crash.
-    pub frontier: Vec<TimestampUs>,
+    pub frontier: Arc<Vec<TimestampUs>>,
 }
 
 /// Whether rows come or go. An update is -old, +new, in this order.
@@ -115,9 +115,9 @@ impl Delta {
                 Diff::Append => Diff::Append,
                 Diff::Weights(weights) => Diff::Weights(pick(weights, selection)),
             },
-            time: pick(&self.time, selection),
-            origin: pick(&self.origin, selection),
-            frontier: pick(&self.frontier, selection),
+            time: pick(&self.time, selection).into(),
+            origin: pick(&self.origin, selection).into(),
+            frontier: pick(&self.frontier, selection).into(),
         }
     }
 }
@@ -133,7 +133,9 @@ mod tests {
         fn a_key_is_what_is_displayed(stream: u64, number: u16, offset: u64) {
             let shard = ShardId { group: GroupId(1), stream: StreamId(stream), number };
             let id = RecordId { shard, offset: Offset(offset) };
-            prop_assert_eq!(id.to_key(), id.to_string().into_bytes());
+            let mut key = String::new();
+            id.write_key(&mut key);
+            prop_assert_eq!(key, id.to_string());
         }
     }
 }

@@ -4,15 +4,19 @@
 //! and falls back to plain [`Value`]s when another type comes. Nearly all columns stay typed, and kernels run over
 //! them at memory speed; the mixed ones are right and slower.
 //!
-//! A number that only passes through keeps the spelling it had in the payload: the column remembers where it stood
-//! ([`Spelling`]), and writing it out copies those bytes.
+//! Text is where it stands in the payloads ([`Texts`]): to filter it or to pass it on copies places, not bytes. A number that
+//! only passes through keeps the spelling it had in the payload: the column remembers where it stood ([`Spelling`]), and
+//! writing it out copies those bytes.
+
+mod field;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytestring::ByteString;
 
-use crate::value::{Value, encode_key};
+use crate::value::{Value, encode_key, encode_text_key};
+pub(crate) use field::FieldBuilder;
 
 /// The rows of a micro-batch, by column. Columns are shared: to pass one on is to count a reference.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +87,9 @@ pub(crate) enum Data {
     Boolean(Cells<bool>),
     /// TIMESTAMP
     Timestamp(Cells<i64>),
-    /// Text, and whatever is mixed.
+    /// STRING, out of payloads.
+    Text(Texts),
+    /// Other types, and whatever is mixed.
     Values(Vec<Value>),
 }
 
@@ -137,19 +143,70 @@ impl<T: Copy + Default> Cells<T> {
     }
 }
 
+/// Where something stands in one of several payloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    payload: u32,
+    start: u32,
+    end: u32,
+}
+
+impl Place {
+    /// Nothing stands there.
+    pub const NOWHERE: Place = Place {
+        payload: u32::MAX,
+        start: 0,
+        end: 0,
+    };
+
+    /// In that payload, from byte `start` to before byte `end`.
+    pub fn new(payload: usize, start: usize, end: usize) -> Place {
+        Place {
+            payload: payload as u32,
+            start: start as u32,
+            end: end as u32,
+        }
+    }
+
+    fn text(self, payloads: &[ByteString]) -> Option<&str> {
+        payloads
+            .get(self.payload as usize)?
+            .get(self.start as usize..self.end as usize)
+    }
+
+    /// The text, sharing the payload's buffer.
+    fn shared(self, payloads: &[ByteString]) -> Option<ByteString> {
+        let text = self.text(payloads)?;
+        Some(payloads[self.payload as usize].slice_ref(text))
+    }
+}
+
+/// Text, where it stands in the payloads it came from, without anything escaped.
+#[derive(Debug, Clone)]
+pub(crate) struct Texts {
+    payloads: Arc<Vec<ByteString>>,
+    /// Per row; NULL is nowhere.
+    places: Vec<Place>,
+}
+
+impl Texts {
+    /// The text of a row, None for NULL.
+    pub fn get(&self, row: usize) -> Option<&str> {
+        self.places[row].text(&self.payloads)
+    }
+}
+
 /// Where numbers stood in the payloads they came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Spelling {
-    payloads: Arc<Vec<Bytes>>,
-    /// Per row: payload, first byte, byte after the last; empty where the value is written from its data.
-    places: Vec<(u32, u32, u32)>,
+    payloads: Arc<Vec<ByteString>>,
+    /// Per row; nowhere: the value is written from its data.
+    places: Vec<Place>,
 }
 
 impl Spelling {
     fn text(&self, row: usize) -> Option<&str> {
-        let (payload, start, end) = self.places[row];
-        let bytes = self.payloads.get(payload as usize)?.get(start as usize..end as usize)?;
-        std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+        self.places[row].text(&self.payloads)
     }
 }
 
@@ -192,6 +249,7 @@ impl Column {
             Data::Integer(cells) | Data::Timestamp(cells) => cells.values.len(),
             Data::Float(cells) => cells.values.len(),
             Data::Boolean(cells) => cells.values.len(),
+            Data::Text(texts) => texts.places.len(),
             Data::Values(values) => values.len(),
         }
     }
@@ -213,6 +271,28 @@ impl Column {
             Data::Float(cells) => typed(cells.get(row), Value::Float),
             Data::Boolean(cells) => typed(cells.get(row), Value::Boolean),
             Data::Timestamp(cells) => typed(cells.get(row), Value::Timestamp),
+            Data::Text(texts) => typed(texts.places[row].shared(&texts.payloads), Value::String),
+        }
+    }
+
+    /// The text of a row, None where it is none.
+    pub fn text(&self, row: usize) -> Option<&str> {
+        match &self.data {
+            Data::Text(texts) => texts.get(row),
+            Data::Values(values) => values[row].as_str(),
+            Data::Constant(value, _) => value.as_str(),
+            _ => None,
+        }
+    }
+
+    /// The TIMESTAMP of a row in microseconds, None where it is none.
+    pub fn timestamp(&self, row: usize) -> Option<i64> {
+        match &self.data {
+            Data::Timestamp(cells) => cells.get(row),
+            _ => match *self.get(row) {
+                Value::Timestamp(us) => Some(us),
+                _ => None,
+            },
         }
     }
 
@@ -220,7 +300,7 @@ impl Column {
     pub(crate) fn has_numbers_of_two_spellings(&self) -> bool {
         match &self.data {
             Data::Float(_) => true,
-            Data::Integer(_) | Data::Boolean(_) | Data::Timestamp(_) => false,
+            Data::Integer(_) | Data::Boolean(_) | Data::Timestamp(_) | Data::Text(_) => false,
             Data::Constant(value, _) => matches!(value, Value::Float(_) | Value::Decimal(_)),
             Data::Values(values) => values
                 .iter()
@@ -250,6 +330,10 @@ impl Column {
             Data::Float(cells) => Data::Float(cells.take(selection)),
             Data::Boolean(cells) => Data::Boolean(cells.take(selection)),
             Data::Timestamp(cells) => Data::Timestamp(cells.take(selection)),
+            Data::Text(texts) => Data::Text(Texts {
+                payloads: texts.payloads.clone(),
+                places: selection.iter().map(|row| texts.places[*row as usize]).collect(),
+            }),
             Data::Values(values) => Data::Values(selection.iter().map(|row| values[*row as usize].clone()).collect()),
         };
         let spelling = self.spelling.as_ref().map(|spelling| Spelling {
@@ -261,15 +345,33 @@ impl Column {
 
     /// Appends a row as JSON, a number that came from a payload as it was spelled there.
     pub fn write_json(&self, row: usize, out: &mut String) {
-        match self.spelling.as_ref().and_then(|spelling| spelling.text(row)) {
-            Some(text) => out.push_str(text),
-            None => self.get(row).write_json(out),
+        if let Some(text) = self.spelling.as_ref().and_then(|spelling| spelling.text(row)) {
+            out.push_str(text);
+            return;
+        }
+        match &self.data {
+            // It stood between quotes in a payload.
+            Data::Text(texts) => match texts.get(row) {
+                Some(text) => {
+                    out.push('"');
+                    out.push_str(text);
+                    out.push('"');
+                }
+                None => out.push_str("null"),
+            },
+            _ => self.get(row).write_json(out),
         }
     }
 
     /// Appends a row as a part of a key (see [`crate::value`]).
     pub(crate) fn encode_key(&self, row: usize, out: &mut Vec<u8>) {
-        encode_key(&self.get(row), out);
+        match &self.data {
+            Data::Text(texts) => match texts.get(row) {
+                Some(text) => encode_text_key(text, out),
+                None => encode_key(&Value::Null, out),
+            },
+            _ => encode_key(&self.get(row), out),
+        }
     }
 }
 
@@ -280,7 +382,7 @@ pub(crate) struct ColumnBuilder {
     /// NULLs before the first value.
     nulls: usize,
     capacity: usize,
-    places: Vec<(u32, u32, u32)>,
+    places: Vec<Place>,
 }
 
 impl ColumnBuilder {
@@ -301,6 +403,7 @@ impl ColumnBuilder {
             Some(Data::Integer(cells) | Data::Timestamp(cells)) => cells.values.len(),
             Some(Data::Float(cells)) => cells.values.len(),
             Some(Data::Boolean(cells)) => cells.values.len(),
+            Some(Data::Text(texts)) => texts.places.len(),
             Some(Data::Constant(_, rows)) => *rows,
         }
     }
@@ -349,21 +452,20 @@ impl ColumnBuilder {
         }
     }
 
-    /// Adds a number that stands in a payload at these bytes, so that it is written as it is spelled there.
-    pub fn push_spelled(&mut self, value: Value, payload: usize, start: usize, end: usize) {
-        self.places.resize(self.len(), (0, 0, 0));
-        self.places.push((payload as u32, start as u32, end as u32));
+    /// Adds a number that stands in a payload, so that it is written as it is spelled there.
+    pub fn push_spelled(&mut self, value: Value, place: Place) {
+        self.places.resize(self.len(), Place::NOWHERE);
+        self.places.push(place);
         self.push(value);
     }
 
     /// The column; `payloads` are those that [`ColumnBuilder::push_spelled`] meant.
-    pub fn finish_with(mut self, payloads: &Arc<Vec<Bytes>>) -> Column {
+    pub fn finish_with(mut self, payloads: &Arc<Vec<ByteString>>) -> Column {
         let rows = self.len();
-        let places = std::mem::take(&mut self.places);
+        let mut places = std::mem::take(&mut self.places);
         let mut column = self.finish();
         if !places.is_empty() {
-            let mut places = places;
-            places.resize(rows, (0, 0, 0));
+            places.resize(rows, Place::NOWHERE);
             column.spelling = Some(Spelling {
                 payloads: payloads.clone(),
                 places,
@@ -404,11 +506,11 @@ mod tests {
 
     #[test]
     fn a_number_keeps_its_spelling_through_selection() {
-        let payloads = Arc::new(vec![Bytes::from_static(b"1.50"), Bytes::from_static(b"x2e0")]);
+        let payloads = Arc::new(vec![ByteString::from_static("1.50"), ByteString::from_static("x2e0")]);
         let mut builder = ColumnBuilder::with_capacity(3);
         builder.push(Value::Integer(7));
-        builder.push_spelled(Value::Float(1.5), 0, 0, 4);
-        builder.push_spelled(Value::Float(2.0), 1, 1, 4);
+        builder.push_spelled(Value::Float(1.5), Place::new(0, 0, 4));
+        builder.push_spelled(Value::Float(2.0), Place::new(1, 1, 4));
         builder.push(Value::Null);
         let column = builder.finish_with(&payloads).take(&[3, 2, 1, 0]);
         let text = |row| {

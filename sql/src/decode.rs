@@ -11,10 +11,10 @@ use bytestring::ByteString;
 use headwater_store::{Format, Header, OnError, Record, ShardId, TopicFilter, TopicName};
 
 use crate::change::RecordId;
-use crate::column::{Column, ColumnBuilder, Columns};
+use crate::column::{Column, Columns, FieldBuilder, Place};
 use crate::expression::{Expression, Faults};
 use crate::function::Scope;
-use crate::json::{self, FieldTree, Found, Kind};
+use crate::json::{self, FieldTree, Found, Kind, Shape};
 use crate::plan::physical::{Expr, PathStep, PlanError, Source, SourceColumn};
 use crate::types::{DataType, TimestampUs};
 use crate::value::{Fault, Value, cast, write_json_string};
@@ -111,9 +111,11 @@ impl Decoder {
 /// A micro-batch being filled.
 struct Batch<'d> {
     decoder: &'d Decoder,
-    builders: Vec<ColumnBuilder>,
+    builders: Vec<FieldBuilder>,
     slots: Vec<Option<Found>>,
-    payloads: Vec<Bytes>,
+    shape: Shape,
+    /// Of each row; empty where it is no text, or nothing looks into it.
+    payloads: Vec<ByteString>,
     appended: Vec<TimestampUs>,
     origin: Vec<RecordId>,
     errors: Vec<(RecordId, Fault)>,
@@ -125,8 +127,9 @@ impl<'d> Batch<'d> {
         let width = decoder.columns.len();
         Batch {
             decoder,
-            builders: (0..width).map(|_| ColumnBuilder::with_capacity(rows)).collect(),
+            builders: (0..width).map(|_| FieldBuilder::with_capacity(rows)).collect(),
             slots: vec![None; width],
+            shape: Shape::default(),
             payloads: Vec::with_capacity(rows),
             appended: Vec::with_capacity(rows),
             origin: Vec::with_capacity(rows),
@@ -137,19 +140,14 @@ impl<'d> Batch<'d> {
 
     fn add(&mut self, id: RecordId, record: &Record, payload: &Bytes) -> Result<(), BadRecord> {
         self.slots.fill(None);
-        let text = std::str::from_utf8(payload).ok();
-        let top = if !self.decoder.parses {
-            None
-        } else {
-            let top = match (self.decoder.format, text) {
-                (Format::Raw, _) => Some(None),
-                (Format::Text, text) => text.map(|_| None),
-                (Format::Json, text) => text
-                    .and_then(|text| json::extract(text, &self.decoder.fields, &mut self.slots))
-                    .map(Some),
-            };
-            match top {
-                Some(top) => top,
+        let text = match self.decoder.parses {
+            true => ByteString::try_from(payload.clone()).ok(),
+            false => None,
+        };
+        let mut top = None;
+        if self.decoder.parses {
+            match self.parse(text.as_ref()) {
+                Some(found) => top = found,
                 None => {
                     self.errors.push((id, Fault::BadRecord));
                     match self.decoder.on_error {
@@ -158,25 +156,60 @@ impl<'d> Batch<'d> {
                         // A broken document may have shown some fields before it broke.
                         OnError::Null => self.slots.fill(None),
                     }
-                    None
                 }
             }
-        };
+        }
+        let is_text = text.is_some();
+        self.payloads.push(text.unwrap_or_default());
+        self.add_row(id, record, payload, (is_text, top));
+        Ok(())
+    }
+
+    /// The JSON value that a payload is. None: it does not parse.
+    fn parse(&mut self, text: Option<&ByteString>) -> Option<Option<Found>> {
+        match self.decoder.format {
+            Format::Raw => Some(None),
+            Format::Text => text.map(|_| None),
+            Format::Json => json::extract(text?, &self.decoder.fields, &mut self.shape, &mut self.slots).map(Some),
+        }
+    }
+
+    /// Adds the row of the last payload: whether that is text, and which JSON value it is.
+    fn add_row(&mut self, id: RecordId, record: &Record, payload: &Bytes, (is_text, top): (bool, Option<Found>)) {
+        let Batch {
+            decoder,
+            builders,
+            slots,
+            payloads,
+            errors,
+            ..
+        } = self;
         let row = Row {
             id,
             record,
             payload,
-            text,
+            text: payloads.last().filter(|_| is_text),
             top,
-            number: self.payloads.len(),
         };
-        for number in 0..self.builders.len() {
-            self.add_value(number, &row);
+        for (number, (builder, column)) in builders.iter_mut().zip(&decoder.columns).enumerate() {
+            let value = match column {
+                SourceColumn::Field { path, data_type } => {
+                    let found = slots[number];
+                    if add_in_place(builder, found, data_type, payloads) {
+                        continue;
+                    }
+                    let value = row.field(decoder.format, path, found);
+                    declared(value, data_type).unwrap_or_else(|fault| {
+                        errors.push((id, fault));
+                        Value::Null
+                    })
+                }
+                system => row.system(system, decoder),
+            };
+            builder.push(value, payloads);
         }
-        self.payloads.push(payload.clone());
         self.appended.push(TimestampUs::from_ms(record.timestamp));
         self.origin.push(id);
-        Ok(())
     }
 
     /// NULLs, but for its key.
@@ -188,45 +221,18 @@ impl<'d> Batch<'d> {
             payload: &payload,
             text: None,
             top: None,
-            number: self.payloads.len(),
         };
         for (builder, column) in self.builders.iter_mut().zip(&self.decoder.columns) {
-            builder.push(match column {
+            let value = match column {
                 SourceColumn::Key => row.system(column, self.decoder),
                 SourceColumn::Gone => Value::Boolean(true),
                 _ => Value::Null,
-            });
+            };
+            builder.push(value, &self.payloads);
         }
-        self.payloads.push(payload);
+        self.payloads.push(ByteString::default());
         self.appended.push(TimestampUs::from_ms(record.timestamp));
         self.origin.push(id);
-    }
-
-    fn add_value(&mut self, number: usize, row: &Row<'_>) {
-        let builder = &mut self.builders[number];
-        let SourceColumn::Field { path, data_type } = &self.decoder.columns[number] else {
-            return builder.push(row.system(&self.decoder.columns[number], self.decoder));
-        };
-        let value = match (self.decoder.format, self.slots[number], row.text) {
-            (Format::Json, Some(found), Some(text)) => {
-                let value = json::read_shared(row.payload, text, found);
-                if matches!((&value, data_type), (Value::Float(_), DataType::Any | DataType::Float)) {
-                    return builder.push_spelled(value, row.number, found.start, found.end);
-                }
-                value
-            }
-            (Format::Json, ..) => Value::Null,
-            _ if *path != [PathStep::Member("value".into())] => Value::Null,
-            (Format::Text, _, text) => text.map_or(Value::Null, |_| shared_text(row.payload)),
-            (Format::Raw, ..) => Value::Bytea(row.payload.clone()),
-        };
-        if *data_type == DataType::Any {
-            return builder.push(value);
-        }
-        builder.push(cast(&value, data_type).unwrap_or_else(|fault| {
-            self.errors.push((row.id, fault));
-            Value::Null
-        }));
     }
 
     fn finish(self, scope: &Scope) -> Decoded {
@@ -234,7 +240,7 @@ impl<'d> Batch<'d> {
         let columns: Vec<Arc<Column>> = self
             .builders
             .into_iter()
-            .map(|builder| Arc::new(builder.finish_with(&payloads)))
+            .map(|builder| Arc::new(builder.finish(&payloads)))
             .collect();
         let rows = Columns::new(columns, self.origin.len());
         let mut errors = self.errors;
@@ -244,11 +250,9 @@ impl<'d> Batch<'d> {
                 let mut faults = Faults::default();
                 let column = timestamp.evaluate(&rows, scope, &mut faults);
                 errors.extend(faults.iter().map(|(row, fault)| (self.origin[row], fault)));
-                let time = |row| match *column.get(row) {
-                    Value::Timestamp(us) => Some(TimestampUs(us)),
-                    _ => None,
-                };
-                (0..rows.rows()).map(time).collect()
+                (0..rows.rows())
+                    .map(|row| column.timestamp(row).map(TimestampUs))
+                    .collect()
             }
         };
         Decoded {
@@ -262,19 +266,66 @@ impl<'d> Batch<'d> {
     }
 }
 
+/// Adds a value of the last payload that can stay where it stands: text without escapes, a number with its spelling.
+/// False: it cannot.
+fn add_in_place(
+    builder: &mut FieldBuilder,
+    found: Option<Found>,
+    data_type: &DataType,
+    payloads: &[ByteString],
+) -> bool {
+    let (Some(found), Some((text, before))) = (found, payloads.split_last()) else {
+        return false;
+    };
+    match (found.kind, data_type) {
+        (Kind::String { escaped: false }, DataType::Any | DataType::String) => {
+            builder.push_text(Place::new(before.len(), found.start + 1, found.end - 1), payloads);
+            true
+        }
+        (Kind::Float, DataType::Any | DataType::Float) => match json::float(&text[found.start..found.end]) {
+            Some(float) => {
+                builder.push_float(float, Place::new(before.len(), found.start, found.end), payloads);
+                true
+            }
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// The value of a column of that type.
+fn declared(value: Value, data_type: &DataType) -> Result<Value, Fault> {
+    match (data_type, &value) {
+        (DataType::Any, _) | (DataType::Integer, Value::Integer(_)) | (DataType::Boolean, Value::Boolean(_)) => {
+            Ok(value)
+        }
+        _ => cast(&value, data_type),
+    }
+}
+
 /// One record on its way to a row.
 struct Row<'a> {
     id: RecordId,
     record: &'a Record,
     payload: &'a Bytes,
     /// The payload, if it is UTF-8.
-    text: Option<&'a str>,
+    text: Option<&'a ByteString>,
     /// The JSON value that it is.
     top: Option<Found>,
-    number: usize,
 }
 
 impl Row<'_> {
+    /// What a field holds; `found`: where it stands in the JSON that the payload is.
+    fn field(&self, format: Format, path: &[PathStep], found: Option<Found>) -> Value {
+        match (format, found, self.text) {
+            (Format::Json, Some(found), Some(text)) => json::read_shared(text, found),
+            (Format::Json, ..) => Value::Null,
+            _ if *path != [PathStep::Member("value".into())] => Value::Null,
+            (Format::Text, _, text) => text.cloned().map_or(Value::Null, Value::String),
+            (Format::Raw, ..) => Value::Bytea(self.payload.clone()),
+        }
+    }
+
     fn system(&self, column: &SourceColumn, decoder: &Decoder) -> Value {
         let text = |text: &ByteString| Value::String(text.clone());
         let level = |level: Option<&str>| level.map_or(Value::Null, |level| Value::String(level.into()));
@@ -339,13 +390,13 @@ impl Row<'_> {
     fn star(&self, format: Format) -> Value {
         let value = match (format, self.top, self.text) {
             (Format::Json, Some(top), Some(text)) if top.kind == Kind::Object => {
-                return json::read_shared(self.payload, text, top);
+                return json::read_shared(text, top);
             }
             (Format::Json, Some(top), Some(text)) => json::compact(text, top).into_owned(),
             (Format::Json, ..) => return Value::Null,
             _ => {
                 let value = match (format, self.text) {
-                    (Format::Text, Some(text)) => Value::String(text.into()),
+                    (Format::Text, Some(text)) => Value::String(text.clone()),
                     (Format::Text, None) => Value::Null,
                     _ => Value::Bytea(self.payload.clone()),
                 };
@@ -356,10 +407,6 @@ impl Row<'_> {
         };
         Value::Json(format!("{{\"value\":{value}}}").into())
     }
-}
-
-fn shared_text(payload: &Bytes) -> Value {
-    ByteString::try_from(payload.clone()).map_or(Value::Null, Value::String)
 }
 
 /// The level that the first matching capture calls `name`.

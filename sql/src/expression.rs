@@ -327,7 +327,12 @@ impl Part {
             Part::Coalesce(parts) => coalesce(parts, rows, scope, faults),
             Part::Cast { operand, to } => {
                 let operand = operand.evaluate(rows, scope, faults);
-                Arc::new(map(rows.rows(), faults, |row| cast(&operand.get(row), to)))
+                let as_time = (*to == DataType::Timestamp).then(|| kernel::timestamps_of(&operand, faults));
+                Arc::new(
+                    as_time
+                        .flatten()
+                        .unwrap_or_else(|| map(rows.rows(), faults, |row| cast(&operand.get(row), to))),
+                )
             }
             Part::Path {
                 operand,

@@ -5,18 +5,19 @@
 //! number that only passes through keeps its spelling, and an object its order.
 
 mod extract;
+mod number;
 mod scan;
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use bytestring::ByteString;
 
-pub(crate) use extract::{FieldTree, extract};
+pub(crate) use extract::{FieldTree, Shape, extract};
+pub(crate) use number::{float, number};
 pub(crate) use scan::{Found, Kind, Scanner};
 
 use crate::plan::physical::PathStep;
-use crate::value::{Value, parse_decimal};
+use crate::value::Value;
 
 /// A whole JSON text as a value: scalars become SQL values, objects and arrays compact JSON. None: it is not JSON.
 pub(crate) fn parse(text: &str) -> Option<Value> {
@@ -92,34 +93,13 @@ pub(crate) fn read(text: &str, found: Found) -> Value {
 }
 
 /// As [`read`], sharing the payload's buffer for text.
-pub(crate) fn read_shared(payload: &Bytes, text: &str, found: Found) -> Value {
-    let shared = || ByteString::try_from(payload.slice(found.start..found.end)).unwrap_or_default();
+pub(crate) fn read_shared(payload: &ByteString, found: Found) -> Value {
+    let shared = |start: usize, end: usize| payload.slice_ref(&payload[start..end]);
     match found.kind {
-        Kind::String { escaped: false } => {
-            let inside = payload.slice(found.start + 1..found.end - 1);
-            Value::String(ByteString::try_from(inside).unwrap_or_default())
-        }
-        Kind::Object | Kind::Array if found.compact => Value::Json(shared()),
-        _ => read(text, found),
+        Kind::String { escaped: false } => Value::String(shared(found.start + 1, found.end - 1)),
+        Kind::Object | Kind::Array if found.compact => Value::Json(shared(found.start, found.end)),
+        _ => read(payload, found),
     }
-}
-
-/// An integer is INTEGER when it fits, else DECIMAL; with fraction or exponent, or beyond 28 digits, FLOAT.
-/// A number beyond FLOAT is NULL.
-fn number(text: &str) -> Value {
-    let plain = !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-    if plain && text != "-0" {
-        if let Ok(integer) = text.parse() {
-            return Value::Integer(integer);
-        }
-        if let Some(decimal) = parse_decimal(text) {
-            return Value::Decimal(decimal);
-        }
-    }
-    text.parse()
-        .ok()
-        .filter(|float: &f64| float.is_finite())
-        .map_or(Value::Null, Value::Float)
 }
 
 /// A string's text, its escapes resolved. A lone surrogate becomes U+FFFD.

@@ -34,7 +34,7 @@
 //! - a place for sessions or users: who may run a statement is the bridge's question;
 //! - a reader of clocks: `now()` is the step's time, which is saved with it;
 //! - a transaction across groups: each step is one Batch of one group;
-//! - complete: joins of more than two, subqueries and user functions are refused by name.
+//! - complete: user functions, schemas and a few forms of joins and windows are refused by name (`docs/sql.md`).
 
 mod address;
 mod append;

@@ -14,6 +14,8 @@ pub const SOURCES_MAX: usize = 32;
 pub const ERROR_LINE_CHARS_MAX: usize = 160;
 /// Levels of objects and arrays in a payload: the scanner recurses.
 pub const JSON_DEPTH_MAX: usize = 128;
+/// Members of a payload whose names are guessed from the payload before; the others are read.
+pub const SHAPE_MEMBERS_MAX: usize = 64;
 /// Result rows that wait for a reader of a SELECT.
 pub const ROWS_BUFFERED_MAX: usize = 1_024;
 /// State rows read at once when a task starts.
@@ -50,7 +52,7 @@ pub const HUB_QUEUE_MAX: usize = 16;
 pub const HUB_SAVES: usize = 100;
 /// Payload bytes that one step takes in, and bytes of values that its closing windows bring, so that what it puts out
 /// fits a Batch. Where it still does not, the task makes smaller steps.
-pub const STEP_BYTES_MAX: usize = 4 << 20;
+pub const STEP_BYTES_MAX: usize = 8 << 20;
 /// Late rows and errors of one step that are written to the query's own streams; more are only counted.
 pub const SIDE_ROWS_PER_STEP_MAX: usize = 1_000;
 /// Bytes of them.

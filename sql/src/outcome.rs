@@ -78,6 +78,12 @@ impl RowStream {
         self.rows.poll_recv(context)
     }
 
+    /// The same rows, all of them read.
+    pub(crate) async fn gathered(mut self) -> Result<RowStream, SqlError> {
+        let warnings = std::mem::take(&mut self.warnings);
+        Ok(RowStream::ready(self.collect().await?).warned(warnings))
+    }
+
     /// All rows to the end.
     pub async fn collect(mut self) -> Result<Vec<String>, SqlError> {
         let mut rows = Vec::new();

@@ -9,6 +9,7 @@
 //! Batch is not committed, the pipeline is thrown away and a new one is made from what is.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use headwater_store::{Put, Record, ShardId, StreamId};
 
@@ -66,6 +67,8 @@ pub struct Finished {
     pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
     pub late: Vec<LateRow>,
+    /// Those of them that every task of the query meets.
+    pub shared_late: Vec<LateRow>,
     /// Changes of state.
     pub puts: Vec<Put>,
     /// Timers that were fired.
@@ -206,6 +209,7 @@ impl Pipeline {
             errors,
             shared_errors,
             late,
+            shared_late,
             timer_bytes: _,
         } = std::mem::take(&mut self.gathered);
         let puts = self.state.take_puts();
@@ -214,6 +218,7 @@ impl Pipeline {
             errors,
             shared_errors,
             late,
+            shared_late,
             puts,
             timers,
             more,
@@ -331,14 +336,14 @@ impl SourceStage {
         let decoded = self.decoder.decode(records, &Scope { now })?;
         let frontier = self.frontier(&decoded, 0..decoded.rows.rows(), now);
         let time = decoded.time.iter().zip(&decoded.appended);
-        let time = time.map(|(event, appended)| event.unwrap_or(*appended)).collect();
+        let time: Vec<_> = time.map(|(event, appended)| event.unwrap_or(*appended)).collect();
         gathered.shared_errors.extend(decoded.errors);
         Ok(Delta {
             rows: decoded.rows,
             diff: Diff::Append,
-            time,
-            origin: decoded.origin,
-            frontier,
+            time: time.into(),
+            origin: decoded.origin.into(),
+            frontier: frontier.into(),
         })
     }
 
@@ -351,18 +356,18 @@ impl SourceStage {
             None => Delta {
                 rows: own,
                 diff: Diff::Append,
-                time: (0..decoded.origin.len()).map(time).collect(),
-                origin: decoded.origin.clone(),
-                frontier: self.frontier(decoded, 0..decoded.origin.len(), now),
+                time: Arc::new((0..decoded.origin.len()).map(time).collect()),
+                origin: decoded.origin.clone().into(),
+                frontier: self.frontier(decoded, 0..decoded.origin.len(), now).into(),
             },
             Some(rows) => {
                 let numbers = || rows.iter().map(|row| *row as usize);
                 Delta {
                     rows: own.take(rows),
                     diff: Diff::Append,
-                    time: numbers().map(time).collect(),
-                    origin: numbers().map(|row| decoded.origin[row]).collect(),
-                    frontier: self.frontier(decoded, numbers(), now),
+                    time: Arc::new(numbers().map(time).collect()),
+                    origin: Arc::new(numbers().map(|row| decoded.origin[row]).collect()),
+                    frontier: self.frontier(decoded, numbers(), now).into(),
                 }
             }
         }

@@ -26,8 +26,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headwater_store::{
-    Batch, Condition, ControlError, GroupId, Offset, Placement, QueryRow, Record, ShardId, StreamId, StreamRow, Term,
-    TimestampMs, decode_control, encode_control, retained_put, tables,
+    Batch, Condition, ControlError, EncodedRecords, GroupId, Offset, Placement, Put, QueryRow, Record, ShardId,
+    StreamId, StreamRow, Term, TimestampMs, decode_control, encode_control, retained_put, tables,
 };
 
 use crate::change::RecordId;
@@ -399,6 +399,13 @@ impl QueryCore {
             value: self.committed.clone(),
         };
         let mut batch = Batch::new(self.group).when(expected);
+        let mut late = finished.late;
+        late.extend(
+            finished
+                .shared_late
+                .into_iter()
+                .filter(|late| self.tells_of(late.origin)),
+        );
         let mut errors = finished.errors;
         errors.extend(
             finished
@@ -406,23 +413,15 @@ impl QueryCore {
                 .into_iter()
                 .filter(|(record, _)| self.tells_of(*record)),
         );
-        let mut rows = 0;
-        for (shard, records) in self.records(finished.rows, &mut errors) {
-            rows += records.len() as u64;
-            // Retained rows are of the topic's group, which is the shard's where records are placed by topic.
-            if self.retains() {
-                let now = TimestampMs(self.progress.now.0 / 1_000);
-                batch
-                    .puts
-                    .extend(records.iter().filter_map(|record| retained_put(record, &[], now)));
-            }
-            batch = batch.append(shard, records);
-        }
-        for (shard, records) in self.side.records(&finished.late, &errors) {
+        let (appends, retained) = self.encode(finished.rows, &mut errors);
+        let rows = appends.iter().map(|(_, records)| records.len() as u64).sum();
+        batch.encoded = appends;
+        batch.puts = retained;
+        for (shard, records) in self.side.records(&late, &errors) {
             batch = batch.append(shard, records);
         }
         batch.puts.extend(finished.puts);
-        let writes = !batch.appends.is_empty() || !batch.puts.is_empty();
+        let writes = !(batch.appends.is_empty() && batch.encoded.is_empty() && batch.puts.is_empty());
         let batch = batch.put(tables::QUERY_PROGRESS, key, progress_row.clone());
         ReadyStep {
             batch,
@@ -431,42 +430,71 @@ impl QueryCore {
             timers: finished.timers,
             more: finished.more,
             errors,
-            late: finished.late.len(),
+            late: late.len(),
             rows,
             progress_row,
         }
     }
 
-    /// The output records by shard, in order.
-    fn records(&self, rows: Vec<SinkRow>, errors: &mut Vec<(RecordId, Fault)>) -> Vec<(ShardId, Vec<Record>)> {
-        let mut shards: Vec<(ShardId, Vec<Record>)> = Vec::new();
+    /// The output records by shard, in order, and the rows of those that are retained.
+    fn encode(
+        &self,
+        rows: Vec<SinkRow>,
+        errors: &mut Vec<(RecordId, Fault)>,
+    ) -> (Vec<(ShardId, EncodedRecords)>, Vec<Put>) {
+        let mut shards: Vec<(ShardId, EncodedRecords)> = Vec::new();
+        let mut retained = Vec::new();
+        let options = &self.output.options;
+        let now = TimestampMs(self.progress.now.0 / 1_000);
+        let copies = if self.retains() { 2 } else { 1 };
         for row in rows {
-            let shard = place_of(&self.output, row.topic.clone(), row.placement);
+            let shard = place_of(
+                &self.output,
+                row.topic.as_ref(),
+                row.placement.as_ref().unwrap_or(&row.key),
+            );
             // The Exchange let only this group's rows in. Should a plan's two routings disagree, no other group's
             // task has the row either: it is told, not lost silently.
             if shard.group != self.group {
                 errors.push((row.origin, Fault::BadTopic));
                 continue;
             }
-            let record = Record {
-                key: Some(row.key),
-                topic: row.topic,
-                payload: row.payload.map(Bytes::from),
-                qos: self.output.options.qos,
-                retain: self.output.options.retain,
-                ..Record::default()
-            };
-            let copies = if self.retains() { 2 } else { 1 };
-            if record.size_bytes() * copies > RESULT_BYTES_MAX {
+            if row.size_bytes() * copies > RESULT_BYTES_MAX {
                 errors.push((row.origin, Fault::TooLarge));
                 continue;
             }
-            match shards.iter_mut().find(|(there, _)| *there == shard) {
-                Some((_, records)) => records.push(record),
-                None => shards.push((shard, vec![record])),
+            let payload = row.payload.as_ref().map(|payload| payload.as_bytes());
+            let records = match shards
+                .iter_mut()
+                .rposition(|(there, records)| *there == shard && !records.is_full())
+            {
+                Some(at) => &mut shards[at].1,
+                None => {
+                    shards.push((shard, EncodedRecords::default()));
+                    let last = shards.len() - 1;
+                    &mut shards[last].1
+                }
+            };
+            let of_mqtt = (options.qos, options.retain);
+            records.push(
+                &row.key,
+                row.topic.as_ref(),
+                payload.map(|payload| &payload[..]),
+                of_mqtt,
+            );
+            // Retained rows are of the topic's group, which is the shard's where records are placed by topic.
+            if self.retains() {
+                let record = Record {
+                    topic: row.topic,
+                    payload: payload.cloned(),
+                    qos: options.qos,
+                    retain: options.retain,
+                    ..Record::default()
+                };
+                retained.extend(retained_put(&record, &[], now));
             }
         }
-        shards
+        (shards, retained)
     }
 
     /// Its records become retained messages as well.

@@ -102,7 +102,7 @@ impl Reading {
         self.held_bytes += finished
             .rows
             .iter()
-            .map(|row| row.payload.as_ref().map_or(0, String::len) + 64)
+            .map(|row| row.payload.as_ref().map_or(0, |payload| payload.len()) + row.key.len() + 64)
             .sum::<usize>();
         if self.held_bytes > SORT_BYTES_MAX {
             let message = format!(
@@ -118,7 +118,7 @@ impl Reading {
     async fn send(&mut self, rows: Vec<SinkRow>) -> Option<Done> {
         // A tombstone says that a row is gone; to a reader without keys it says nothing.
         for row in rows.into_iter().filter_map(|row| row.payload) {
-            if self.left == 0 || self.rows.send(Ok(row)).await.is_err() {
+            if self.left == 0 || self.rows.send(Ok(row.to_string())).await.is_err() {
                 return Some(Done);
             }
             self.left -= 1;

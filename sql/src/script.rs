@@ -40,7 +40,8 @@ impl Script {
 }
 
 impl Engine {
-    /// Carries out the next statement; None when there is none left. An error says which statement it was.
+    /// Carries out the next statement; None when there is none left. An error says which statement it was. Rows are read
+    /// as they are taken: who takes those of a statement before the next step has what stood there before it.
     pub async fn step(&self, script: &mut Script) -> Option<Result<Outcome, SqlError>> {
         let statement = script.waiting.pop_front()?;
         let outcome = match &statement.kind {
@@ -57,12 +58,16 @@ impl Engine {
         Some(outcome.map_err(|error| error.locate(&script.source).in_statement(number, count)))
     }
 
-    /// Carries out all statements of a text in order and gives an answer for each; the first error ends it.
+    /// Carries out all statements of a text in order and gives an answer for each; the first error ends it. Rows that end
+    /// are read, all of them, before the next statement is carried out, so that it cannot change them.
     pub async fn execute(&self, sql: &str) -> Result<Vec<Outcome>, SqlError> {
         let mut script = Script::new(sql)?;
         let mut outcomes = Vec::with_capacity(script.count);
         while let Some(outcome) = self.step(&mut script).await {
-            outcomes.push(outcome?);
+            outcomes.push(match outcome? {
+                Outcome::Rows(rows) if !script.waiting.is_empty() => Outcome::Rows(rows.gathered().await?),
+                outcome => outcome,
+            });
         }
         Ok(outcomes)
     }

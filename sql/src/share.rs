@@ -572,9 +572,9 @@ pub(crate) fn records(
     let mut steps: Vec<Vec<(RecordId, Record)>> = Vec::new();
     let mut bytes = 0;
     for (batch, from) in found {
-        let records = batch.records_from(from)?;
-        let mut left = records.len();
-        for (offset, record) in records {
+        let mut left = batch.end().0.saturating_sub(from.0) as usize;
+        for record in batch.each_from(from) {
+            let (offset, record) = record?;
             let size = record.size_bytes();
             let room = |step: &Vec<_>| step.len() < records_max && bytes + size <= STEP_BYTES_MAX;
             if !steps.last().is_some_and(room) {
@@ -582,7 +582,7 @@ pub(crate) fn records(
                 bytes = 0;
             }
             bytes += size;
-            left -= 1;
+            left = left.saturating_sub(1);
             let id = RecordId {
                 shard: batch.shard,
                 offset,

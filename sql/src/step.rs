@@ -15,6 +15,7 @@ use crate::value::{Fault, Value};
 pub use state::{Committed, Key, State, TimerKind};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use headwater_store::{ReadError, TopicName};
 
 /// Why a task cannot go on with this step. Its memory is dropped; what is committed stays.
@@ -38,11 +39,11 @@ pub enum Stop {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkRow {
     /// JSON; None: the key's row is gone.
-    pub payload: Option<String>,
+    pub payload: Option<ByteString>,
     /// The record's key.
     pub key: Bytes,
-    /// What places the record when it has no topic: the key without the window.
-    pub placement: Bytes,
+    /// What places the record when it has no topic: the key without the window. None: the key.
+    pub placement: Option<Bytes>,
     /// What it goes out on.
     pub topic: Option<TopicName>,
     /// ORDER BY's values.
@@ -51,6 +52,15 @@ pub struct SinkRow {
     pub origin: RecordId,
     /// Its place in the view, where the query is one's.
     pub place: Option<Key>,
+}
+
+impl SinkRow {
+    /// About how many bytes its record will be.
+    pub(crate) fn size_bytes(&self) -> usize {
+        const AROUND: usize = 48;
+        let topic = self.topic.as_ref().map_or(0, |topic| topic.as_str().len());
+        AROUND + self.key.len() + topic + self.payload.as_ref().map_or(0, |payload| payload.len())
+    }
 }
 
 /// A row that came after its window had closed.
@@ -77,6 +87,8 @@ pub struct Gathered {
     pub shared_errors: Vec<(RecordId, Fault)>,
     /// Rows that came after their window had closed.
     pub late: Vec<LateRow>,
+    /// Those of them that every task of the query meets.
+    pub shared_late: Vec<LateRow>,
     /// Bytes of the values that timers have brought.
     pub timer_bytes: usize,
 }
@@ -141,6 +153,11 @@ impl Step<'_> {
         }
     }
 
+    /// So many rows will be put out.
+    pub fn reserve_rows(&mut self, rows: usize) {
+        self.gathered.rows.reserve(rows);
+    }
+
     /// Puts a row out of the query.
     pub fn write(&mut self, row: SinkRow) {
         self.gathered.rows.push(row);
@@ -162,6 +179,9 @@ impl Step<'_> {
 
     /// Tells of a row that came too late.
     pub fn late(&mut self, row: LateRow) {
-        self.gathered.late.push(row);
+        match self.shared {
+            true => self.gathered.shared_late.push(row),
+            false => self.gathered.late.push(row),
+        }
     }
 }

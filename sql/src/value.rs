@@ -24,7 +24,7 @@ use crate::types::{DataType, Interval, Literal};
 
 pub(crate) use arithmetic::{binary, float_result, negate};
 pub(crate) use cast::{cast, parse_decimal};
-pub(crate) use key::{decode_group_key, decode_key, encode_key, group_value};
+pub(crate) use key::{decode_group_key, decode_key, encode_key, encode_text_key, group_value};
 pub(crate) use stored::StoredValue;
 
 /// One value. It owns its data, or shares the buffer of the record it came from.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::encoded::EncodedRecords;
 use crate::ids::{GroupId, LogIndex, Offset, RouteRevision, ShardId, Term, TimestampMs};
 use crate::producer::Producer;
 use crate::record::Record;
@@ -131,6 +132,8 @@ pub struct Batch {
     pub conditions: Vec<Condition>,
     /// In order.
     pub appends: Vec<Append>,
+    /// After those, in order.
+    pub encoded: Vec<(ShardId, EncodedRecords)>,
     /// After the appends.
     pub trims: Vec<Trim>,
     /// In order; the last one of a key wins.
@@ -146,6 +149,7 @@ impl Batch {
             producer: None,
             conditions: Vec::new(),
             appends: Vec::new(),
+            encoded: Vec::new(),
             trims: Vec::new(),
             puts: Vec::new(),
         }
@@ -155,6 +159,13 @@ impl Batch {
     pub fn append(mut self, shard: ShardId, records: Vec<Record>) -> Batch {
         debug_assert_eq!(shard.group, self.group);
         self.appends.push(Append { shard, records });
+        self
+    }
+
+    /// Adds records for one shard of this group that are encoded already.
+    pub fn append_encoded(mut self, shard: ShardId, records: EncodedRecords) -> Batch {
+        debug_assert_eq!(shard.group, self.group);
+        self.encoded.push((shard, records));
         self
     }
 
@@ -211,6 +222,7 @@ impl Batch {
             .flat_map(|append| &append.records)
             .map(Record::size_bytes)
             .sum();
+        let encoded: usize = self.encoded.iter().map(|(_, records)| records.size_bytes()).sum();
         let puts: usize = self
             .puts
             .iter()
@@ -218,7 +230,7 @@ impl Batch {
             .sum();
         let conditions: usize = self.conditions.iter().map(Condition::size_bytes).sum();
         let producer = self.producer.as_ref().map_or(0, |producer| producer.id.len());
-        64 + producer + appends + puts + conditions + self.trims.len() * 32
+        64 + producer + appends + encoded + puts + conditions + self.trims.len() * 32
     }
 }
 
@@ -229,6 +241,6 @@ pub struct Committed {
     pub index: LogIndex,
     /// The append time of its records.
     pub timestamp: TimestampMs,
-    /// The offset of the first record of each append, in the order of [`Batch::appends`].
+    /// The offset of the first record of each append, in the order of [`Batch::appends`], then [`Batch::encoded`].
     pub offsets: Vec<Offset>,
 }

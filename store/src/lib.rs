@@ -67,6 +67,7 @@ mod clock;
 mod control;
 mod ddl;
 mod driver;
+mod encoded;
 mod engine;
 mod entry;
 mod entry_keys;
@@ -112,6 +113,7 @@ pub use check::{DumpError, DumpFilter, DumpWhat, Dumped, DumpedItem, Offline, Pr
 pub use clock::{Clock, SystemClock};
 pub use control::{ControlError, decode as decode_control, encode as encode_control};
 pub use ddl::{ConnectorSpec, FeedSpec, QuerySpec, StreamSpec};
+pub use encoded::EncodedRecords;
 pub use entry_keys::EntryKeys;
 pub use error::{CatalogError, EngineError, OpenError, ReadError, WriteError};
 pub use follow::{AppliedEntry, Follower, GroupFollower, Position};

@@ -7,14 +7,15 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::apply::{Outcome, Refusal};
 use crate::batch::{Batch, Committed, Condition, Put, Trim};
+use crate::encoded::EncodedRecords;
 use crate::entry::{Entry, Item, ItemAppend};
 use crate::error::WriteError;
 use crate::ids::{GroupId, LogIndex, RouteRevision, ShardId, StreamId, TimestampMs};
-use crate::key_hashes::{KeyHashes, key_hash};
+use crate::key_hashes::KeyHashes;
 use crate::limits::{ENTRY_BYTES_TARGET, RECORD_BATCH_RECORDS_MAX};
 use crate::producer::Producer;
 use crate::record::Record;
-use crate::record_batch::{encode_record, seal};
+use crate::record_batch::seal;
 use crate::retention::RetentionClass;
 
 /// How a writer learns what became of its Batch.
@@ -25,10 +26,7 @@ pub type Reply = oneshot::Sender<Result<Committed, WriteError>>;
 struct EncodedAppend {
     shard: ShardId,
     class: RetentionClass,
-    count: u32,
-    body: Vec<u8>,
-    /// Of the keys or topics of its records.
-    hashes: Vec<u32>,
+    records: EncodedRecords,
     /// The writer's append was longer than a record batch may be; this follows the part before it.
     continues: bool,
 }
@@ -56,28 +54,34 @@ impl Proposal {
         reply: Reply,
         admission: OwnedSemaphorePermit,
     ) -> Proposal {
-        let encode = |(shard, part, records): (ShardId, usize, &[Record])| {
-            let mut body = Vec::with_capacity(records.iter().map(Record::size_bytes).sum());
-            records.iter().for_each(|record| encode_record(record, &mut body));
-            EncodedAppend {
-                shard,
-                class: class(shard.stream),
-                count: records.len() as u32,
-                body,
-                hashes: records.iter().flat_map(Record::key_and_topic).map(key_hash).collect(),
-                continues: part > 0,
-            }
+        let size_bytes = batch.size_bytes();
+        let append = |shard: ShardId, records: EncodedRecords, part: usize| EncodedAppend {
+            shard,
+            class: class(shard.stream),
+            records,
+            continues: part > 0,
         };
         let parts = batch.appends.iter().flat_map(|append| {
             let parts = append.records.chunks(RECORD_BATCH_RECORDS_MAX).enumerate();
             parts.map(|(part, records)| (append.shard, part, records))
         });
+        let encode = |(shard, part, records): (ShardId, usize, &[Record])| {
+            let mut encoded = EncodedRecords::with_capacity(records.iter().map(Record::size_bytes).sum());
+            records.iter().for_each(|record| encoded.push_record(record));
+            append(shard, encoded, part)
+        };
+        let encoded = parts.map(encode);
+        let ready = batch
+            .encoded
+            .into_iter()
+            .map(|(shard, records)| append(shard, records, 0));
+        let appends = encoded.chain(ready).collect();
         Proposal {
             group: batch.group,
             revision: batch.revision,
-            size_bytes: batch.size_bytes(),
+            size_bytes,
             producer: batch.producer,
-            appends: parts.map(encode).collect(),
+            appends,
             conditions: batch.conditions,
             trims: batch.trims,
             puts: batch.puts,
@@ -173,11 +177,9 @@ impl OpenItem {
     fn join(&mut self, append: EncodedAppend) -> (usize, u64) {
         if let Some(at) = self.open.get(&append.shard) {
             let open = &mut self.appends[*at];
-            if open.class == append.class && open.count as usize + append.count as usize <= RECORD_BATCH_RECORDS_MAX {
-                let before = u64::from(open.count);
-                open.count += append.count;
-                open.body.extend_from_slice(&append.body);
-                open.hashes.extend_from_slice(&append.hashes);
+            if open.class == append.class && open.records.len() + append.records.len() <= RECORD_BATCH_RECORDS_MAX {
+                let before = open.records.len() as u64;
+                open.records.join(&append.records);
                 return (*at, before);
             }
         }
@@ -191,8 +193,8 @@ impl OpenItem {
         let seal = |append: EncodedAppend| ItemAppend {
             shard: append.shard,
             class: append.class,
-            batch: Bytes::from(seal(&append.body, append.count, time)),
-            keys: KeyHashes::collect(append.hashes),
+            batch: Bytes::from(seal(&append.records.body, append.records.count, time)),
+            keys: KeyHashes::collect(append.records.hashes),
         };
         Item {
             revision: self.revision,

@@ -82,20 +82,39 @@ pub struct RecordBatchHeader {
 
 /// Appends one record to a body.
 pub fn encode_record(record: &Record, body: &mut Vec<u8>) {
-    let mut attributes = record.qos.bits();
-    if record.retain {
-        attributes |= ATTRIBUTE_RETAIN;
-    }
-    if record.copy {
-        attributes |= ATTRIBUTE_COPY;
-    }
+    let topic = record.topic.as_ref();
+    encode_parts(
+        attributes(record.qos, record.retain, record.copy),
+        record.key.as_deref(),
+        topic,
+        record.payload.as_deref(),
+        &record.headers,
+        body,
+    );
+}
+
+/// The first byte of a record.
+pub fn attributes(qos: Qos, retain: bool, copy: bool) -> u8 {
+    let flag = |set, flag| if set { flag } else { 0 };
+    qos.bits() | flag(retain, ATTRIBUTE_RETAIN) | flag(copy, ATTRIBUTE_COPY)
+}
+
+/// Appends a record, given in its parts, to a body.
+pub fn encode_parts(
+    attributes: u8,
+    key: Option<&[u8]>,
+    topic: Option<&TopicName>,
+    payload: Option<&[u8]>,
+    headers: &[Header],
+    body: &mut Vec<u8>,
+) {
     body.push(attributes);
     put_varint(body, zigzag(0));
-    put_optional(body, record.key.as_deref());
-    put_optional(body, record.topic.as_ref().map(|topic| topic.as_str().as_bytes()));
-    put_optional(body, record.payload.as_deref());
-    put_varint(body, record.headers.len() as u64);
-    for header in &record.headers {
+    put_optional(body, key);
+    put_optional(body, topic.map(|topic| topic.as_str().as_bytes()));
+    put_optional(body, payload);
+    put_varint(body, headers.len() as u64);
+    for header in headers {
         encode_header(header, body);
     }
 }
@@ -256,17 +275,54 @@ pub fn open_body(batch: &Bytes) -> Result<Bytes, RecordBatchError> {
 pub fn decode_records(header: &RecordBatchHeader, body: Bytes) -> Result<Vec<(Offset, Record)>, RecordBatchError> {
     // A record has at least six bytes, so a false count cannot reserve more than the body is worth.
     let mut records = Vec::with_capacity((header.count as usize).min(body.len() / 6 + 1));
-    let mut reader = Reader::new(body);
-    for number in 0..u64::from(header.count) {
-        records.push((
-            header.base_offset.plus(number),
-            decode_record(header.base_timestamp, &mut reader)?,
-        ));
+    for record in Records::new(header, body) {
+        records.push(record?);
     }
-    if reader.is_empty() {
-        Ok(records)
-    } else {
-        Err(RecordBatchError::Body)
+    Ok(records)
+}
+
+/// The records of an opened body, decoded one after the other. After an error it gives nothing more.
+#[derive(Debug)]
+pub struct Records {
+    base: TimestampMs,
+    next: Offset,
+    left: u32,
+    reader: Reader,
+}
+
+impl Records {
+    pub fn new(header: &RecordBatchHeader, body: Bytes) -> Records {
+        Records {
+            base: header.base_timestamp,
+            next: header.base_offset,
+            left: header.count,
+            reader: Reader::new(body),
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<(Offset, Record), RecordBatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let offset = self.next;
+        let record = decode_record(self.base, &mut self.reader);
+        (self.left, self.next) = (self.left - 1, offset.plus(1));
+        let all_read = self.left > 0 || self.reader.is_empty();
+        let record = record.and_then(|record| {
+            if all_read {
+                Ok(record)
+            } else {
+                Err(RecordBatchError::Body)
+            }
+        });
+        if record.is_err() {
+            self.left = 0;
+        }
+        Some(record.map(|record| (offset, record)))
     }
 }
 

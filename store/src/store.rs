@@ -355,6 +355,7 @@ impl Store {
     /// [`Store::submit`] without the waiting: gives the Batch back if it would have to.
     pub fn submit_now(&self, mut batch: Batch) -> Submission {
         batch.appends.retain(|append| !append.records.is_empty());
+        batch.encoded.retain(|(_, records)| !records.is_empty());
         if let Err(error) = self.check(&batch) {
             return Submission::Refused(error);
         }
@@ -391,7 +392,8 @@ impl Store {
             self.inner.free_disk_min,
         );
         // The catalog, fences and trims stay writable: that is how a stream is dropped to make room.
-        let small = batch.group == CATALOG_GROUP || (batch.appends.is_empty() && batch.puts.is_empty());
+        let small = batch.group == CATALOG_GROUP
+            || (batch.appends.is_empty() && batch.encoded.is_empty() && batch.puts.is_empty());
         match free < mark && !small {
             true => Err(WriteError::DiskFull { free, mark }),
             false => Ok(()),

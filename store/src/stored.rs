@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::error::ReadError;
 use crate::ids::{Offset, ShardId};
 use crate::record::Record;
-use crate::record_batch::{RecordBatchError, RecordBatchHeader, decode_records, open_body, parse_header};
+use crate::record_batch::{RecordBatchError, RecordBatchHeader, Records, decode_records, open_body, parse_header};
 
 /// One stored record batch of one shard. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -75,6 +75,19 @@ impl StoredBatch {
             .min(records.len() as u64);
         records.drain(..skip as usize);
         Ok(records)
+    }
+
+    /// As [`StoredBatch::records_from`], decoded as they are taken. After an error it gives nothing more.
+    pub fn each_from(&self, from: Offset) -> impl Iterator<Item = Result<(Offset, Record), ReadError>> + '_ {
+        let body = self.shared.body.get_or_init(|| open_body(&self.shared.encoded));
+        let (records, error) = match body {
+            Ok(body) => (Some(Records::new(&self.shared.header, body.clone())), None),
+            Err(error) => (None, Some(Err(error.clone()))),
+        };
+        let from = from.max(self.first);
+        let wanted = move |record: &Result<(Offset, Record), _>| !matches!(record, Ok((offset, _)) if *offset < from);
+        let records = error.into_iter().chain(records.into_iter().flatten()).filter(wanted);
+        records.map(|record| record.map_err(|error| damaged(self.shard, self.base, &error)))
     }
 
     /// Bytes as stored.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater_store::{Catalog, GroupId, QueryRow, QueryState, Store, StreamRow};
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Statuses;
@@ -13,6 +15,9 @@ use super::forget::Forgetting;
 use crate::query::QueryRules;
 use crate::query::task::{self, TaskContext, TaskPhase, TaskStatus};
 use crate::share::Hubs;
+
+/// A look at all queries takes one part in so many of the time, however many there are.
+const LOOK_SHARE: u32 = 10;
 
 /// A query in one group.
 type TaskKey = (u64, GroupId);
@@ -26,6 +31,7 @@ pub(super) struct Supervisor {
     statuses: Arc<Statuses>,
     hubs: Arc<Hubs>,
     running: JoinSet<()>,
+    by_id: HashMap<Id, TaskKey>,
     tasks: HashMap<TaskKey, Running>,
     /// Queries of the last catalog, to see which are gone.
     known: HashSet<u64>,
@@ -33,7 +39,6 @@ pub(super) struct Supervisor {
 }
 
 struct Running {
-    id: Id,
     /// The catalog's row that it was started with.
     query: Arc<QueryRow>,
     stop: CancellationToken,
@@ -59,6 +64,7 @@ impl Supervisor {
             cursor_save_every,
             statuses,
             running: JoinSet::new(),
+            by_id: HashMap::new(),
             tasks: HashMap::new(),
             known: HashSet::new(),
         }
@@ -69,12 +75,15 @@ impl Supervisor {
         let first = catalog.borrow_and_update().clone();
         self.forgetting.find(&first).await;
         loop {
+            let began = Instant::now();
             let now = catalog.borrow_and_update().clone();
             self.reconcile(&now);
             self.forget_dropped(&now);
+            // Looking at ten thousand queries takes a while, and making them changes the catalog ten thousand times.
+            let next_look = began + began.elapsed() * LOOK_SHARE;
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = catalog.changed() => if changed.is_err() { break },
+                changed = news(&mut catalog, &now, next_look) => if changed.is_err() { break },
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 () = self.forgetting.forgotten() => {}
             }
@@ -138,11 +147,11 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let query = context.query.clone();
         let id = self.running.spawn(task::run(context, stop.clone())).id();
+        self.by_id.insert(id, key);
         self.statuses.lock().insert(key, status.clone());
         self.tasks.insert(
             key,
             Running {
-                id,
                 query,
                 stop,
                 ended: false,
@@ -153,9 +162,7 @@ impl Supervisor {
 
     fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-        let Some(key) = self.tasks.iter().find(|(_, task)| task.id == id).map(|(key, _)| *key) else {
-            return;
-        };
+        let Some(key) = self.by_id.remove(&id) else { return };
         let Some(task) = self.tasks.get_mut(&key) else { return };
         let mut status = task.status.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = ended {
@@ -180,13 +187,30 @@ impl Supervisor {
     /// Hands over the rows of queries that were dropped, once their tasks have ended.
     fn forget_dropped(&mut self, catalog: &Catalog) {
         let now: HashSet<u64> = catalog.queries.values().map(|query| query.id).collect();
-        let gone: Vec<u64> = self.known.difference(&now).copied().collect();
+        let gone: HashSet<u64> = self.known.difference(&now).copied().collect();
         self.known.extend(&now);
-        for query in gone {
-            if self.tasks.keys().all(|(id, _)| *id != query) {
-                self.known.remove(&query);
-                self.forgetting.add(query);
-            }
+        if gone.is_empty() {
+            return;
+        }
+        let alive: HashSet<u64> = self.tasks.keys().map(|(query, _)| *query).collect();
+        for query in gone.difference(&alive) {
+            self.known.remove(query);
+            self.forgetting.add(*query);
+        }
+    }
+}
+
+/// Waits for a change of the queries, not before that time. Cancel-safe.
+async fn news(
+    catalog: &mut watch::Receiver<Arc<Catalog>>,
+    seen: &Catalog,
+    not_before: Instant,
+) -> Result<(), watch::error::RecvError> {
+    tokio::time::sleep_until(not_before).await;
+    loop {
+        catalog.changed().await?;
+        if !catalog.borrow().queries.ptr_eq(&seen.queries) {
+            return Ok(());
         }
     }
 }

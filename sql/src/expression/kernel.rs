@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::Faults;
 use crate::column::{Cells, Column, Data};
 use crate::plan::physical::BinaryOp;
-use crate::value::{Value, float_result};
+use crate::value::{Fault, Value, float_result};
 
 /// A side of a kernel: a vector, or one number for all rows.
 enum Side<'a, T> {
@@ -55,6 +55,11 @@ fn floats(column: &Column) -> Option<Side<'_, f64>> {
         }
         _ => None,
     }
+}
+
+/// It has nothing but STRINGs.
+fn is_text(column: &Column) -> bool {
+    matches!(column.data, Data::Text(_) | Data::Constant(Value::String(_), _))
 }
 
 /// Valid where both are. None: everywhere.
@@ -112,6 +117,9 @@ pub(super) fn compare(op: BinaryOp, left: &Column, right: &Column) -> Option<Col
     if let (Some(left_side), Some(right_side)) = (timestamps(left), timestamps(right)) {
         return Some(loop_over(op, left.len(), &left_side, &right_side, |a, b| a.cmp(&b)));
     }
+    if is_text(left) && is_text(right) {
+        return Some(compare_texts(op, left, right));
+    }
     let (left_side, right_side) = (floats(left)?, floats(right)?);
     // -0.0 equals 0.0, and there is no NaN among values.
     Some(loop_over(op, left.len(), &left_side, &right_side, |a: f64, b| {
@@ -130,6 +138,43 @@ fn loop_over<T: Copy + Default>(
     let run = |holds: fn(Ordering) -> bool| (0..rows).map(|row| holds(order(left.at(row), right.at(row)))).collect();
     let values = run(test(op));
     Column::from_data(Data::Boolean(Cells { values, valid }))
+}
+
+fn compare_texts(op: BinaryOp, left: &Column, right: &Column) -> Column {
+    let rows = left.len();
+    let mut values = Vec::with_capacity(rows);
+    let mut valid = None;
+    for row in 0..rows {
+        let holds = match (left.text(row).zip(right.text(row)), op) {
+            // Only whether they are equal is asked: mostly their lengths say that.
+            (Some((left, right)), BinaryOp::Equal) => left == right,
+            (Some((left, right)), BinaryOp::NotEqual) => left != right,
+            (Some((left, right)), _) => test(op)(left.cmp(right)),
+            (None, _) => {
+                valid.get_or_insert_with(|| vec![true; rows])[row] = false;
+                false
+            }
+        };
+        values.push(holds);
+    }
+    Column::from_data(Data::Boolean(Cells { values, valid }))
+}
+
+/// INTEGERs, which are milliseconds, as TIMESTAMPs. None: not for this kernel.
+pub(super) fn timestamps_of(column: &Column, faults: &mut Faults) -> Option<Column> {
+    let Data::Integer(cells) = &column.data else {
+        return None;
+    };
+    let mut valid = cells.valid.clone();
+    let mut values = Vec::with_capacity(cells.values.len());
+    for (row, ms) in cells.values.iter().enumerate() {
+        values.push(ms.checked_mul(1_000).unwrap_or_else(|| {
+            faults.push(row, Fault::BadCast);
+            valid.get_or_insert_with(|| vec![true; cells.values.len()])[row] = false;
+            0
+        }));
+    }
+    Some(Column::from_data(Data::Timestamp(Cells { values, valid })))
 }
 
 fn test(op: BinaryOp) -> fn(Ordering) -> bool {

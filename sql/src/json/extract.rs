@@ -1,7 +1,11 @@
 //! Finds the fields that a plan needs, in one pass over the payload.
+//!
+//! Devices send the same members in the same order, so the [`Shape`] of the payload before is a good guess at this one's:
+//! where a name stands as it stood there, it is compared at once instead of being read and looked up.
 
 use super::scan::{Found, Kind, Scanner};
 use super::{position, string};
+use crate::limits::SHAPE_MEMBERS_MAX;
 use crate::plan::physical::PathStep;
 
 /// The wanted fields, as a tree of their paths. Each has a slot: its number among the wanted.
@@ -17,6 +21,34 @@ struct Branch {
     slot: Option<usize>,
     /// Parts of it are.
     below: FieldTree,
+}
+
+/// The members of the last object that was extracted from, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Shape {
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    /// With its quotes and its colon.
+    name: Vec<u8>,
+    /// Its number among the wanted.
+    wanted: Option<usize>,
+}
+
+impl Shape {
+    /// What is there instead of the guess. What is far back is not guessed.
+    fn learn(&mut self, number: usize, name: &[u8], wanted: Option<usize>) {
+        if number == self.members.len() && number < SHAPE_MEMBERS_MAX {
+            self.members.push(Member::default());
+        }
+        if let Some(member) = self.members.get_mut(number) {
+            member.name.clear();
+            member.name.extend_from_slice(name);
+            member.wanted = wanted;
+        }
+    }
 }
 
 impl FieldTree {
@@ -51,12 +83,12 @@ fn branch_of<K>(branches: &mut Vec<(K, Branch)>, same: impl Fn(&K) -> bool, key:
 
 /// Checks all of `text` and writes the places of the wanted fields into `slots`, which come in empty. A repeated
 /// member counts the last time. What is not an object is the one field `value`. Gives the top; None: it is not JSON.
-pub(crate) fn extract(text: &str, tree: &FieldTree, slots: &mut [Option<Found>]) -> Option<Found> {
+pub(crate) fn extract(text: &str, tree: &FieldTree, shape: &mut Shape, slots: &mut [Option<Found>]) -> Option<Found> {
     let mut scanner = Scanner::at(text, 0);
     scanner.space();
     let top = if text.as_bytes().get(scanner.offset()) == Some(&b'{') {
         let start = scanner.offset();
-        let compact = object(&mut scanner, text, tree, slots)?;
+        let compact = object(&mut scanner, text, tree, Some(shape), slots)?;
         Found {
             kind: Kind::Object,
             start,
@@ -75,44 +107,54 @@ pub(crate) fn extract(text: &str, tree: &FieldTree, slots: &mut [Option<Found>])
 }
 
 /// Passes an object; gives whether it is compact.
-fn object(scanner: &mut Scanner<'_>, text: &str, tree: &FieldTree, slots: &mut [Option<Found>]) -> Option<bool> {
+fn object(
+    scanner: &mut Scanner<'_>,
+    text: &str,
+    tree: &FieldTree,
+    mut shape: Option<&mut Shape>,
+    slots: &mut [Option<Found>],
+) -> Option<bool> {
     let spaces = scanner.spaces();
     scanner.enter(b'{')?;
     if scanner.leave(b'}') {
         return Some(scanner.spaces() == spaces);
     }
-    loop {
-        let name = scanner.name()?;
-        let wanted = branch(tree, text, name);
+    for number in 0.. {
+        scanner.space();
+        let guess = shape.as_deref().and_then(|shape| shape.members.get(number));
+        let wanted = match guess.filter(|member| scanner.pass(&member.name)) {
+            Some(member) => member.wanted,
+            None => {
+                let name = scanner.name()?;
+                let wanted = wanted(tree, text, name);
+                let colon = scanner.offset();
+                if let Some(shape) = shape.as_deref_mut().filter(|_| colon == name.end + 1) {
+                    shape.learn(number, &text.as_bytes()[name.start..colon], wanted);
+                }
+                wanted
+            }
+        };
         let value = scanner.value()?;
-        if let Some(branch) = wanted {
-            take(branch, text, value, slots)?;
+        if let Some(wanted) = wanted {
+            take(&tree.members[wanted].1, text, value, slots)?;
         }
         if !scanner.comma_or(b'}')? {
-            return Some(scanner.spaces() == spaces);
+            break;
         }
     }
+    Some(scanner.spaces() == spaces)
 }
 
-fn branch<'t>(tree: &'t FieldTree, text: &str, name: Found) -> Option<&'t Branch> {
-    if let Kind::String { escaped: true } = name.kind {
-        let name = string(text, name);
-        return tree
-            .members
-            .iter()
-            .find(|(wanted, _)| *wanted == name)
-            .map(|(_, branch)| branch);
-    }
-    let raw = &text.as_bytes()[name.start + 1..name.end - 1];
-    tree.members
-        .iter()
-        .find(|(wanted, _)| wanted.as_bytes() == raw)
-        .map(|(_, branch)| branch)
+fn wanted(tree: &FieldTree, text: &str, name: Found) -> Option<usize> {
+    let name = string(text, name);
+    tree.members.iter().position(|(wanted, _)| *wanted == name)
 }
 
 /// Notes a value that was passed, and looks into it again for its parts: they are rare, and the text is in cache.
 fn take(branch: &Branch, text: &str, value: Found, slots: &mut [Option<Found>]) -> Option<()> {
-    forget(branch, slots);
+    if !branch.below.is_empty() {
+        forget(branch, slots);
+    }
     if let Some(slot) = branch.slot {
         slots[slot] = Some(value);
     }
@@ -122,7 +164,7 @@ fn take(branch: &Branch, text: &str, value: Found, slots: &mut [Option<Found>]) 
     let mut scanner = Scanner::at(text, value.start);
     match value.kind {
         Kind::Object if !branch.below.members.is_empty() => {
-            object(&mut scanner, text, &branch.below, slots)?;
+            object(&mut scanner, text, &branch.below, None, slots)?;
         }
         Kind::Array if !branch.below.indexes.is_empty() => {
             let mut elements = Vec::new();
@@ -152,6 +194,7 @@ fn forget(branch: &Branch, slots: &mut [Option<Found>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn fields(text: &str, paths: &[&[PathStep]]) -> Option<Vec<Option<String>>> {
         let mut tree = FieldTree::default();
@@ -160,7 +203,7 @@ mod tests {
             .enumerate()
             .for_each(|(slot, path)| tree.insert(path, slot));
         let mut slots = vec![None; paths.len()];
-        extract(text, &tree, &mut slots)?;
+        extract(text, &tree, &mut Shape::default(), &mut slots)?;
         Some(
             slots
                 .iter()
@@ -198,6 +241,29 @@ mod tests {
             &[&[member("a"), member("b")], &[member("a"), member("c")]],
         );
         assert_eq!(found, Some(vec![None, Some("2".to_owned())]));
+    }
+
+    proptest! {
+        /// A guess from whatever came before changes nothing.
+        #[test]
+        fn the_shape_of_others_does_not_show(
+            payloads in prop::collection::vec(
+                prop::collection::vec(("[abc]{1,2}", "[ ]?", prop_oneof!["1", "\"x\"", "[ 2]", "!"]), 0..5),
+                1..6,
+            )
+        ) {
+            let mut tree = FieldTree::default();
+            [member("a"), member("b"), member("ab")].into_iter().enumerate().for_each(|(slot, path)| tree.insert(&[path], slot));
+            let mut shape = Shape::default();
+            for members in payloads {
+                let members = members.iter().map(|(name, space, value)| format!("{space}\"{name}\"{space}:{value}"));
+                let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+                let (mut guessed, mut plain) = ([None; 3], [None; 3]);
+                let found = extract(&text, &tree, &mut shape, &mut guessed);
+                prop_assert_eq!(found, extract(&text, &tree, &mut Shape::default(), &mut plain), "{}", text);
+                prop_assert_eq!(guessed, plain, "{}", text);
+            }
+        }
     }
 
     #[test]

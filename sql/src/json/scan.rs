@@ -179,6 +179,15 @@ impl<'a> Scanner<'a> {
         Some(name)
     }
 
+    /// Passes these bytes, if they are next.
+    pub fn pass(&mut self, bytes: &[u8]) -> bool {
+        let there = self.bytes[self.at..].starts_with(bytes);
+        if there {
+            self.at += bytes.len();
+        }
+        there
+    }
+
     /// Passes `,` (true) or the closing bracket (false).
     pub fn comma_or(&mut self, bracket: u8) -> Option<bool> {
         self.space();

@@ -167,10 +167,7 @@ impl Groups {
 
     /// The two columns that the window operator appended.
     fn window_of(&self, delta: &Delta, row: usize) -> (i64, i64) {
-        let time = |column: usize| match *delta.rows.column(column).get(row) {
-            Value::Timestamp(us) => us,
-            _ => i64::MAX,
-        };
+        let time = |column: usize| delta.rows.column(column).timestamp(row).unwrap_or(i64::MAX);
         let columns = self.window.map(|window| (window.start.index(), window.end.index()));
         columns.map_or((i64::MAX, i64::MAX), |(start, end)| (time(start), time(end)))
     }

@@ -86,7 +86,7 @@ impl Operator for Exchange {
                 match &last {
                     Some((same_topic, same_key, here)) if *same_topic == topic && *same_key == key => *here,
                     _ => {
-                        let shard = place_of(&part.output, topic.clone(), key.clone());
+                        let shard = place_of(&part.output, topic.as_ref(), &key);
                         let here = shard.group == part.group;
                         last = Some((topic, key, here));
                         here
@@ -101,15 +101,15 @@ impl Operator for Exchange {
 }
 
 /// The shard of a row's record: by its topic where it has one, else by its key without the window.
-pub(crate) fn place_of(output: &StreamRow, topic: Option<TopicName>, placement: Bytes) -> headwater_store::ShardId {
+pub(crate) fn place_of(output: &StreamRow, topic: Option<&TopicName>, placement: &Bytes) -> headwater_store::ShardId {
     if output.shards.len() == 1 {
         return output.shard(0);
     }
     shard_for(
         output,
         &Record {
-            topic,
-            key: Some(placement),
+            topic: topic.cloned(),
+            key: Some(placement.clone()),
             ..Record::default()
         },
     )

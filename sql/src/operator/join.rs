@@ -159,9 +159,9 @@ impl Joined {
                 true => Diff::Append,
                 false => Diff::Weights(all.weights),
             },
-            time: all.time,
-            origin: all.origin,
-            frontier: all.frontier,
+            time: all.time.into(),
+            origin: all.origin.into(),
+            frontier: all.frontier.into(),
         }
     }
 }

@@ -262,9 +262,9 @@ impl Said {
                 true => Diff::Append,
                 false => Diff::Weights(self.weights),
             },
-            time: self.time,
-            origin: self.origin,
-            frontier: vec![TimestampUs::MIN; rows],
+            time: self.time.into(),
+            origin: self.origin.into(),
+            frontier: vec![TimestampUs::MIN; rows].into(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use headwater_store::encode_control;
 
 use super::{Operator, Port, report};
@@ -118,7 +119,7 @@ impl RecordSink {
                 Some(payload) => {
                     let stored = ViewRow {
                         key: row.key.to_vec(),
-                        payload: payload.clone(),
+                        payload: payload.to_string(),
                     };
                     step.put(VIEW_ROWS, place, encode_control(&stored));
                     if let (Some(retention_us), Some(start)) = (view.retention_us, window_start(place)) {
@@ -131,32 +132,51 @@ impl RecordSink {
         step.write(row);
     }
 
-    fn payload(&self, rows: &Columns, row: usize) -> String {
+    /// The payloads and keys of all rows, one behind the other in one buffer: where each payload ends, and each key. What
+    /// goes has no payload.
+    fn write_all(&self, delta: &Delta, keys: &[Arc<Column>]) -> (ByteString, Vec<(usize, usize)>) {
+        let mut text = String::new();
+        let mut ends = Vec::with_capacity(delta.len());
+        for row in 0..delta.len() {
+            if delta.weight(row) > 0 {
+                self.write_payload(&delta.rows, row, &mut text);
+            }
+            let payload_end = text.len();
+            write_key(keys, row, delta.origin[row], &mut text);
+            ends.push((payload_end, text.len()));
+            // The first rows tell how large the others will be.
+            if row == 15 {
+                text.reserve(text.len() / 16 * (delta.len() - row) * 9 / 8);
+            }
+        }
+        (text.into(), ends)
+    }
+
+    fn write_payload(&self, rows: &Columns, row: usize, out: &mut String) {
         // `SELECT *` alone passes the record's text on.
         if let [SinkItem::Star(column)] = self.items[..]
             && let Value::Json(text) = &*rows.column(column.index()).get(row)
         {
-            return text.to_string();
+            return out.push_str(text);
         }
-        let mut out = String::with_capacity(64);
         out.push('{');
+        let begin = out.len();
         for (item, label) in self.items.iter().zip(&self.labels) {
             match item {
                 SinkItem::Column { column, .. } => {
-                    if out.len() > 1 {
+                    if out.len() > begin {
                         out.push(',');
                     }
                     out.push_str(label);
-                    rows.column(column.index()).write_json(row, &mut out);
+                    rows.column(column.index()).write_json(row, out);
                 }
-                SinkItem::Star(column) => self.write_star(&rows.column(column.index()).get(row), &mut out),
+                SinkItem::Star(column) => self.write_star(&rows.column(column.index()).get(row), begin, out),
             }
         }
         out.push('}');
-        out
     }
 
-    fn write_star(&self, star: &Value, out: &mut String) {
+    fn write_star(&self, star: &Value, begin: usize, out: &mut String) {
         let Value::Json(text) = star else { return };
         let named = |name: &str| {
             self.items
@@ -165,7 +185,7 @@ impl RecordSink {
         };
         for (name, value) in json::members(text).unwrap_or_default() {
             if !named(&name) {
-                if out.len() > 1 {
+                if out.len() > begin {
                     out.push(',');
                 }
                 write_json_string(&name, out);
@@ -206,26 +226,29 @@ impl Operator for RecordSink {
             .as_ref()
             .map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
         report(&faults, &delta.origin, step);
-        for row in 0..delta.len() {
+        let (text, ends) = self.write_all(delta, &keys);
+        step.reserve_rows(delta.len());
+        let mut begin = 0;
+        for (row, (payload_end, key_end)) in ends.into_iter().enumerate() {
             let (origin, weight) = (delta.origin[row], delta.weight(row));
             let topic = topics.as_ref().and_then(|topics| topics[row].clone());
             if topics.is_some() && topic.is_none() && weight > 0 {
                 step.error(origin, Fault::BadTopic);
             }
-            let key = key_of(&keys, row, origin);
             let made = SinkRow {
-                payload: (weight > 0).then(|| self.payload(&delta.rows, row)),
+                payload: (weight > 0).then(|| text.slice_ref(&text[begin..payload_end])),
+                key: text.as_bytes().slice(payload_end..key_end),
                 // What places a row is its key without the window: without a window both are the same.
                 placement: match own.is_none() && placements.len() == keys.len() {
-                    true => key.clone(),
-                    false => key_of(placements, row, origin),
+                    true => None,
+                    false => Some(key_of(placements, row, origin)),
                 },
-                key,
                 topic,
                 order: orders.iter().map(|column| column.get(row).into_owned()).collect(),
                 origin,
                 place: self.place(&keys, row, origin),
             };
+            begin = key_end;
             match delta.diff {
                 Diff::Append => self.put_out(made, step),
                 Diff::Weights(_) => self.coalesce(made),
@@ -263,27 +286,24 @@ fn window_start(key: &Key) -> Option<i64> {
 /// A row's key as bytes: one STRING is its text, anything else is JSON, several are a JSON array, none is the record's
 /// id.
 pub(crate) fn key_of(columns: &[Arc<Column>], row: usize, origin: RecordId) -> Bytes {
-    let text = match columns {
-        [] => return Bytes::from(origin.to_key()),
-        [one] => match &*one.get(row) {
-            Value::String(text) => return text.clone().into_bytes(),
-            other => {
-                let mut out = String::new();
-                other.write_json(&mut out);
-                out
-            }
+    let mut out = String::new();
+    write_key(columns, row, origin, &mut out);
+    out.into()
+}
+
+fn write_key(columns: &[Arc<Column>], row: usize, origin: RecordId, out: &mut String) {
+    match columns {
+        [] => origin.write_key(out),
+        [one] => match one.text(row) {
+            Some(text) => out.push_str(text),
+            None => one.get(row).write_json(out),
         },
         several => {
-            let mut out = String::from("[");
             for (at, column) in several.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                column.get(row).write_json(&mut out);
+                out.push(if at == 0 { '[' } else { ',' });
+                column.get(row).write_json(out);
             }
             out.push(']');
-            out
         }
-    };
-    Bytes::from(text)
+    }
 }

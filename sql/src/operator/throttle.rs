@@ -91,9 +91,9 @@ fn release(key: &Key, waiting: Waiting, step: &mut Step<'_>) {
     step.emit(Delta {
         rows: Columns::new(columns, rows),
         diff: Diff::Weights(weights),
-        time: vec![waiting.time; rows],
-        origin: vec![waiting.origin; rows],
-        frontier: vec![TimestampUs::MIN; rows],
+        time: vec![waiting.time; rows].into(),
+        origin: vec![waiting.origin; rows].into(),
+        frontier: vec![TimestampUs::MIN; rows].into(),
     });
 }
 

@@ -1,5 +1,7 @@
 //! Operators that pass rows on: UNION ALL, and rows at the time of their window's end.
 
+use std::sync::Arc;
+
 use super::{Operator, Port};
 use crate::change::Delta;
 use crate::plan::physical::ColumnId;
@@ -32,7 +34,7 @@ impl Operator for Retime {
             _ => delta.time[row],
         };
         step.emit(Delta {
-            time: (0..delta.len()).map(time).collect(),
+            time: Arc::new((0..delta.len()).map(time).collect()),
             ..delta.clone()
         });
         Ok(())

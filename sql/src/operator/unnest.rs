@@ -68,9 +68,9 @@ fn repeat(delta: &Delta, rows: &[u32]) -> Delta {
             Diff::Append => Diff::Append,
             Diff::Weights(weights) => Diff::Weights(pick(weights, rows)),
         },
-        time: pick(&delta.time, rows),
-        origin: pick(&delta.origin, rows),
-        frontier: pick(&delta.frontier, rows),
+        time: pick(&delta.time, rows).into(),
+        origin: pick(&delta.origin, rows).into(),
+        frontier: pick(&delta.frontier, rows).into(),
     }
 }
 

@@ -73,9 +73,9 @@ impl Changes {
         Delta {
             rows: Columns::new(columns.collect(), rows),
             diff: Diff::Weights(self.weights),
-            time: self.time,
-            origin: self.origin,
-            frontier: self.frontier,
+            time: self.time.into(),
+            origin: self.origin.into(),
+            frontier: self.frontier.into(),
         }
     }
 }

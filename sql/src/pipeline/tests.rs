@@ -117,7 +117,12 @@ fn run(sql: &str, events: &[Event], cuts: &[usize]) -> Vec<String> {
         while more {
             let finished = pipeline.finish(TimestampUs(0), false, usize::MAX).unwrap();
             assert!(finished.errors.is_empty() && finished.shared_errors.is_empty());
-            rows.extend(finished.rows.into_iter().map(|row| row.payload.unwrap_or_default()));
+            rows.extend(
+                finished
+                    .rows
+                    .into_iter()
+                    .map(|row| row.payload.unwrap_or_default().to_string()),
+            );
             more = finished.more;
         }
     }

@@ -8,7 +8,9 @@
 //!
 //! Keys hash to the store's fixed slots (XXH3-64 over 1 024), so that state can move between groups by slot one day.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod timers;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use headwater_store::{Put, ReadError, SLOTS, Table, slot, tables};
@@ -16,6 +18,7 @@ use headwater_store::{Put, ReadError, SLOTS, Table, slot, tables};
 use crate::limits::STATE_SCAN_ROWS;
 use crate::plan::physical::OperatorId;
 use crate::types::TimestampUs;
+use timers::Timers;
 
 /// What a timer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,9 +75,7 @@ pub struct State {
     committed: Committed,
     /// In the order of keys: so are the puts of a step, and a Batch with the same content is the same bytes.
     changed: BTreeMap<Bytes, Option<Bytes>>,
-    /// Timers set in this step: fired in it as well, they were never there.
-    fresh: BTreeSet<Bytes>,
-    timers: BTreeSet<(OperatorId, TimerKind, TimestampUs, Key)>,
+    timers: Timers,
 }
 
 impl State {
@@ -88,8 +89,7 @@ impl State {
             query,
             committed,
             changed: BTreeMap::new(),
-            fresh: BTreeSet::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
         };
         if let Committed::Table(table) = &state.committed {
             for operator in operators {
@@ -97,7 +97,9 @@ impl State {
                     for kind in [TimerKind::Event, TimerKind::Clock] {
                         let prefix = prefix(query, slot, operator, kind.table());
                         scan(table, &prefix, |key, _| {
-                            state.timers.extend(read_timer(operator, kind, slot, key));
+                            if let Some(timer) = read_timer(operator, kind, slot, key) {
+                                state.timers.restore(timer);
+                            }
                         })?;
                     }
                 }
@@ -153,17 +155,12 @@ impl State {
     }
 
     pub(super) fn set_timer(&mut self, operator: OperatorId, kind: TimerKind, at: TimestampUs, key: &Key) {
-        if self.timers.insert((operator, kind, at, key.clone())) {
-            let row = self.timer_row(operator, kind, at, key);
-            if self.changed.insert(row.clone(), Some(Bytes::new())).is_none() {
-                self.fresh.insert(row);
-            }
-        }
+        self.timers.set((operator, kind, at), key);
     }
 
     /// The operator waits for that time with this key.
     pub(super) fn has_timer(&self, operator: OperatorId, kind: TimerKind, at: TimestampUs, key: &Key) -> bool {
-        self.timers.contains(&(operator, kind, at, key.clone()))
+        self.timers.has((operator, kind, at), key)
     }
 
     /// Takes the operator's first timer of a kind that is due.
@@ -173,45 +170,36 @@ impl State {
         kind: TimerKind,
         time: TimestampUs,
     ) -> Option<(TimestampUs, Key)> {
-        let (at, key) = self.due(operator, kind, time)?;
-        self.timers.remove(&(operator, kind, at, key.clone()));
-        let row = self.timer_row(operator, kind, at, &key);
-        match self.fresh.remove(&row) {
-            true => self.changed.remove(&row),
-            false => self.changed.insert(row, None),
-        };
+        let (at, key, stored) = self.timers.take_due(operator, kind, time)?;
+        if stored {
+            let row = self.timer_row(operator, kind, at, &key);
+            self.changed.insert(row, None);
+        }
         Some((at, key))
     }
 
     /// The operator has a timer of a kind that is due.
     pub fn is_due(&self, operator: OperatorId, kind: TimerKind, time: TimestampUs) -> bool {
-        self.due(operator, kind, time).is_some()
-    }
-
-    fn due(&self, operator: OperatorId, kind: TimerKind, time: TimestampUs) -> Option<(TimestampUs, Key)> {
-        let first = Key {
-            bytes: Bytes::new(),
-            slot: 0,
-        };
-        let from = (operator, kind, TimestampUs::MIN, first);
-        let (found, of_kind, at, key) = self.timers.range(from..).next()?.clone();
-        (found == operator && of_kind == kind && at <= time).then_some((at, key))
+        self.timers.due(operator, kind, time).is_some()
     }
 
     /// Something is waiting for its time.
     pub fn has_timers(&self) -> bool {
-        !self.timers.is_empty()
+        self.timers.count() > 0
     }
 
     /// How many timers wait.
     pub fn timers(&self) -> usize {
-        self.timers.len()
+        self.timers.count()
     }
 
     /// Ends the step: its changes as puts of QUERY_STATE. In memory they are committed by this.
     pub fn take_puts(&mut self) -> Vec<Put> {
+        for ((operator, kind, at), key) in self.timers.take_fresh() {
+            let row = self.timer_row(operator, kind, at, &key);
+            self.changed.insert(row, Some(Bytes::new()));
+        }
         let changed = std::mem::take(&mut self.changed);
-        self.fresh.clear();
         match &mut self.committed {
             Committed::Table(_) => {
                 let put = |(key, value)| Put {

@@ -66,6 +66,11 @@ pub(crate) fn encode_key(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// As [`encode_key`] of a STRING.
+pub(crate) fn encode_text_key(text: &str, out: &mut Vec<u8>) {
+    encode_bytes(STRING, text.as_bytes(), out);
+}
+
 /// A value as its group shows it: read back from the group's key; a FLOAT stays one where the type says so.
 pub(crate) fn group_value(value: &Value, data_type: &DataType) -> Value {
     let mut bytes = Vec::new();

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::accumulator::GroupState;
-use super::output::Output;
+use super::output::{Output, Row};
 use super::{ChangedBy, Groups, Inputs, NOBODY, split_at};
 use crate::change::Delta;
 use crate::limits::GROUPS_CACHED_MAX;
@@ -22,9 +23,9 @@ const GROUPS: u8 = 0;
 pub(in crate::operator) struct GroupBy {
     shared: Groups,
     /// Groups seen lately, by key: decoded state.
-    groups: HashMap<Vec<u8>, Group, RandomState>,
+    groups: HashMap<Bytes, Group, RandomState>,
     /// Keys changed in this step, in the order of their first change.
-    dirty: Vec<Vec<u8>>,
+    dirty: Vec<Bytes>,
     out: Output,
 }
 
@@ -40,6 +41,24 @@ struct Group {
 }
 
 impl Group {
+    /// Notes that it changes in this step, and the row that it has until then.
+    fn begin_step(&mut self, shared: &Groups) {
+        let spoke = shared.emit == Emit::Changes && self.state.rows > 0;
+        self.before = Some(spoke.then(|| self.row(shared).0));
+    }
+
+    /// Its row, as it is now.
+    fn row(&self, shared: &Groups) -> Row {
+        let start = || split_at(&self.key).map_or(i64::MAX, |(_, start)| start);
+        let window = self.state.window_end_us.map(|end| (start(), end));
+        shared.row(&self.key.bytes, window, &self.state.accumulators)
+    }
+
+    fn say_change(&self, before: Option<Vec<Value>>, shared: &Groups, out: &mut Output, step: &mut Step<'_>) {
+        let after = (self.state.rows > 0).then(|| self.row(shared));
+        out.change(before, after, self.changed_by, step);
+    }
+
     /// Takes a row in, or back.
     fn take(&mut self, shared: &Groups, inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
         self.changed_by = (delta.time[row], delta.origin[row]);
@@ -58,42 +77,50 @@ impl GroupBy {
         })
     }
 
-    /// Brings the group of a key into memory, as it is or new, and notes that it changes in this step.
+    /// Takes a row into its group, which this step has not changed so far: it is brought into memory as it is, or new.
     fn touch(
         &mut self,
-        bytes: &[u8],
-        spread_by: usize,
-        delta: &Delta,
-        row: usize,
+        inputs: &Inputs,
+        (bytes, spread_by): (&[u8], usize),
+        (delta, row): (&Delta, usize),
         step: &mut Step<'_>,
     ) -> Result<(), Stop> {
-        if !self.groups.contains_key(bytes) {
-            self.shared.check_room(self.groups.len())?;
-            let key = Key::new(bytes.to_vec(), spread_by);
-            let known = match self.may_be_stored(&key, delta, row, step) {
-                true => self.load(&key, step)?,
-                false => None,
-            };
-            let stored = known.is_some();
-            let state = known.unwrap_or_else(|| self.begin(&key, delta, row, step));
-            let group = Group {
-                key,
-                state,
-                stored,
-                before: None,
-                changed_by: NOBODY,
-            };
-            self.groups.insert(bytes.to_vec(), group);
-        }
-        let spoke = |group: &&Group| self.shared.emit == Emit::Changes && group.state.rows > 0;
-        let before = self.groups.get(bytes).filter(spoke).map(|group| self.row(group).0);
-        if let Some(group) = self.groups.get_mut(bytes) {
-            group.before = Some(before);
-        }
+        let GroupBy { shared, groups, .. } = self;
+        let key = match groups.get_mut(bytes) {
+            Some(group) => {
+                group.begin_step(shared);
+                group.take(shared, inputs, delta, row, step);
+                group.key.clone()
+            }
+            None => {
+                shared.check_room(groups.len())?;
+                let key = Key::new(bytes.to_vec(), spread_by);
+                let mut group = self.find(key.clone(), delta, row, step)?;
+                group.begin_step(&self.shared);
+                group.take(&self.shared, inputs, delta, row, step);
+                self.groups.insert(key.bytes.clone(), group);
+                key
+            }
+        };
         if self.shared.emit != Emit::AtEnd {
-            self.dirty.push(bytes.to_vec());
+            self.dirty.push(key.bytes);
         }
         Ok(())
+    }
+
+    /// A group that is not in memory: as it is stored, or new.
+    fn find(&self, key: Key, delta: &Delta, row: usize, step: &mut Step<'_>) -> Result<Group, Stop> {
+        let known = match self.may_be_stored(&key, delta, row, step) {
+            true => self.load(&key, step)?,
+            false => None,
+        };
+        Ok(Group {
+            stored: known.is_some(),
+            state: known.unwrap_or_else(|| self.begin(&key, delta, row, step)),
+            key,
+            before: None,
+            changed_by: NOBODY,
+        })
     }
 
     fn load(&self, key: &Key, step: &Step<'_>) -> Result<Option<GroupState>, Stop> {
@@ -131,17 +158,17 @@ impl GroupBy {
         }
     }
 
-    fn row(&self, group: &Group) -> super::output::Row {
-        let start = || split_at(&group.key).map_or(i64::MAX, |(_, start)| start);
-        let window = group.state.window_end_us.map(|end| (start(), end));
-        self.shared.row(&group.key.bytes, window, &group.state.accumulators)
-    }
-
     /// Writes the changed groups, and says what became of their rows.
     fn speak(&mut self, step: &mut Step<'_>) {
-        for bytes in std::mem::take(&mut self.dirty) {
+        let GroupBy {
+            shared,
+            groups,
+            dirty,
+            out,
+        } = self;
+        for bytes in dirty.drain(..) {
             // A window that closed in this step has spoken already.
-            let Some(mut group) = self.groups.remove(&bytes) else {
+            let Some(group) = groups.get_mut(&bytes) else {
                 continue;
             };
             let before = group.before.take();
@@ -151,22 +178,17 @@ impl GroupBy {
                 step.delete(GROUPS, &group.key);
             }
             group.stored = true;
-            if self.shared.emit == Emit::Changes {
-                self.say_change(before.flatten(), &group, step);
+            if shared.emit == Emit::Changes {
+                group.say_change(before.flatten(), shared, out, step);
             }
-            if group.state.rows > 0 {
-                self.groups.insert(bytes, group);
+            if group.state.rows <= 0 {
+                groups.remove(&bytes);
             }
         }
         // All are written: forgetting them costs reading them again, keeping them all costs memory without bound.
-        if self.shared.groups_max.is_none() && self.groups.len() > GROUPS_CACHED_MAX {
-            self.groups.clear();
+        if shared.groups_max.is_none() && groups.len() > GROUPS_CACHED_MAX {
+            groups.clear();
         }
-    }
-
-    fn say_change(&mut self, before: Option<Vec<Value>>, group: &Group, step: &mut Step<'_>) {
-        let after = (group.state.rows > 0).then(|| self.row(group));
-        self.out.change(before, after, group.changed_by, step);
     }
 
     fn speak_all(&mut self, step: &mut Step<'_>) {
@@ -189,8 +211,7 @@ impl GroupBy {
         }
         // Rows that went again leave groups of none.
         for group in groups.iter().filter(|group| group.state.rows > 0) {
-            let row = self.row(group);
-            self.out.once(row, group.changed_by, step);
+            self.out.once(group.row(&self.shared), group.changed_by, step);
         }
     }
 }
@@ -213,10 +234,7 @@ impl Operator for GroupBy {
                 group.take(&self.shared, &inputs, delta, row, step);
                 continue;
             }
-            self.touch(&bytes, spread_by, delta, row, step)?;
-            if let Some(group) = self.groups.get_mut(&bytes[..]) {
-                group.take(&self.shared, &inputs, delta, row, step);
-            }
+            self.touch(&inputs, (&bytes, spread_by), (delta, row), step)?;
         }
         Ok(())
     }
@@ -256,11 +274,12 @@ impl Operator for GroupBy {
         let said = self.out.bytes;
         match (self.shared.emit, &group.before) {
             (Emit::Final, _) if group.state.rows > 0 => {
-                let row = self.row(&group);
-                self.out.once(row, group.changed_by, step);
+                self.out.once(group.row(&self.shared), group.changed_by, step);
             }
             // Its last change may be of this very step; the row it leaves behind stands for ever.
-            (Emit::Changes, Some(before)) => self.say_change(before.clone(), &group, step),
+            (Emit::Changes, Some(before)) => {
+                group.say_change(before.clone(), &self.shared, &mut self.out, step);
+            }
             _ => {}
         }
         step.weigh_timer(self.out.bytes - said + key.bytes.len());

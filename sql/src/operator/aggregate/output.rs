@@ -63,10 +63,10 @@ impl Output {
                 Emit::Changes => Diff::Weights(all.weights),
                 _ => Diff::Append,
             },
-            time: all.time,
-            origin: all.origin,
+            time: all.time.into(),
+            origin: all.origin.into(),
             // What is worked out from rows that were in time is never late itself.
-            frontier: vec![TimestampUs::MIN; rows],
+            frontier: vec![TimestampUs::MIN; rows].into(),
         }
     }
 }

@@ -122,9 +122,10 @@ fn within(join: &ast::Join, right: usize, sides: &Sides, scope: &Scope<'_>) -> R
             })
         }
         (Some(within), _, right_table) => {
-            let table = match right_table {
-                true => scope.name(right),
-                false => scope.name(0),
+            let revisions = scope.revisions(if right_table { right } else { 0 });
+            let help = match revisions {
+                Some(revisions) => format!("leave it out, or join its revisions: {revisions}"),
+                None => "leave it out".to_owned(),
             };
             Err(SqlError::new(
                 codes::BAD_WINDOW,
@@ -132,7 +133,7 @@ fn within(join: &ast::Join, right: usize, sides: &Sides, scope: &Scope<'_>) -> R
             )
             .at(within.span)
             .detail("each row is joined with the row that the table has at that moment")
-            .help(format!("leave it out, or join its revisions: {table}$log")))
+            .help(help))
         }
     }
 }

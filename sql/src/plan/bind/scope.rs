@@ -225,6 +225,14 @@ impl<'a> Scope<'a> {
         &self.parts[part].qualifier
     }
 
+    /// How the plain revisions of a part are read. None: it is a subquery, which has no name to read them by.
+    pub fn revisions(&self, part: usize) -> Option<String> {
+        match &self.parts[part].kind {
+            Kind::Stream(stream) => Some(format!("{}$log", stream.name)),
+            _ => None,
+        }
+    }
+
     /// Any name is a field, in one of them at least.
     pub fn is_open(&self) -> bool {
         self.parts.iter().any(|part| part.open)
