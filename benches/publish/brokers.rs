@@ -48,7 +48,8 @@ impl Kind {
 
 /// A broker that runs until it is dropped.
 pub struct Broker {
-    kind: Kind,
+    /// Which one.
+    pub kind: Kind,
     /// Where it speaks MQTT.
     pub address: SocketAddr,
     /// What its acknowledgement means, and whether it keeps a durable session.

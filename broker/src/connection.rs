@@ -157,6 +157,7 @@ impl Connection {
         if self.deliveries.is_empty() && self.deliveries.capacity() > DELIVERIES_KEPT {
             self.deliveries = VecDeque::new();
         }
+        self.pages.rest();
         (self.actions, self.outcomes) = (Vec::new(), Vec::new());
     }
 

@@ -45,7 +45,7 @@ pub struct Pipeline {
     publisher: Publisher,
     origin: Origin,
     /// Some in a session that outlives its connection.
-    receiver: Option<Receiver>,
+    receiver: Option<Box<Receiver>>,
     matcher: Matcher,
     building: Chunk,
     /// Built and not submitted; all but the last end at a change of the routing.
@@ -110,7 +110,7 @@ impl Pipeline {
 
     /// From now on packet ids of QoS 2 messages are remembered.
     pub fn remember_with(&mut self, receiver: Receiver) {
-        self.receiver = Some(receiver);
+        self.receiver = Some(Box::new(receiver));
     }
 
     /// Adds a message. QoS 0 goes to the subscribers of this node at once, besides being stored.
@@ -260,7 +260,11 @@ impl Pipeline {
             return true;
         }
         let store = self.publisher.store().clone();
-        let ready = self.receiver.as_ref().filter(|_| chunk.receives).map(Receiver::ready);
+        let ready = self
+            .receiver
+            .as_ref()
+            .filter(|_| chunk.receives)
+            .map(|receiver| receiver.ready());
         self.work = Some(Box::pin(async move {
             if let Some(ready) = ready
                 && let Err(error) = ready.await
@@ -291,7 +295,7 @@ impl Pipeline {
         }
         if chunk.flights.iter().any(Flight::is_stale) {
             let chunks = std::mem::take(&mut self.submitted);
-            let held = self.receiver.as_ref().map(Receiver::held);
+            let held = self.receiver.as_ref().map(|receiver| receiver.held());
             self.work = Some(Box::pin(settle(
                 self.publisher.clone(),
                 self.origin.clone(),

@@ -101,7 +101,8 @@ pub struct Session {
     /// The client's Maximum Packet Size.
     packet_max: usize,
     subscriptions_max: usize,
-    subscriptions: HashMap<ByteString, Subscribed>,
+    /// Boxed: most clients have one or two, and the smallest table has room for three.
+    subscriptions: HashMap<Box<str>, Box<Subscribed>>,
     filters_bytes: usize,
     /// The streams and views that it replays, by filter.
     replays: HashSet<ByteString>,
@@ -130,7 +131,7 @@ impl Session {
 
     /// What it is subscribed to.
     pub fn subscriptions(&self) -> impl ExactSizeIterator<Item = &Subscribed> {
-        self.subscriptions.values()
+        self.subscriptions.values().map(Box::as_ref)
     }
 
     /// From now on its state is saved: see [`Action::SendSaved`].
@@ -148,7 +149,7 @@ impl Session {
         for subscribed in subscriptions {
             let text = subscribed.subscription.text();
             self.filters_bytes += text.len();
-            self.subscriptions.insert(text, subscribed);
+            self.subscriptions.insert((&*text).into(), Box::new(subscribed));
         }
         let stored = Received {
             stage: Stage::Stored,

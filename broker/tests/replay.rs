@@ -212,14 +212,18 @@ async fn a_slow_client_gets_of_all_its_streams_in_turn() {
     for name in ["one", "two"] {
         let capture = format!("{name}/#");
         server.store.create_stream(stream(name, &[&capture])).await.unwrap();
-        for _ in 0..1000 {
-            // Payloads that do not compress: a stream is several pages long.
-            let payload: Vec<u8> = (0..300).map(|_| random.next_u32() as u8).collect();
-            let long = message(&format!("{name}/x"), Qos::AtMostOnce, 0, payload);
-            publisher.publish(long).await;
+        // Payloads that do not compress, and in many small entries: a stream is several pages long.
+        for _ in 0..20 {
+            for id in 1..=50 {
+                let payload: Vec<u8> = (0..300).map(|_| random.next_u32() as u8).collect();
+                let long = message(&format!("{name}/x"), Qos::AtLeastOnce, id, payload);
+                publisher.publish(long).await;
+            }
+            for id in 1..=50 {
+                publisher.expect(Packet::PubAck(ack(id))).await;
+            }
         }
     }
-    publisher.silent().await;
     let asks = Asks {
         receive_max: Some(8),
         ..CLEAN

@@ -62,6 +62,13 @@ impl Pages {
         self.scans.len()
     }
 
+    /// Gives back what an idle client does not need.
+    pub fn rest(&mut self) {
+        if self.scans.is_empty() {
+            self.scans = VecDeque::new();
+        }
+    }
+
     /// Where changes of the subscriptions have to be told to, besides everyone's.
     pub fn own(&mut self) -> Option<&mut Own> {
         self.own.as_deref_mut()

@@ -35,6 +35,9 @@ struct Stream {
     /// Some in a durable session.
     replayed: Option<Arc<Replayed>>,
     reading: Pin<Box<dyn Future<Output = Result<Read, ReadError>> + Send>>,
+    /// What it gave, until there is room: it is read ahead, or a stream whose page is there would always be faster than one
+    /// that has to be read first.
+    read: Option<Result<Read, ReadError>>,
 }
 
 impl Streams {
@@ -48,6 +51,7 @@ impl Streams {
             text,
             replayed: None,
             reading,
+            read: None,
         });
     }
 
@@ -58,6 +62,7 @@ impl Streams {
             text: text.clone(),
             replayed: Some(replayed),
             reading: Box::pin(async move { Ok(read(reader).await) }),
+            read: None,
         });
     }
 
@@ -113,16 +118,18 @@ impl Connection {
             .asked
             .retain_mut(|asked| asked.as_mut().poll(context).is_pending());
         let mut moved = self.streams.asked.len() < waiting;
-        let mut without_turn = 0;
+        let mut without_turn = None;
         for (number, stream) in self.streams.replayed.iter_mut().enumerate() {
-            if self.deliveries.len() >= DELIVERIES_PER_TURN_MAX / 2 || self.pages.hold_back() {
-                without_turn = number;
-                break;
+            if stream.read.is_none()
+                && let Poll::Ready(outcome) = stream.reading.as_mut().poll(context)
+            {
+                stream.read = Some(outcome);
             }
-            let outcome = match stream.reading.as_mut().poll(context) {
-                Poll::Pending => continue,
-                Poll::Ready(outcome) => outcome,
-            };
+            if self.deliveries.len() >= DELIVERIES_PER_TURN_MAX / 2 || self.pages.hold_back() {
+                without_turn.get_or_insert(number);
+                continue;
+            }
+            let Some(outcome) = stream.read.take() else { continue };
             moved = true;
             match outcome.and_then(|(reader, read)| Ok((reader, read?))) {
                 Ok((reader, deliveries)) => {
@@ -142,7 +149,7 @@ impl Connection {
             }
         }
         // Those that there was no room for come first next time.
-        self.streams.replayed.rotate_left(without_turn);
+        self.streams.replayed.rotate_left(without_turn.unwrap_or(0));
         moved
     }
 }

@@ -222,7 +222,7 @@ impl Session {
         // A copy of the text, which is a slice of a whole read buffer.
         let text = ByteString::from(&**text);
         let subscription = Subscription::parse(&text, options, id).ok_or(Reason::TOPIC_FILTER_INVALID)?;
-        let existed = self.subscriptions.get(&text);
+        let existed = self.subscriptions.get(&*text);
         let too_long = self.filters_bytes + text.len() > FILTERS_BYTES_MAX;
         if existed.is_none() && (self.subscriptions.len() + self.replays.len() >= self.subscriptions_max || too_long) {
             return Err(Reason::QUOTA_EXCEEDED);
@@ -243,7 +243,7 @@ impl Session {
             subscription: subscription.clone(),
             since,
         };
-        self.subscriptions.insert(text, subscribed);
+        self.subscriptions.insert((&*text).into(), Box::new(subscribed));
         Ok((subscription, existed))
     }
 
@@ -257,7 +257,7 @@ impl Session {
                 reasons.put_u8(Reason::SUCCESS.0);
                 continue;
             }
-            match self.subscriptions.remove(&text) {
+            match self.subscriptions.remove(&*text) {
                 Some(subscribed) => {
                     self.filters_bytes -= text.len();
                     actions.push(Action::Unsubscribe(subscribed.subscription));

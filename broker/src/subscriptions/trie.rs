@@ -147,13 +147,17 @@ impl Children {
     }
 }
 
-/// The subscriptions to one filter, by connection: mostly one.
+/// The subscriptions to one filter, by connection: mostly one, and none at the nodes on the way to it.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::box_collection,
+    reason = "as above: few nodes have any, and each has two of these"
+)]
 pub enum Ends {
     #[default]
     None,
-    One(Subscriber),
-    Many(HashMap<u64, Subscriber>),
+    One(Box<Subscriber>),
+    Many(Box<HashMap<u64, Subscriber>>),
 }
 
 impl Ends {
@@ -169,7 +173,7 @@ impl Ends {
     pub fn get(&self, connection: u64) -> Option<&Subscriber> {
         match self {
             Ends::None => None,
-            Ends::One(only) => Some(only).filter(|only| only.client.connection == connection),
+            Ends::One(only) => Some(&**only).filter(|only| only.client.connection == connection),
             Ends::Many(map) => map.get(&connection),
         }
     }
@@ -179,10 +183,10 @@ impl Ends {
         let connection = subscriber.client.connection;
         match std::mem::take(self) {
             Ends::One(only) if only.client.connection != connection => {
-                let both = [(only.client.connection, only), (connection, subscriber)];
-                *self = Ends::Many(HashMap::from(both));
+                let both = [(only.client.connection, *only), (connection, subscriber)];
+                *self = Ends::Many(Box::new(HashMap::from(both)));
             }
-            Ends::None | Ends::One(_) => *self = Ends::One(subscriber),
+            Ends::None | Ends::One(_) => *self = Ends::One(Box::new(subscriber)),
             Ends::Many(mut map) => {
                 map.insert(connection, subscriber);
                 *self = Ends::Many(map);
@@ -208,7 +212,7 @@ impl Ends {
     fn values(&self) -> impl Iterator<Item = &Subscriber> {
         let (one, many) = match self {
             Ends::None => (None, None),
-            Ends::One(only) => (Some(only), None),
+            Ends::One(only) => (Some(&**only), None),
             Ends::Many(map) => (None, Some(map.values())),
         };
         one.into_iter().chain(many.into_iter().flatten())
