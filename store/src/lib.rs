@@ -84,6 +84,7 @@ pub mod limits;
 mod log_files;
 mod log_thread;
 mod maintenance;
+mod manifest;
 mod placement;
 mod producer;
 mod proposal;

@@ -41,7 +41,10 @@ pub fn run(
             Ok(Chore::Flush) => {
                 let message = match flush(shared) {
                     Ok(durable) => Message::Flushed(durable),
-                    Err(reason) => Message::FlushFailed(reason),
+                    Err(reason) => {
+                        never_close(shared);
+                        Message::FlushFailed(reason)
+                    }
                 };
                 let _ = driver.send(message);
                 reached(Point::LogPurge);
@@ -55,6 +58,7 @@ pub fn run(
                 if shared.ends_in_order()
                     && let Err(reason) = flush(shared)
                 {
+                    never_close(shared);
                     tracing::warn!(%reason, "the last flush failed; the next start applies the raft log again");
                 }
                 break;
@@ -67,9 +71,16 @@ pub fn run(
         looked = Instant::now();
         shared.set_free_disk(free_bytes(folder));
         if let Err(error) = shared.slices.maintain(shared.clock.now(), retention_bytes) {
+            never_close(shared);
             let _ = driver.send(Message::FlushFailed(error.to_string()));
         }
     }
+}
+
+/// RocksDB flushes once more when it is closed, and waits as long as the disk refuses. An engine that could not flush
+/// therefore stays open until the process ends; the Raft log has all that it holds.
+fn never_close(shared: &Shared) {
+    std::mem::forget(shared.engine.clone());
 }
 
 /// Flushes, and gives how far each group's rows are durable.

@@ -106,7 +106,12 @@ impl Server {
         let pid = self.process.0.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
         assert!(sent.success());
-        wait_for("the server to stop after SIGTERM", || match self.process.0.try_wait() {
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the server to end", || match self.process.0.try_wait() {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}; its log ends: {}", self.log_tail())),
         })

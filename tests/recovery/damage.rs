@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use tempfile::tempdir;
 
 use crate::harness::cli::finish;
 use crate::harness::clients::mosquitto_pub;
+use crate::harness::mqtt::Load;
 use crate::harness::server::{Addresses, HEADWATER, refusal};
 use crate::harness::{Server, http, wait_for};
 
@@ -295,4 +297,20 @@ fn a_damaged_file_does_not_stop_those_that_write() {
     std::thread::sleep(Duration::from_secs(3));
     publish(&server);
     server.assert_alive();
+}
+
+#[test]
+fn a_folder_that_is_gone_ends_the_process() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut server = Server::with(&data, &["store.flush_every=2MiB"]);
+    let load = Load::start(&server, "gone/folder".to_owned(), Arc::default(), |n| {
+        format!("{n:0>2000}")
+    });
+    load.wait_for_acknowledged(50);
+    fs::remove_dir_all(&data).unwrap();
+    let status = server.wait();
+    load.join();
+    assert_eq!(status.code(), Some(1), "{}", server.log());
+    assert!(server.log().contains("headwater: stopped: "), "{}", server.log());
 }

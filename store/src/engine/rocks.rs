@@ -17,6 +17,7 @@ use super::{Engine, Family, Row, Writes};
 use crate::error::EngineError;
 use crate::garbage::Garbage;
 use crate::ids::SliceId;
+use crate::manifest;
 
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
 const WRITE_BUFFERS: i32 = 4;
@@ -60,6 +61,7 @@ impl RocksEngine {
         let slices = slices_of(&options, folder)?;
         let families = families(&slices, &slice_options, &cache);
         let db = DBWithThreadMode::open_cf_descriptors(&options, folder, families).map_err(engine_error)?;
+        refuse_lost_files(&db, folder)?;
         Ok(RocksEngine {
             db,
             slice_options,
@@ -79,6 +81,7 @@ impl RocksEngine {
         let families = families(&slices, &slice_options, &cache);
         let db =
             DBWithThreadMode::open_cf_descriptors_read_only(&options, folder, families, false).map_err(engine_error)?;
+        refuse_lost_files(&db, folder)?;
         Ok(RocksEngine {
             db,
             slice_options,
@@ -120,6 +123,7 @@ fn slices_of(options: &Options, folder: &Path) -> Result<BTreeSet<SliceId>, Engi
     if !folder.join("CURRENT").exists() {
         return Ok(BTreeSet::new());
     }
+    manifest::check(folder).map_err(|error| EngineError(error.to_string()))?;
     let names = DBWithThreadMode::<MultiThreaded>::list_cf(options, folder).map_err(engine_error)?;
     let numbers = names.iter().filter_map(|name| name.strip_prefix(SLICE));
     numbers
@@ -128,6 +132,23 @@ fn slices_of(options: &Options, folder: &Path) -> Result<BTreeSet<SliceId>, Engi
             Err(_) => Err(EngineError(format!("a family is called {SLICE}{number}"))),
         })
         .collect()
+}
+
+/// RocksDB opens a file when somebody reads it, which may be long after the start.
+fn refuse_lost_files(db: &DBWithThreadMode<MultiThreaded>, folder: &Path) -> Result<(), EngineError> {
+    for file in db.live_files().map_err(engine_error)? {
+        let path = folder.join(file.name.trim_start_matches('/'));
+        let found = std::fs::metadata(&path).map(|metadata| metadata.len());
+        match found {
+            Ok(bytes) if bytes == file.size as u64 => {}
+            Ok(bytes) => {
+                let (path, size) = (path.display(), file.size);
+                return Err(EngineError(format!("{path} has {bytes} bytes and should have {size}")));
+            }
+            Err(error) => return Err(EngineError(format!("{}: {error}", path.display()))),
+        }
+    }
+    Ok(())
 }
 
 fn name(slice: SliceId) -> String {
