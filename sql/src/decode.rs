@@ -289,6 +289,13 @@ fn add_in_place(
             }
             None => false,
         },
+        (Kind::Integer, DataType::Any | DataType::Integer) => match json::integer(&text[found.start..found.end]) {
+            Some(integer) => {
+                builder.push_integer(integer, payloads);
+                true
+            }
+            None => false,
+        },
         _ => false,
     }
 }

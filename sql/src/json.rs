@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use bytestring::ByteString;
 
 pub(crate) use extract::{FieldTree, Shape, extract};
-pub(crate) use number::{float, number};
+use number::number;
+pub(crate) use number::{float, integer};
 pub(crate) use scan::{Found, Kind, Scanner};
 
 use crate::plan::physical::PathStep;

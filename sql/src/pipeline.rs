@@ -145,10 +145,11 @@ impl Pipeline {
     /// Takes in records, which are in the order of their shards.
     pub fn apply(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<(), Stop> {
         // The right side of a join goes first: what a table says is known to the rows of the same step.
+        let alone = self.sources.len() == 1;
         for number in (0..self.sources.len()).rev() {
             let source = &mut self.sources[number];
             let own = |(id, _): &(RecordId, Record)| id.shard.stream == source.stream;
-            let delta = if records.iter().all(own) {
+            let delta = if alone || records.iter().all(own) {
                 source.read(records, now, &mut self.gathered)?
             } else {
                 let own: Vec<_> = records.iter().filter(|record| own(record)).cloned().collect();

@@ -272,7 +272,12 @@ impl QueryCore {
             self.pipeline.apply(records, now)?;
         }
         let finished = self.pipeline.finish(now, false, timers_max)?;
-        records.iter().for_each(|(id, _)| self.move_past(*id));
+        for (number, (id, _)) in records.iter().enumerate() {
+            // Of a run of one shard the last one counts.
+            if records.get(number + 1).is_none_or(|(next, _)| next.shard != id.shard) {
+                self.move_past(*id);
+            }
+        }
         Ok(self.finish(finished, now))
     }
 
@@ -444,6 +449,8 @@ impl QueryCore {
     ) -> (Vec<(ShardId, EncodedRecords)>, Vec<Put>) {
         let mut shards: Vec<(ShardId, EncodedRecords)> = Vec::new();
         let mut retained = Vec::new();
+        // Mostly all of it goes to one shard.
+        let mut bytes: usize = rows.iter().map(SinkRow::size_bytes).sum();
         let options = &self.output.options;
         let now = TimestampMs(self.progress.now.0 / 1_000);
         let copies = if self.retains() { 2 } else { 1 };
@@ -470,7 +477,8 @@ impl QueryCore {
             {
                 Some(at) => &mut shards[at].1,
                 None => {
-                    shards.push((shard, EncodedRecords::default()));
+                    shards.push((shard, EncodedRecords::with_capacity(bytes)));
+                    bytes = 0;
                     let last = shards.len() - 1;
                     &mut shards[last].1
                 }
@@ -505,6 +513,14 @@ impl QueryCore {
     /// Every task of a query reads every record; this is whether this one counts it, and tells of what is wrong with it.
     pub fn tells_of(&self, record: RecordId) -> bool {
         counts(&self.output.shards, self.group, record.shard)
+    }
+
+    /// How many of these records this task counts.
+    pub fn counted(&self, records: &[(RecordId, Record)]) -> usize {
+        match self.output.shards.len() {
+            1 => records.len(),
+            _ => records.iter().filter(|(id, _)| self.tells_of(*id)).count(),
+        }
     }
 
     /// A step's Batch is committed: the next one builds on it.

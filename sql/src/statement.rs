@@ -168,8 +168,8 @@ impl Engine {
         };
         let lines = match explain.format {
             ExplainFormat::Text => [plan::explain_with(&plan, &measured), shared].concat(),
-            ExplainFormat::Dot => graph::dot(&plan, &measured),
-            ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan, &measured).to_string()])),
+            ExplainFormat::Dot => graph::dot(&plan, &measured, &shared),
+            ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan, &measured, &shared).to_string()])),
         };
         let line = |line: String| serde_json::json!({ "plan": line }).to_string();
         Ok(rows(lines.into_iter().map(line).collect()))

@@ -24,6 +24,8 @@ enum Filled {
     Texts(Vec<Place>),
     /// None is NULL.
     Floats(Vec<f64>, Vec<Place>),
+    /// None is NULL.
+    Integers(Vec<i64>),
     Other(ColumnBuilder),
 }
 
@@ -67,6 +69,19 @@ impl FieldBuilder {
         }
     }
 
+    /// Adds an INTEGER.
+    pub fn push_integer(&mut self, number: i64, payloads: &[ByteString]) {
+        match &mut self.filled {
+            Filled::Integers(numbers) => numbers.push(number),
+            Filled::Nothing => {
+                let mut numbers = Vec::with_capacity(self.capacity);
+                numbers.push(number);
+                self.filled = Filled::Integers(numbers);
+            }
+            _ => self.push(Value::Integer(number), payloads),
+        }
+    }
+
     /// Adds any value.
     pub fn push(&mut self, value: Value, payloads: &[ByteString]) {
         match &mut self.filled {
@@ -86,6 +101,9 @@ impl FieldBuilder {
                     let spelled = numbers.into_iter().zip(places);
                     spelled.for_each(|(number, place)| builder.push_spelled(Value::Float(number), place));
                 }
+                Filled::Integers(numbers) => numbers
+                    .into_iter()
+                    .for_each(|number| builder.push(Value::Integer(number))),
                 Filled::Nothing | Filled::Other(_) => {}
             }
             self.filled = Filled::Other(builder);
@@ -106,6 +124,7 @@ impl FieldBuilder {
                 data: Data::Float(Cells { values, valid: None }),
                 spelling: Some(Spelling { payloads, places }),
             },
+            Filled::Integers(values) => Column::from_data(Data::Integer(Cells { values, valid: None })),
             Filled::Other(builder) => builder.finish_with(&payloads),
         }
     }
@@ -124,6 +143,7 @@ mod tests {
     enum Added {
         Text,
         Float,
+        Integer,
         Value(Value),
     }
 
@@ -131,6 +151,7 @@ mod tests {
         prop_oneof![
             4 => Just(Added::Text),
             4 => Just(Added::Float),
+            2 => Just(Added::Integer),
             1 => Just(Added::Value(Value::Null)),
             1 => (-3_i64..3).prop_map(|number| Added::Value(Value::Integer(number))),
         ]
@@ -144,6 +165,7 @@ mod tests {
                 prop::collection::vec(added(), 0..12),
                 prop::collection::vec(Just(Added::Text), 0..4),
                 prop::collection::vec(Just(Added::Float), 0..4),
+                prop::collection::vec(Just(Added::Integer), 0..4),
             ],
             taken in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         ) {
@@ -162,6 +184,11 @@ mod tests {
                         field.push_float(row as f64 + 0.5, place, &payloads);
                         values.push(Value::Float(row as f64 + 0.5));
                         texts.push(format!("{row}.50"));
+                    }
+                    Added::Integer => {
+                        field.push_integer(row as i64, &payloads);
+                        values.push(Value::Integer(row as i64));
+                        texts.push(row.to_string());
                     }
                     Added::Value(value) => {
                         field.push(value.clone(), &payloads);

@@ -196,8 +196,12 @@ pub(crate) fn compare_values(op: BinaryOp, left: &Value, right: &Value) -> Value
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::column::{FieldBuilder, Place};
     use crate::value::binary;
+    use bytestring::ByteString;
     use proptest::prelude::*;
 
     fn number() -> impl Strategy<Value = Value> {
@@ -210,6 +214,44 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn texts_and_times_are_as_single_values(
+            rows in prop::collection::vec((prop::option::of("[ab]{0,2}"), prop::option::of("[ab]{0,2}"), any::<Option<i64>>()), 1..9),
+        ) {
+            let text = |text: &Option<String>| text.as_deref().map_or(Value::Null, |text| Value::String(text.into()));
+            let in_payloads = |of: fn(&(Option<String>, Option<String>, Option<i64>)) -> &Option<String>| {
+                let payloads: Vec<_> = rows.iter().map(|row| ByteString::from(of(row).clone().unwrap_or_default())).collect();
+                let mut builder = FieldBuilder::with_capacity(rows.len());
+                for (number, row) in rows.iter().enumerate() {
+                    match of(row) {
+                        Some(_) => builder.push_text(Place::new(number, 0, payloads[number].len()), &payloads),
+                        None => builder.push(Value::Null, &payloads),
+                    }
+                }
+                builder.finish(&Arc::new(payloads))
+            };
+            let (left, right) = (in_payloads(|row| &row.0), in_payloads(|row| &row.1));
+            let constant = Column::constant(Value::String("a".into()), rows.len());
+            for op in [BinaryOp::Equal, BinaryOp::NotEqual, BinaryOp::Less, BinaryOp::GreaterOrEqual] {
+                for other in [&right, &constant] {
+                    let Some(column) = compare(op, &left, other) else { continue };
+                    for (number, row) in rows.iter().enumerate() {
+                        prop_assert_eq!(column.get(number).into_owned(), compare_values(op, &text(&row.0), &other.get(number)));
+                    }
+                }
+            }
+            let numbers = Column::from_values(rows.iter().map(|row| row.2.map_or(Value::Null, Value::Integer)));
+            let mut faults = Faults::default();
+            if let Some(times) = timestamps_of(&numbers, &mut faults) {
+                for number in 0..rows.len() {
+                    let expected = crate::value::cast(&numbers.get(number), &crate::types::DataType::Timestamp);
+                    let fault = faults.iter().find(|(row, _)| *row == number).map(|(_, fault)| fault);
+                    prop_assert_eq!(fault, expected.clone().err());
+                    prop_assert_eq!(times.get(number).into_owned(), expected.unwrap_or(Value::Null));
+                }
+            }
+        }
+
         /// The kernels are the row-by-row rules, faster.
         #[test]
         fn a_kernel_agrees_with_single_values(

@@ -14,7 +14,7 @@ const DIGITS_MAX: usize = 15;
 pub(crate) fn number(text: &str) -> Value {
     let plain = !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
     if plain && text != "-0" {
-        if let Ok(integer) = text.parse() {
+        if let Some(integer) = integer(text) {
             return Value::Integer(integer);
         }
         if let Some(decimal) = parse_decimal(text) {
@@ -22,6 +22,11 @@ pub(crate) fn number(text: &str) -> Value {
         }
     }
     float(text).map_or(Value::Null, Value::Float)
+}
+
+/// The INTEGER that digits of JSON are. None: it does not fit, or it is -0, which only a FLOAT can be.
+pub(crate) fn integer(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|_| text != "-0")
 }
 
 /// The FLOAT nearest to a number of JSON. None: it is beyond FLOAT.

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::plan::explain::{Measured, inputs, measure_text, operator};
 use crate::plan::physical::{Form, Node, Op, Plan, StateBound};
 
-/// One object: the operators in order, inputs before users.
-pub(crate) fn json(plan: &Plan, measured: &Measured<'_>) -> Value {
+/// One object: the operators in order, inputs before users, and lines on what the query shares.
+pub(crate) fn json(plan: &Plan, measured: &Measured<'_>, shared: &[String]) -> Value {
     let node = |node: &Node| {
         let name = |number: usize| node.schema.columns.get(number).map(|column| column.name.as_str());
         let columns = node.schema.columns.iter();
@@ -39,11 +39,12 @@ pub(crate) fn json(plan: &Plan, measured: &Measured<'_>) -> Value {
         }
         drawn
     };
-    json!({ "limit": plan.limit, "operators": plan.nodes.iter().map(node).collect::<Vec<_>>() })
+    let operators: Vec<_> = plan.nodes.iter().map(node).collect();
+    json!({ "limit": plan.limit, "operators": operators, "shared": shared })
 }
 
-/// The lines of a directed graph; records flow along its edges.
-pub(crate) fn dot(plan: &Plan, measured: &Measured<'_>) -> Vec<String> {
+/// The lines of a directed graph; records flow along its edges. What the query shares stands below it.
+pub(crate) fn dot(plan: &Plan, measured: &Measured<'_>, shared: &[String]) -> Vec<String> {
     let quoted = |text: &str| {
         format!(
             "\"{}\"",
@@ -51,6 +52,9 @@ pub(crate) fn dot(plan: &Plan, measured: &Measured<'_>) -> Vec<String> {
         )
     };
     let mut lines = vec!["digraph plan {".to_owned(), "  node [shape=box];".to_owned()];
+    if !shared.is_empty() {
+        lines.push(format!("  label={};", quoted(&shared.join("\n"))));
+    }
     for node in &plan.nodes {
         let done = measured(node.id).map(|measure| format!("\n{}", measure_text(measure)));
         let label = operator(node, &inputs(plan, node)) + &done.unwrap_or_default();

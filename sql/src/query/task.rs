@@ -503,7 +503,7 @@ impl Serving<'_> {
         let counted = match took {
             Took::Records(records) => {
                 self.size.fitted(records.len(), step.timers, bytes);
-                records.iter().filter(|(id, _)| self.core.tells_of(*id)).count()
+                self.core.counted(records)
             }
             Took::Shared(records) => records as usize,
         };
