@@ -219,18 +219,19 @@ mod tests {
             rows in prop::collection::vec((prop::option::of("[ab]{0,2}"), prop::option::of("[ab]{0,2}"), any::<Option<i64>>()), 1..9),
         ) {
             let text = |text: &Option<String>| text.as_deref().map_or(Value::Null, |text| Value::String(text.into()));
-            let in_payloads = |of: fn(&(Option<String>, Option<String>, Option<i64>)) -> &Option<String>| {
-                let payloads: Vec<_> = rows.iter().map(|row| ByteString::from(of(row).clone().unwrap_or_default())).collect();
-                let mut builder = FieldBuilder::with_capacity(rows.len());
-                for (number, row) in rows.iter().enumerate() {
-                    match of(row) {
+            let in_payloads = |texts: Vec<Option<&String>>| {
+                let payloads: Vec<_> = texts.iter().map(|text| ByteString::from(text.cloned().unwrap_or_default())).collect();
+                let mut builder = FieldBuilder::with_capacity(texts.len());
+                for (number, text) in texts.iter().enumerate() {
+                    match text {
                         Some(_) => builder.push_text(Place::new(number, 0, payloads[number].len()), &payloads),
                         None => builder.push(Value::Null, &payloads),
                     }
                 }
                 builder.finish(&Arc::new(payloads))
             };
-            let (left, right) = (in_payloads(|row| &row.0), in_payloads(|row| &row.1));
+            let left = in_payloads(rows.iter().map(|row| row.0.as_ref()).collect());
+            let right = in_payloads(rows.iter().map(|row| row.1.as_ref()).collect());
             let constant = Column::constant(Value::String("a".into()), rows.len());
             for op in [BinaryOp::Equal, BinaryOp::NotEqual, BinaryOp::Less, BinaryOp::GreaterOrEqual] {
                 for other in [&right, &constant] {
