@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     reads: Arc<Semaphore>,
     stopped: watch::Sender<bool>,
     free_disk_bytes: AtomicU64,
+    /// Bytes of Batches taken since the free disk was looked at.
+    taken_bytes: AtomicU64,
     failed: watch::Sender<Option<String>>,
     stop_asked: AtomicBool,
 }
@@ -128,6 +130,7 @@ impl Shared {
 
     pub fn set_free_disk(&self, bytes: u64) {
         metrics::gauge!("headwater_store_free_disk_bytes").set(bytes as f64);
+        self.taken_bytes.store(0, Ordering::Relaxed);
         self.free_disk_bytes.store(bytes, Ordering::Relaxed);
     }
 
@@ -162,7 +165,8 @@ impl Drop for LastWord {
     }
 }
 
-/// The handle everyone holds. Cheap to clone; when the last one is dropped the threads end.
+/// The handle everyone holds. Cheap to clone; when the last one is dropped the threads end. Outside an async runtime the
+/// drop waits for them, so that a process may end behind it; inside one, where nothing may block, [`Store::stop`] does.
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -188,6 +192,10 @@ impl fmt::Debug for Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let _ = self.inbox.send(Message::Stop);
+        if tokio::runtime::Handle::try_current().is_err() {
+            let threads = std::mem::take(self.threads.get_mut().unwrap_or_else(PoisonError::into_inner));
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
     }
 }
 
@@ -238,6 +246,7 @@ impl Store {
             reads: Arc::new(Semaphore::new(config.read_threads)),
             stopped: watch::Sender::new(false),
             free_disk_bytes: AtomicU64::new(free_bytes(folder.path())),
+            taken_bytes: AtomicU64::new(0),
             failed: watch::Sender::new(None),
             stop_asked: AtomicBool::new(false),
             clock,
@@ -387,14 +396,29 @@ impl Store {
             batch.group.0 <= self.inner.shared.groups,
             "a Batch is for a group that exists"
         );
-        let (free, mark) = (
-            self.inner.shared.free_disk_bytes.load(Ordering::Relaxed),
-            self.inner.free_disk_min,
-        );
         // The catalog, fences and trims stay writable: that is how a stream is dropped to make room.
         let small = batch.group == CATALOG_GROUP
             || (batch.appends.is_empty() && batch.encoded.is_empty() && batch.puts.is_empty());
-        match free < mark && !small {
+        if small {
+            return Ok(());
+        }
+        self.check_disk()?;
+        let bytes = batch.size_bytes() as u64;
+        self.inner.shared.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// [`WriteError::DiskFull`] while records are refused for want of disk.
+    pub fn check_disk(&self) -> Result<(), WriteError> {
+        let shared = &self.inner.shared;
+        // The disk is looked at now and then. What was taken since then is written twice: to the log, and as rows.
+        let taken = shared.taken_bytes.load(Ordering::Relaxed);
+        let free = shared
+            .free_disk_bytes
+            .load(Ordering::Relaxed)
+            .saturating_sub(taken.saturating_mul(2));
+        let mark = self.inner.free_disk_min;
+        match free < mark {
             true => Err(WriteError::DiskFull { free, mark }),
             false => Ok(()),
         }

@@ -361,6 +361,7 @@ async fn a_full_disk_refuses_writes_and_keeps_reading() {
         publish(&store, "a", "1".into()).await,
         Err(WriteError::DiskFull { .. })
     ));
+    assert!(matches!(store.check_disk(), Err(WriteError::DiskFull { .. })));
     // Making room stays possible: the catalog and its fences are still written.
     store.create_stream(spec("plant", &["plant/#"])).await.unwrap();
     store.drop_stream("plant").await.unwrap();
