@@ -82,8 +82,10 @@ pub fn run(arguments: StoreArgs) -> Result<()> {
 
 fn check(arguments: &CheckArgs) -> Result<()> {
     let folder = Offline::open(&arguments.data)?;
-    let summary = folder.check(arguments.full, &mut |problem| println!("{problem}"));
-    println!("{}", told(&summary, arguments.full));
+    let mut out = stdout().lock();
+    // Somebody who reads only the beginning of the list has what he wants; the outcome is told by the exit code.
+    let summary = folder.check(arguments.full, &mut |problem| drop(writeln!(out, "{problem}")));
+    drop(writeln!(out, "{}", told(&summary, arguments.full)));
     match summary.problems {
         0 => Ok(()),
         1 => bail!("1 problem in {}; nothing was changed", arguments.data.display()),

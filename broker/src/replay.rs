@@ -339,8 +339,11 @@ pub async fn beginnings(
     Ok(cursors)
 }
 
-/// A record of a stream as a message that says where it was found.
+/// A record of a stream as a message that says where it was found. None: it is for queries only.
 pub fn placed(stream: &str, shard: ShardId, offset: Offset, mut record: Record) -> Option<Outgoing> {
+    if record.watermark_us().is_some() {
+        return None;
+    }
     if record.topic.is_none() {
         record.topic = TopicName::new(format!("{STREAM_LEVEL}{stream}")).ok();
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_broker::packet::*;
-use headwater_store::{Header, Offset, Qos};
+use headwater_store::{Batch, Header, Offset, Qos, Record};
 
 use crate::support::{CLEAN, Client, STAY, Server, ack, number, open, stream};
 
@@ -205,5 +205,23 @@ async fn a_queue_that_is_none_is_refused_and_one_whose_stream_goes_ends() {
     publish(&server, 4..=4).await;
     let mut client = consumer(&server, "client").await;
     assert_eq!(take(&mut client, 300, DONE).await, [4], "a new stream is a new queue");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_queries_only_is_no_job_and_no_message() {
+    let server = Server::start(&[]).await;
+    let row = server.store.create_stream(stream("jobs", &["jobs/#"])).await.unwrap();
+    for shard in row.shard_ids() {
+        let batch = Batch::new(shard.group).append(shard, vec![Record::watermark(1_000_000)]);
+        server.store.write(batch).await.unwrap();
+    }
+    publish(&server, 1..=1).await;
+    let mut worker = consumer(&server, "worker").await;
+    let (mut reader, _) = open(&server, "reader", CLEAN).await;
+    reader.subscribe("$stream/jobs@earliest", Qos::AtLeastOnce).await;
+    for client in [&mut worker, &mut reader] {
+        assert_eq!(take(client, 600, DONE).await, [1]);
+    }
     server.stop().await;
 }

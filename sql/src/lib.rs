@@ -80,4 +80,3 @@ pub use query::Progress;
 pub use query::side::is_side_stream;
 pub use script::Script;
 pub use span::Span;
-pub use watermark::is_watermark_marker;

@@ -11,7 +11,7 @@
 //! Two guards: an event time too far ahead of its append time moves nothing (a device with a wrong clock), and neither
 //! does a row without an event time of its own.
 
-use headwater_store::{Header, Record, ShardId};
+use headwater_store::{Record, ShardId};
 
 use crate::types::TimestampUs;
 
@@ -161,31 +161,14 @@ impl Watermarks {
     }
 }
 
-/// The user property that makes a record without payload, key and topic a marker. What clients publish has a topic.
-const MARKER: &str = "$watermark";
-
 /// The record that ADVANCE WATERMARK appends to each shard: no row, and no message.
 pub(crate) fn advance_to(to: TimestampUs) -> Record {
-    Record {
-        headers: vec![Header::User(MARKER.into(), to.0.to_string().into())],
-        ..Record::default()
-    }
-}
-
-/// The record is a marker of ADVANCE WATERMARK: for queries, and nothing to deliver.
-pub fn is_watermark_marker(record: &Record) -> bool {
-    marker(record).is_some()
+    Record::watermark(to.0)
 }
 
 /// What a marker moves the watermark to; None: the record is none.
 pub(crate) fn marker(record: &Record) -> Option<TimestampUs> {
-    if record.payload.is_some() || record.key.is_some() || record.topic.is_some() {
-        return None;
-    }
-    record.headers.iter().find_map(|header| match header {
-        Header::User(name, to) if *name == MARKER => to.parse().ok().map(TimestampUs),
-        _ => None,
-    })
+    record.watermark_us().map(TimestampUs)
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ impl Qos {
     }
 }
 
+/// The user property of [`Record::watermark`].
+const WATERMARK_PROPERTY: &str = "$watermark";
+
 /// What travels with a record besides key, topic and payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Header {
@@ -96,6 +99,26 @@ impl Record {
         self.key
             .as_deref()
             .or_else(|| self.topic.as_ref().map(|topic| topic.as_str().as_bytes()))
+    }
+
+    /// A record that tells queries how far event time has come, in µs since 1970, and nobody else anything: it is never
+    /// handed out. It has no payload, key or topic; what clients publish has a topic.
+    pub fn watermark(to_us: i64) -> Record {
+        Record {
+            headers: vec![Header::User(WATERMARK_PROPERTY.into(), to_us.to_string().into())],
+            ..Record::default()
+        }
+    }
+
+    /// What a [`Record::watermark`] tells; None: this is none.
+    pub fn watermark_us(&self) -> Option<i64> {
+        if self.payload.is_some() || self.key.is_some() || self.topic.is_some() {
+            return None;
+        }
+        self.headers.iter().find_map(|header| match header {
+            Header::User(name, to) if *name == WATERMARK_PROPERTY => to.parse().ok(),
+            _ => None,
+        })
     }
 
     /// What this record is found by: its key, and its topic.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_config::WebhookConfig;
-use headwater_sql::is_watermark_marker;
 use headwater_store::{
     Batch, CatalogError, Condition, ConnectorRow, Follower, Header, Offset, Position, ReadError, Record, ShardId,
     Store, StreamOptions, StreamRow, StreamSpec, TimestampMs, WriteError, tables,
@@ -121,7 +120,7 @@ impl Delivery {
             };
             let read_to = records.last().map_or(cursor.next, |(last, _)| last.plus(1));
             // ADVANCE WATERMARK speaks to queries.
-            records.retain(|(_, record)| !is_watermark_marker(record));
+            records.retain(|(_, record)| record.watermark_us().is_none());
             for chunk in records.chunks(self.options.batch.unwrap_or(1)) {
                 match self.deliver(&mut sender, chunk, cursor.next).await {
                     Fate::Delivered => cursor.next = after(chunk),
