@@ -67,7 +67,11 @@ pub const FORGET_ROWS_PER_BATCH: usize = 1_024;
 pub const FORGET_BYTES_PER_BATCH: usize = 1 << 20;
 /// The pause after such a Batch was refused.
 pub const FORGET_RETRY: Duration = Duration::from_secs(10);
-/// Bytes of rows that ORDER BY may hold to sort them.
+/// Bytes of its rows after which a join passes them on before it goes on.
+pub const JOIN_PIECE_BYTES: usize = 1 << 20;
+/// Rows that a join looks at after which it passes on what it has.
+pub const JOIN_PIECE_ROWS: usize = 1 << 16;
+/// Bytes of rows that ORDER BY, or a join of tables in a read that ends, may hold.
 pub const SORT_BYTES_MAX: usize = 256 << 20;
 
 const _: () = assert!(STEP_BYTES_MAX * 4 <= headwater_store::limits::BATCH_BYTES_MAX);

@@ -42,6 +42,17 @@ pub trait Operator: Send + fmt::Debug {
     /// Takes in changes.
     fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop>;
 
+    /// It has not worked off its input: what it has put out so far is to be passed on, then it goes on.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// Goes on with the input that it has not worked off.
+    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
+        let _ = step;
+        Ok(())
+    }
+
     /// Called once at the end of every step, after all its changes and due timers, whether or not the watermark moved:
     /// here the changes of a key become one. MAX: the input has ended.
     fn advance(&mut self, port: Port, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
@@ -116,12 +127,12 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
             }
         },
         Op::Throttle(throttle) => Box::new(throttle::Hold::new(node, *throttle)),
-        Op::Sink(sink) => Box::new(sink::RecordSink::new(sink, &plan.order_by, None)?),
+        Op::Sink(sink) => Box::new(sink::RecordSink::new(sink, &plan.order_by, None, place)?),
         Op::View { sink, retention_us } => {
             let view = sink::View {
                 retention_us: *retention_us,
             };
-            Box::new(sink::RecordSink::new(sink, &plan.order_by, Some(view))?)
+            Box::new(sink::RecordSink::new(sink, &plan.order_by, Some(view), place)?)
         }
         Op::Join(join) => {
             let of = |port: usize| node.inputs.get(port).and_then(|id| input(*id));
@@ -143,6 +154,7 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
         Op::Rank(rank) => Box::new(rank::Rank::new(node, rank, retracts, place)?),
         Op::Retime { end, .. } => Box::new(through::Retime { end: *end }),
         Op::FromUpsert { key, gone } => Box::new(upsert::FromUpsert::new(node, *key, *gone)),
+        Op::Latest { key, gone } => Box::new(upsert::Latest::new(*key, *gone)),
     }))
 }
 

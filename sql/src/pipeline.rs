@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! apply(records)*  decode -> frontier of each row -> operators, one after the other
+//!                  a read takes its rows in between: begin(records), and go_on as often as there is more
 //! finish(now)      watermark -> timers that are due -> advance, operator by operator -> Finished
 //! ```
 //!
@@ -17,6 +18,8 @@ use crate::change::{Delta, Diff, RecordId};
 use crate::column::Columns;
 use crate::decode::{Decoded, Decoder};
 use crate::function::Scope;
+use headwater_store::limits::BATCH_BYTES_MAX;
+
 use crate::limits::STEP_BYTES_MAX;
 use crate::operator::{self, Operator, Place, Port};
 use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
@@ -32,8 +35,11 @@ pub struct Pipeline {
     stages: Vec<Stage>,
     state: State,
     gathered: Gathered,
-    /// What goes on to the next operator: (stage, port, changes).
+    /// What goes on to the next operator: (stage, port, changes). What an operator puts out comes before all else, so
+    /// that it is not there for longer than it must.
     queue: VecDeque<(usize, Port, Delta)>,
+    /// What a step puts out has to fit a Batch.
+    one_batch: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +100,7 @@ impl Pipeline {
             state,
             gathered: Gathered::default(),
             queue: VecDeque::new(),
+            one_batch: !place.in_memory(),
         };
         let mut watermarks = watermarks.into_iter();
         let mut behind: HashMap<OperatorId, i64> = HashMap::new();
@@ -144,6 +151,15 @@ impl Pipeline {
 
     /// Takes in records, which are in the order of their shards.
     pub fn apply(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<(), Stop> {
+        let mut more = self.begin(records, now)?;
+        while more {
+            more = self.go_on(now)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to take in records. Gives whether there is more to do before the next ones.
+    pub fn begin(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<bool, Stop> {
         // The right side of a join goes first: what a table says is known to the rows of the same step.
         let alone = self.sources.len() == 1;
         for number in (0..self.sources.len()).rev() {
@@ -155,11 +171,26 @@ impl Pipeline {
                 let own: Vec<_> = records.iter().filter(|record| own(record)).cloned().collect();
                 source.read(&own, now, &mut self.gathered)?
             };
-            let users = self.sources[number].users.clone();
-            self.pass_on(&users, delta);
-            self.drain(now)?;
+            if !delta.is_empty() {
+                let users = source.users.iter().map(|(stage, port)| (*stage, *port, delta.clone()));
+                self.queue.extend(users);
+            }
         }
-        Ok(())
+        self.drain(now)
+    }
+
+    /// Goes on with what was begun. Gives whether there is still more to do.
+    pub fn go_on(&mut self, now: TimestampUs) -> Result<bool, Stop> {
+        if let Some(stage) = self.unfinished() {
+            self.run(stage, now, |operator, step| operator.go_on(step))?;
+        }
+        self.drain(now)
+    }
+
+    /// The rows so far, of a read that shows them before the step is over.
+    pub fn take_rows(&mut self) -> Vec<SinkRow> {
+        self.gathered.row_bytes = 0;
+        std::mem::take(&mut self.gathered.rows)
     }
 
     /// Takes in what was decoded for several queries: `columns` are those of the only source, `rows` those that this query
@@ -178,7 +209,7 @@ impl Pipeline {
         let delta = source.take(decoded, columns, rows, now);
         let users = source.users.clone();
         self.pass_on(&users, delta);
-        self.drain(now)
+        self.drain_all(now)
     }
 
     /// Ends the step, with at most `timers_max` timers, and no more than their bytes allow. `ended`: there will be no more
@@ -203,7 +234,7 @@ impl Pipeline {
                 }
             }
             self.run(number, now, |operator, step| operator.advance(0, watermark, step))?;
-            self.drain(now)?;
+            self.drain_all(now)?;
         }
         let Gathered {
             rows,
@@ -211,6 +242,7 @@ impl Pipeline {
             shared_errors,
             late,
             shared_late,
+            row_bytes: _,
             timer_bytes: _,
         } = std::mem::take(&mut self.gathered);
         let puts = self.state.take_puts();
@@ -303,9 +335,12 @@ impl Pipeline {
         };
         call(operator.as_mut(), &mut step)?;
         let users = self.stages[stage].users.clone();
-        emitted.into_iter().for_each(|delta| self.pass_on(&users, delta));
+        let emitted = emitted.into_iter().rev();
+        emitted.for_each(|delta| self.pass_on(&users, delta));
         Ok(())
     }
+
+    /// Puts changes before all that waits.
 
     fn pass_on(&mut self, users: &[(usize, Port)], delta: Delta) {
         let Some(((last, last_port), others)) = users.split_last() else {
@@ -314,16 +349,40 @@ impl Pipeline {
         if delta.is_empty() {
             return;
         }
-        self.queue
-            .extend(others.iter().map(|(stage, port)| (*stage, *port, delta.clone())));
-        self.queue.push_back((*last, *last_port, delta));
+        let copies: Vec<_> = others.iter().map(|user| (user, delta.clone())).collect();
+        self.queue.push_front((*last, *last_port, delta));
+        for ((stage, port), copy) in copies.into_iter().rev() {
+            self.queue.push_front((*stage, *port, copy));
+        }
     }
 
-    fn drain(&mut self, now: TimestampUs) -> Result<(), Stop> {
-        while let Some((stage, port, delta)) = self.queue.pop_front() {
+    /// Runs operators until nothing waits, or one of them has more to do. Gives whether that is so.
+    fn drain(&mut self, now: TimestampUs) -> Result<bool, Stop> {
+        loop {
+            if self.one_batch && self.gathered.row_bytes > BATCH_BYTES_MAX {
+                return Err(Stop::TooLarge);
+            }
+            // What it has put out so far goes on first.
+            let unfinished = self.unfinished();
+            let goes_first = |(stage, ..): &mut (usize, Port, Delta)| unfinished.is_none_or(|behind| *stage > behind);
+            let Some((stage, port, delta)) = self.queue.pop_front_if(goes_first) else {
+                return Ok(unfinished.is_some());
+            };
             self.run(stage, now, |operator, step| operator.apply(port, &delta, step))?;
         }
+    }
+
+    fn drain_all(&mut self, now: TimestampUs) -> Result<(), Stop> {
+        let mut more = self.drain(now)?;
+        while more {
+            more = self.go_on(now)?;
+        }
         Ok(())
+    }
+
+    /// The last operator that has not worked off its input.
+    fn unfinished(&self) -> Option<usize> {
+        self.stages.iter().rposition(|stage| stage.operator.has_more())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::error::{SqlError, codes};
 use crate::limits::{FOLLOW_BYTES, READ_AHEAD_BYTES, SORT_BYTES_MAX, TIMERS_PER_STEP_MAX};
 use crate::operator::Place;
 use crate::outcome::RowSender;
-use crate::pipeline::{Finished, Pipeline};
+use crate::pipeline::Pipeline;
 use crate::plan::physical::{OrderBy, Plan, Source, Start};
 use crate::query::{QueryRules, rules_of};
 use crate::step::{Committed, SinkRow, State, Stop};
@@ -68,6 +68,8 @@ struct Reading {
     /// ORDER BY: all rows, until the end.
     held: Vec<SinkRow>,
     held_bytes: usize,
+    /// It tells of rows that are gone, as `{"_gone":{…}}`: a read that goes on.
+    tells_gone: bool,
 }
 
 /// The reader is satisfied, or gone.
@@ -79,6 +81,7 @@ impl Reading {
         place: &Place,
         watermarks: Vec<Option<Watermarks>>,
         rows: RowSender,
+        tells_gone: bool,
     ) -> Result<Reading, SqlError> {
         let state = State::load(0, Committed::Memory(BTreeMap::new()), [])?;
         let pipeline =
@@ -91,16 +94,35 @@ impl Reading {
             left,
             held: Vec::new(),
             held_bytes: 0,
+            tells_gone,
         })
     }
 
-    /// Sends a step's rows, or holds them to be sorted.
-    async fn take(&mut self, finished: Finished) -> Result<Option<Done>, SqlError> {
-        if self.order_by.is_empty() {
-            return Ok(self.send(finished.rows).await);
+    /// Takes in records; what comes of them is sent before all of it is worked out, and nothing more is worked out once
+    /// the reader has enough.
+    async fn apply(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<Option<Done>, SqlError> {
+        let mut more = self.pipeline.begin(records, now).map_err(stopped)?;
+        while more {
+            let rows = self.pipeline.take_rows();
+            if self.rows.is_closed() {
+                return Ok(Some(Done));
+            }
+            if let Some(done) = self.take(rows).await? {
+                return Ok(Some(done));
+            }
+            // A long read is one task among many.
+            tokio::task::yield_now().await;
+            more = self.pipeline.go_on(now).map_err(stopped)?;
         }
-        self.held_bytes += finished
-            .rows
+        Ok(None)
+    }
+
+    /// Sends rows, or holds them to be sorted.
+    async fn take(&mut self, rows: Vec<SinkRow>) -> Result<Option<Done>, SqlError> {
+        if self.order_by.is_empty() {
+            return Ok(self.send(rows).await);
+        }
+        self.held_bytes += rows
             .iter()
             .map(|row| row.payload.as_ref().map_or(0, |payload| payload.len()) + row.key.len() + 64)
             .sum::<usize>();
@@ -111,17 +133,22 @@ impl Reading {
             );
             return Err(SqlError::new(codes::TOO_LARGE, message).help("narrow it down with WHERE"));
         }
-        self.held.extend(finished.rows);
+        self.held.extend(rows);
         Ok(None)
     }
 
     async fn send(&mut self, rows: Vec<SinkRow>) -> Option<Done> {
-        // A tombstone says that a row is gone; to a reader without keys it says nothing.
-        for row in rows.into_iter().filter_map(|row| row.payload) {
-            if self.left == 0 || self.rows.send(Ok(row.to_string())).await.is_err() {
+        for row in rows {
+            let text = match (&row.payload, &row.old) {
+                (Some(payload), _) => payload.to_string(),
+                (None, Some(old)) if self.tells_gone => format!("{{\"_gone\":{old}}}"),
+                (None, _) => continue,
+            };
+            if self.left == 0 || self.rows.send(Ok(text)).await.is_err() {
                 return Some(Done);
             }
-            self.left -= 1;
+            // LIMIT counts rows.
+            self.left -= u64::from(row.payload.is_some());
         }
         (self.left == 0).then_some(Done)
     }
@@ -134,13 +161,10 @@ impl Reading {
     }
 }
 
-/// NULLs last, or first when descending; what does not compare is equal.
+/// NULLs last, or first when descending.
 fn compare(a: &[Value], b: &[Value], order_by: &[OrderBy]) -> Ordering {
     for ((a, b), item) in a.iter().zip(b).zip(order_by) {
-        let order = match (a.is_null(), b.is_null()) {
-            (false, false) => a.compare(b).unwrap_or(Ordering::Equal),
-            (a, b) => a.cmp(&b),
-        };
+        let order = a.order_nulls_last(b);
         let order = if item.descending { order.reverse() } else { order };
         if order.is_ne() {
             return order;
@@ -200,7 +224,7 @@ impl OneShot {
         }
         let watermarks = plan.sources().map(|_| None).collect();
         Ok(OneShot {
-            reading: Reading::new(plan, place, watermarks, rows)?,
+            reading: Reading::new(plan, place, watermarks, rows, false)?,
             shards,
             store,
             step_records_max,
@@ -222,8 +246,8 @@ impl OneShot {
                 return Ok(());
             }
             let records = self.next_records().await?;
-            if !records.is_empty() {
-                self.reading.pipeline.apply(&records, now).map_err(stopped)?;
+            if self.reading.apply(&records, now).await?.is_some() {
+                return Ok(());
             }
             let ended = records.is_empty();
             let finished = self
@@ -231,7 +255,7 @@ impl OneShot {
                 .pipeline
                 .finish(now, ended, TIMERS_PER_STEP_MAX)
                 .map_err(stopped)?;
-            if self.reading.take(finished).await?.is_some() {
+            if self.reading.take(finished.rows).await?.is_some() {
                 return Ok(());
             }
             if ended {
@@ -349,7 +373,7 @@ impl Push {
         }
         let follower = store.follow_from(cursors);
         Ok(Push {
-            reading: Reading::new(plan, &Place::Here, watermarks, sender)?,
+            reading: Reading::new(plan, &Place::Here, watermarks, sender, true)?,
             follower,
             store,
             step_records_max,
@@ -413,7 +437,9 @@ impl Push {
 
     async fn step(&mut self, records: &[(RecordId, Record)]) -> Result<Option<Done>, SqlError> {
         let now = TimestampUs::from_ms(self.store.now());
-        self.reading.pipeline.apply(records, now).map_err(stopped)?;
+        if let Some(done) = self.reading.apply(records, now).await? {
+            return Ok(Some(done));
+        }
         loop {
             let finished = self
                 .reading
@@ -421,7 +447,7 @@ impl Push {
                 .finish(now, false, TIMERS_PER_STEP_MAX)
                 .map_err(stopped)?;
             let more = finished.more;
-            if let Some(done) = self.reading.take(finished).await? {
+            if let Some(done) = self.reading.take(finished.rows).await? {
                 return Ok(Some(done));
             }
             if !more {
@@ -436,7 +462,9 @@ fn stopped(stop: Stop) -> SqlError {
     match stop {
         Stop::BadRecord(error) => SqlError::new(codes::BAD_RECORD, error.to_string()),
         Stop::Read(error) => error.into(),
-        Stop::TooManyGroups(_) => SqlError::new(codes::TOO_LARGE, stop.to_string()),
+        Stop::TooManyGroups(_) | Stop::TooLarge | Stop::TooManyPairs => {
+            SqlError::new(codes::TOO_LARGE, stop.to_string())
+        }
         Stop::State(_) => SqlError::internal(stop.to_string()),
     }
 }

@@ -8,6 +8,7 @@ mod state;
 
 use crate::change::{Delta, RecordId};
 use crate::function::Scope;
+use crate::limits::RESULT_BYTES_MAX;
 use crate::plan::physical::OperatorId;
 use crate::types::TimestampUs;
 use crate::value::{Fault, Value};
@@ -33,6 +34,12 @@ pub enum Stop {
     /// More groups than a one-shot or push read may hold.
     #[error("the query holds more than {0} groups in memory; make it a persistent query with CREATE STREAM … AS")]
     TooManyGroups(usize),
+    /// What comes of the step does not fit a write.
+    #[error("what a step puts out is larger than a write may be")]
+    TooLarge,
+    /// A read that ends would hold too much of a join of tables.
+    #[error("the pairs of a join of tables take more than {} MiB", crate::limits::SORT_BYTES_MAX >> 20)]
+    TooManyPairs,
 }
 
 /// A row that a sink has made.
@@ -40,6 +47,8 @@ pub enum Stop {
 pub struct SinkRow {
     /// JSON; None: the key's row is gone.
     pub payload: Option<ByteString>,
+    /// To somebody who reads along: the row that the key had before this step, where it went.
+    pub old: Option<ByteString>,
     /// The record's key.
     pub key: Bytes,
     /// What places the record when it has no topic: the key without the window. None: the key.
@@ -61,6 +70,12 @@ impl SinkRow {
         let topic = self.topic.as_ref().map_or(0, |topic| topic.as_str().len());
         AROUND + self.key.len() + topic + self.payload.as_ref().map_or(0, |payload| payload.len())
     }
+
+    /// What of it counts for the size of a Batch: a row that no Batch can hold is left out.
+    pub(crate) fn written_bytes(&self) -> usize {
+        let size = self.size_bytes();
+        if size > RESULT_BYTES_MAX { 0 } else { size }
+    }
 }
 
 /// A row that came after its window had closed.
@@ -81,6 +96,8 @@ pub struct LateRow {
 pub struct Gathered {
     /// In order.
     pub rows: Vec<SinkRow>,
+    /// About what they weigh, and those that a sink holds to the end of the step.
+    pub row_bytes: usize,
     /// Values that could not be worked out.
     pub errors: Vec<(RecordId, Fault)>,
     /// Those of them that every task of the query meets, because they came before the Exchange.
@@ -160,7 +177,14 @@ impl Step<'_> {
 
     /// Puts a row out of the query.
     pub fn write(&mut self, row: SinkRow) {
+        self.gathered.row_bytes += row.written_bytes();
         self.gathered.rows.push(row);
+    }
+
+    /// A sink holds a row to the end of the step, for an earlier one of so many bytes.
+    pub fn hold(&mut self, row: &SinkRow, instead_of: usize) {
+        let more = self.gathered.row_bytes + row.written_bytes();
+        self.gathered.row_bytes = more.saturating_sub(instead_of);
     }
 
     /// Tells of a value that could not be worked out.

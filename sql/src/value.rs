@@ -186,6 +186,29 @@ impl Value {
         }
     }
 
+    /// The one order of all values, whatever their types: what ORDER BY, ARRAY_SORT, MIN, MAX and TOPK go by. It is that
+    /// of their keys, so that it is the same wherever values are kept in order; NULL is first.
+    pub fn order(&self, other: &Value) -> Ordering {
+        match (self, other) {
+            (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
+            (Value::String(a), Value::String(b)) => a.as_bytes().cmp(b.as_bytes()),
+            _ => {
+                let key = |value: &Value| {
+                    let mut bytes = Vec::new();
+                    encode_key(value, &mut bytes);
+                    bytes
+                };
+                key(self).cmp(&key(other))
+            }
+        }
+    }
+
+    /// As [`Value::order`], with NULL last.
+    pub fn order_nulls_last(&self, other: &Value) -> Ordering {
+        let nulls = self.is_null().cmp(&other.is_null());
+        nulls.then_with(|| self.order(other))
+    }
+
     /// As text: what CAST to STRING, `||`, TOPIC templates and keys show. None for NULL.
     pub fn to_text(&self) -> Option<ByteString> {
         match self {

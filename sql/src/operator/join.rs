@@ -13,6 +13,9 @@
 //! for the other side, once. Both what matches and what is late is judged by the arriving row's own frontier, so how input
 //! is cut into steps never shows.
 //!
+//! A row may match very many. So a join works off its input in pieces, and what a piece gave is passed on before the
+//! next one: what it holds at once is bounded by the rows under one key, not by their pairs.
+//!
 //! What comes out is as old as the watermark less WITHIN at most; operators behind a join are told that watermark.
 
 mod by_value;
@@ -28,7 +31,7 @@ use super::{Operator, Place, Port, object, report};
 use crate::change::{Delta, Diff, RecordId};
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
-use crate::limits::GROUPS_IN_MEMORY_MAX;
+use crate::limits::{GROUPS_IN_MEMORY_MAX, JOIN_PIECE_BYTES, JOIN_PIECE_ROWS, SORT_BYTES_MAX};
 use crate::plan::physical::{ColumnId, Join, JoinKind, OperatorId, PlanError, Side};
 use crate::step::{Key, LateRow, Step, Stop};
 use crate::types::TimestampUs;
@@ -111,14 +114,44 @@ fn is_outer(kind: JoinKind, side: u8) -> bool {
     }
 }
 
+/// What an output row weighs besides its values: weight, time, origin and frontier.
+const ROW_BYTES: usize = 64;
+
 fn values_of(delta: &Delta, row: usize) -> Vec<StoredValue> {
     let value = |column: usize| StoredValue(delta.rows.column(column).get(row).into_owned());
     (0..delta.rows.width()).map(value).collect()
 }
 
+/// Input that a join has not worked off.
+#[derive(Debug)]
+struct Unjoined {
+    port: Port,
+    delta: Delta,
+    keys: std::iter::Enumerate<std::vec::IntoIter<Option<Vec<u8>>>>,
+}
+
+impl Unjoined {
+    fn new(port: Port, delta: &Delta, keys: Vec<Option<Vec<u8>>>) -> Unjoined {
+        Unjoined {
+            port,
+            delta: delta.clone(),
+            keys: keys.into_iter().enumerate(),
+        }
+    }
+
+    /// Itself, where rows are left.
+    fn rest(self) -> Option<Unjoined> {
+        (self.keys.len() > 0).then_some(self)
+    }
+}
+
 /// Output rows, gathered.
 #[derive(Debug, Default)]
 struct Joined {
+    /// About what they weigh.
+    bytes: usize,
+    /// Rows that were looked at for them.
+    looked_at: usize,
     columns: Vec<Vec<Value>>,
     weights: Vec<i32>,
     time: Vec<TimestampUs>,
@@ -129,12 +162,18 @@ struct Joined {
 impl Joined {
     fn push(&mut self, row: Vec<Value>, weight: i32, time: TimestampUs, origin: RecordId, frontier: TimestampUs) {
         self.columns.resize_with(row.len(), Vec::new);
+        self.bytes += row.iter().map(Value::size_bytes).sum::<usize>() + ROW_BYTES;
         let pairs = self.columns.iter_mut().zip(row);
         pairs.for_each(|(column, value)| column.push(value));
         self.weights.push(weight);
         self.time.push(time);
         self.origin.push(origin);
         self.frontier.push(frontier);
+    }
+
+    /// Enough for one piece.
+    fn is_full(&self) -> bool {
+        self.bytes >= JOIN_PIECE_BYTES || self.looked_at >= JOIN_PIECE_ROWS
     }
 
     /// As changes, even where nothing goes.

@@ -84,6 +84,14 @@ impl Operator for Watched {
         self.measured(delta.len(), step, |operator, step| operator.apply(port, delta, step))
     }
 
+    fn has_more(&self) -> bool {
+        self.operator.has_more()
+    }
+
+    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
+        self.measured(0, step, |operator, step| operator.go_on(step))
+    }
+
     fn advance(&mut self, port: Port, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
         self.measured(0, step, |operator, step| operator.advance(port, watermark, step))
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use headwater_store::encode_control;
 
-use super::{Operator, Port, report};
+use super::{Operator, Place, Port, report};
 use crate::change::{Delta, Diff, RecordId};
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
@@ -53,10 +53,12 @@ pub(super) struct RecordSink {
     changed: Vec<SinkRow>,
     by_key: HashMap<Bytes, usize>,
     view: Option<View>,
+    /// Somebody reads along, and is told which row is gone: a record says it by its key alone.
+    tells_old: bool,
 }
 
 impl RecordSink {
-    pub fn new(sink: &Sink, order_by: &[OrderBy], view: Option<View>) -> Result<RecordSink, PlanError> {
+    pub fn new(sink: &Sink, order_by: &[OrderBy], view: Option<View>, place: &Place) -> Result<RecordSink, PlanError> {
         let compile = |exprs: &[_]| exprs.iter().map(Expression::compile).collect::<Result<Vec<_>, _>>();
         let label = |item: &SinkItem| {
             let mut label = String::new();
@@ -88,6 +90,7 @@ impl RecordSink {
             changed: Vec::new(),
             by_key: HashMap::new(),
             view,
+            tells_old: place.in_memory(),
         })
     }
 
@@ -133,12 +136,12 @@ impl RecordSink {
     }
 
     /// The payloads and keys of all rows, one behind the other in one buffer: where each payload ends, and each key. What
-    /// goes has no payload.
+    /// goes has none, unless it is told.
     fn write_all(&self, delta: &Delta, keys: &[Arc<Column>]) -> (ByteString, Vec<(usize, usize)>) {
         let mut text = String::new();
         let mut ends = Vec::with_capacity(delta.len());
         for row in 0..delta.len() {
-            if delta.weight(row) > 0 {
+            if delta.weight(row) > 0 || self.tells_old {
                 self.write_payload(&delta.rows, row, &mut text);
             }
             let payload_end = text.len();
@@ -196,11 +199,17 @@ impl RecordSink {
     }
 
     /// Of the changes of one key within a step only what is left of them goes out.
-    fn coalesce(&mut self, row: SinkRow) {
+    fn coalesce(&mut self, row: SinkRow, step: &mut Step<'_>) {
         match self.by_key.get(&row.key) {
             // -old, +new: a going after a coming of the same step is a later change of the same key.
-            Some(at) => self.changed[*at] = row,
+            Some(at) => {
+                let kept = &mut self.changed[*at];
+                step.hold(&row, kept.written_bytes());
+                let old = kept.old.take().or(row.old.clone());
+                *kept = SinkRow { old, ..row };
+            }
             None => {
+                step.hold(&row, 0);
                 self.by_key.insert(row.key.clone(), self.changed.len());
                 self.changed.push(row);
             }
@@ -235,8 +244,10 @@ impl Operator for RecordSink {
             if topics.is_some() && topic.is_none() && weight > 0 {
                 step.error(origin, Fault::BadTopic);
             }
+            let payload = || text.slice_ref(&text[begin..payload_end]);
             let made = SinkRow {
-                payload: (weight > 0).then(|| text.slice_ref(&text[begin..payload_end])),
+                payload: (weight > 0).then(payload),
+                old: (weight <= 0 && self.tells_old).then(payload),
                 key: text.as_bytes().slice(payload_end..key_end),
                 // What places a row is its key without the window: without a window both are the same.
                 placement: match own.is_none() && placements.len() == keys.len() {
@@ -251,7 +262,7 @@ impl Operator for RecordSink {
             begin = key_end;
             match delta.diff {
                 Diff::Append => self.put_out(made, step),
-                Diff::Weights(_) => self.coalesce(made),
+                Diff::Weights(_) => self.coalesce(made, step),
             }
         }
         Ok(())

@@ -13,10 +13,11 @@ use proptest::prelude::*;
 use super::Pipeline;
 use crate::ast::StatementKind;
 use crate::change::RecordId;
+use crate::limits::JOIN_PIECE_BYTES;
 use crate::operator::Place;
 use crate::parse::parse;
 use crate::plan::Binder;
-use crate::step::{Committed, State};
+use crate::step::{Committed, State, Stop};
 use crate::types::TimestampUs;
 use crate::watermark::{WatermarkRules, Watermarks, advance_to};
 
@@ -57,6 +58,10 @@ fn shard(id: u64) -> ShardId {
 }
 
 fn pipeline(sql: &str) -> Pipeline {
+    pipeline_at(sql, &Place::Here)
+}
+
+fn pipeline_at(sql: &str, place: &Place) -> Pipeline {
     let mut catalog = Catalog::default();
     for row in [stream(1, "l"), stream(2, "r")] {
         catalog.stream_names.insert(row.id, row.name.clone());
@@ -78,7 +83,7 @@ fn pipeline(sql: &str) -> Pipeline {
     };
     let state = State::load(0, Committed::Memory(BTreeMap::new()), []).unwrap();
     let watermarks = plan.sources().map(marks).collect();
-    Pipeline::new(&plan, &Place::Here, state, watermarks).unwrap()
+    Pipeline::new(&plan, place, state, watermarks).unwrap()
 }
 
 fn record((offset, (stream, key, at)): (usize, &Event)) -> (RecordId, Record) {
@@ -181,6 +186,44 @@ fn what_a_period_held_goes_before_the_change_that_follows_it() {
             assert_eq!(found, rows, "{emit} at {seconds} s");
         }
     }
+}
+
+/// So many rows of each stream, all of one key and time.
+fn of_one_key(rows: usize) -> Vec<(RecordId, Record)> {
+    let event = |number: usize| (number, (1 + (number % 2) as u64, 1, 0));
+    (0..2 * rows)
+        .map(event)
+        .map(|(number, event)| record((number, &event)))
+        .collect()
+}
+
+const PAIRS: &str = "SELECT l.v AS l, r.v AS r FROM l JOIN r ON l.k = r.k WITHIN (INTERVAL 6 SECOND) EMIT CHANGES";
+
+#[test]
+fn the_pairs_of_a_hot_key_are_passed_on_in_pieces() {
+    const ROWS: usize = 300;
+    let mut pipeline = pipeline(PAIRS);
+    let (mut pieces, mut rows) = (0, 0);
+    let mut more = pipeline.begin(&of_one_key(ROWS), TimestampUs(0)).unwrap();
+    while more {
+        let piece = pipeline.take_rows();
+        let bytes: usize = piece.iter().map(|row| row.size_bytes()).sum();
+        assert!(bytes < 2 * JOIN_PIECE_BYTES, "{bytes}");
+        (pieces, rows) = (pieces + 1, rows + piece.len());
+        more = pipeline.go_on(TimestampUs(0)).unwrap();
+    }
+    rows += pipeline.take_rows().len();
+    assert_eq!(rows, ROWS * ROWS);
+    assert!(pieces > 1, "{pieces}");
+}
+
+#[test]
+fn a_step_whose_pairs_fit_no_batch_is_given_up() {
+    let output = Arc::new(stream(3, "out"));
+    let group = GroupId(1);
+    let mut pipeline = pipeline_at(PAIRS, &Place::Group { output, group });
+    let stopped = pipeline.apply(&of_one_key(1_000), TimestampUs(0));
+    assert!(matches!(stopped, Err(Stop::TooLarge)), "{stopped:?}");
 }
 
 proptest! {

@@ -125,6 +125,7 @@ pub fn operator(node: &Node, inputs: &[&Node]) -> String {
         Op::Rank(rank) => self::rank(rank, input),
         Op::Retime { end, .. } => format!("Retime to {}", name(input, end.index())),
         Op::FromUpsert { key, .. } => format!("Changes by {}", name(input, key.index())),
+        Op::Latest { key, .. } => format!("Latest by {}", name(input, key.index())),
     };
     let form = match node.form {
         Form::Append => "append",

@@ -81,6 +81,7 @@ fn kind(op: &Op) -> &'static str {
         Op::Throttle(_) => "Throttle",
         Op::View { .. } => "View",
         Op::FromUpsert { .. } => "FromUpsert",
+        Op::Latest { .. } => "Latest",
         Op::Join(_) => "Join",
         Op::JoinTables { .. } => "JoinTables",
         Op::Union => "Union",

@@ -181,6 +181,8 @@ pub enum Op {
     Rank(Rank),
     /// The same rows, each a microsecond before the time in that column, the end of its window; they come so much later.
     Retime { end: ColumnId, behind_us: i64 },
+    /// The row that each key of an upsert stream has in the end: as `FromUpsert`, for a read that ends.
+    Latest { key: ColumnId, gone: ColumnId },
 }
 
 /// A column that an operator passes on, or makes.

@@ -462,7 +462,7 @@ impl Serving<'_> {
         let step = self
             .core
             .step_shared(items, &subscription.columns, now, self.size.timers_with(1));
-        let step = step.map_err(|stop| self.stopped(stop))?;
+        let step = step.map_err(|stop| self.stopped(stop, &Took::Shared(0)))?;
         let records = self.core.counted_since(&before);
         let mut more = self.take_step(step, Took::Shared(records), began).await?;
         while more {
@@ -477,12 +477,23 @@ impl Serving<'_> {
         let now = TimestampUs::from_ms(self.context.store.now());
         let timers_max = self.size.timers_with(records.len());
         let step = self.core.step(records, now, timers_max);
-        let step = step.map_err(|stop| self.stopped(stop))?;
+        let step = step.map_err(|stop| self.stopped(stop, &Took::Records(records)))?;
         self.take_step(step, Took::Records(records), began).await
     }
 
-    fn stopped(&self, stop: Stop) -> Ended {
+    fn stopped(&mut self, stop: Stop, took: &Took<'_>) -> Ended {
         match stop {
+            Stop::TooLarge => {
+                // How many timers it would have fired is not known: at most as many as it was let.
+                let timers = match took {
+                    Took::Records(records) => self.size.timers_with(records.len()),
+                    Took::Shared(_) => 0,
+                };
+                match took.was_too_large(self.size, timers) {
+                    TooLarge::Smaller => Ended::Smaller,
+                    TooLarge::Never => Ended::Failed(stop.to_string()),
+                }
+            }
             Stop::Read(error) => read_failed(error),
             Stop::BadRecord(BadRecord(record)) => Ended::Failed(format!(
                 "record {} does not parse, and the stream's ON_ERROR is 'fail'",

@@ -16,7 +16,7 @@ use super::ordered::Ordered;
 use super::sketch::Sketch;
 use super::sum::Sum;
 use crate::plan::physical::AggregateFunction;
-use crate::value::{Fault, StoredValue, Value, encode_key};
+use crate::value::{Fault, StoredValue, Value};
 
 /// What a function is to do, for rows of which sort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,15 +201,10 @@ impl Kind {
     }
 }
 
-/// Keeps `value` if it is `better`. Values that SQL does not compare order as their keys do, and of equal numbers the
-/// one of the simpler type stays, so that the order of the rows never shows.
+/// Keeps `value` if it is `better`; of equal numbers the one of the simpler type stays, so that the order of the rows
+/// never shows.
 fn keep(kept: &mut Value, value: &Value, better: Ordering) {
-    let key = |value: &Value| {
-        let mut bytes = Vec::new();
-        encode_key(value, &mut bytes);
-        bytes
-    };
-    let order = value.compare(kept).unwrap_or_else(|| key(value).cmp(&key(kept)));
+    let order = value.order(kept);
     if kept.is_null() || order == better || (order.is_eq() && simplicity(value) < simplicity(kept)) {
         *kept = value.clone();
     }

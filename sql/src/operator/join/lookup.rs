@@ -11,6 +11,7 @@ pub(in crate::operator) struct Lookup {
     by_value: bool,
     held: usize,
     held_max: Option<usize>,
+    left: Option<Unjoined>,
 }
 
 impl Lookup {
@@ -28,6 +29,7 @@ impl Lookup {
             by_value,
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
+            left: None,
         })
     }
 
@@ -72,13 +74,29 @@ impl Operator for Lookup {
             return self.learn(delta, step);
         }
         let keys = self.sides.keys(LEFT, delta, step);
+        self.left = Some(Unjoined::new(port, delta, keys));
+        self.go_on(step)
+    }
+
+    fn has_more(&self) -> bool {
+        self.left.is_some()
+    }
+
+    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
+        let Some(mut input) = self.left.take() else {
+            return Ok(());
+        };
         let mut out = Joined::default();
-        for (row, key) in keys.iter().enumerate() {
+        while !out.is_full()
+            && let Some((row, key)) = input.keys.next()
+        {
+            let delta = &input.delta;
             let left = values_of(delta, row);
             let found = match key {
                 Some(key) => step.rows(RIGHT, &Key::new(key.clone(), key.len()))?,
                 None => Vec::new(),
             };
+            out.looked_at += found.len();
             let (weight, time, origin) = (delta.weight(row), delta.time[row], delta.origin[row]);
             for (_, stored) in &found {
                 let right: Vec<StoredValue> = decode_control(stored).map_err(|_| Stop::State(self.sides.operator))?;
@@ -90,6 +108,7 @@ impl Operator for Lookup {
                 out.push(alone, weight, time, origin, delta.frontier[row]);
             }
         }
+        self.left = input.rest();
         step.emit(out.delta());
         Ok(())
     }

@@ -16,6 +16,7 @@ pub(in crate::operator) struct StreamJoin {
     held: usize,
     held_max: Option<usize>,
     out: Joined,
+    left: Option<Unjoined>,
 }
 
 /// What a join knows of one of its inputs.
@@ -55,6 +56,7 @@ impl StreamJoin {
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
             out: Joined::default(),
+            left: None,
         })
     }
 
@@ -85,6 +87,7 @@ impl StreamJoin {
         let mut matched = false;
         let under = Key::new(key.to_vec(), key.len());
         for (place, stored) in step.rows(other, &under)? {
+            self.out.looked_at += 1;
             let their_time = time_of(&place, key.len()).ok_or(Stop::State(self.sides.operator))?;
             let near = time.0.abs_diff(their_time.0) <= self.within_us.unsigned_abs();
             if !near || their_time.plus_us(self.within_us) <= frontier {
@@ -185,9 +188,24 @@ fn timer_key(side: u8, place: &Key) -> Key {
 impl Operator for StreamJoin {
     fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let keys = self.sides.keys(port, delta, step);
-        for (row, key) in keys.iter().enumerate() {
-            self.arrive(port, key.as_deref(), delta, row, step)?;
+        self.left = Some(Unjoined::new(port, delta, keys));
+        self.go_on(step)
+    }
+
+    fn has_more(&self) -> bool {
+        self.left.is_some()
+    }
+
+    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
+        let Some(mut left) = self.left.take() else {
+            return Ok(());
+        };
+        while !self.out.is_full()
+            && let Some((row, key)) = left.keys.next()
+        {
+            self.arrive(left.port, key.as_deref(), &left.delta, row, step)?;
         }
+        self.left = left.rest();
         let joined = self.out.delta();
         step.emit(joined);
         Ok(())

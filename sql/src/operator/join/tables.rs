@@ -14,6 +14,7 @@ pub(in crate::operator) struct TableJoin {
     held: usize,
     held_max: Option<usize>,
     out: Joined,
+    left: Option<Unjoined>,
 }
 
 /// A row that comes or goes.
@@ -34,6 +35,7 @@ impl TableJoin {
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
             out: Joined::default(),
+            left: None,
         })
     }
 
@@ -47,6 +49,7 @@ impl TableJoin {
         let other = LEFT + RIGHT - change.side;
         let under = Key::new(key.to_vec(), key.len());
         let partners = self.partners(other, &under, step)?;
+        self.out.looked_at += partners.len();
         let was_there = !step.rows(change.side, &under)?.is_empty();
         self.keep(change, key, step)?;
         let is_there = !step.rows(change.side, &under)?.is_empty();
@@ -131,10 +134,28 @@ fn weight_of(row: &Counted) -> i32 {
 impl Operator for TableJoin {
     fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let keys = self.sides.keys(port, delta, step);
-        for (row, key) in keys.iter().enumerate() {
+        self.left = Some(Unjoined::new(port, delta, keys));
+        self.go_on(step)
+    }
+
+    fn has_more(&self) -> bool {
+        self.left.is_some()
+    }
+
+    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
+        let Some(mut left) = self.left.take() else {
+            return Ok(());
+        };
+        let before = self.out.bytes;
+        self.out.looked_at = 0;
+        while self.out.looked_at < JOIN_PIECE_ROWS
+            && self.out.bytes - before < JOIN_PIECE_BYTES
+            && let Some((row, key)) = left.keys.next()
+        {
+            let delta = &left.delta;
             let values = values_of(delta, row);
             let change = Change {
-                side: port,
+                side: left.port,
                 values: &values,
                 weight: delta.weight(row),
                 time: delta.time[row],
@@ -142,8 +163,11 @@ impl Operator for TableJoin {
             };
             self.change(&change, key.as_deref(), step)?;
         }
+        self.left = left.rest();
         if !self.at_end {
             step.emit(self.out.changes());
+        } else if self.out.bytes > SORT_BYTES_MAX {
+            return Err(Stop::TooManyPairs);
         }
         Ok(())
     }

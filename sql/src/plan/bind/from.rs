@@ -15,9 +15,11 @@ use crate::plan::bind::scope::{Scope, Wanted};
 use crate::plan::bind::subquery::{self, Derived};
 use crate::plan::bind::{Binder, select, topic};
 use crate::plan::physical::{
-    ColumnId, Emit, Expr, Form, Join, JoinKind, Made, Op, OperatorId, Side, Source, Start, StateBound, Unnest,
+    BinaryOp, ColumnId, Emit, Expr, Form, Join, JoinKind, Made, Op, OperatorId, Side, Source, Start, StateBound,
+    UnaryOp, Unnest,
 };
-use crate::types::DataType;
+use crate::types::{DataType, Literal};
+use crate::view;
 
 /// The delay of the watermark behind event times that records carry, unless DELAY says another.
 const DELAY_US: i64 = 5_000_000;
@@ -58,6 +60,8 @@ pub struct Stream<'a> {
     idle_us: Option<i64>,
     /// Its revisions are read as changes by key.
     upsert: Option<Upsert>,
+    /// Of these only what each key has in the end.
+    latest: bool,
 }
 
 enum Step {
@@ -163,12 +167,13 @@ impl<'a> From<'a> {
         if let Some((mut derived, name, span)) = derived {
             scope.add_query(&derived.columns, &name, alias_span.unwrap_or(span))?;
             expressions.warnings.append(&mut derived.warnings);
+            self.multiplies |= derived.multiplies;
             self.inputs.push(Input::Query(derived));
         }
         let last = self.inputs.len() - 1;
         if last == 0 {
             self.table = self.is_table(0);
-            // A read that ends takes the rows of now, or each revision for itself.
+            // A read that ends takes the rows of now.
             self.changes = match &self.inputs[0] {
                 Input::Query(derived) => derived.changes,
                 _ => self.table && context.emit != Emit::AtEnd,
@@ -239,6 +244,7 @@ impl<'a> From<'a> {
         }
         self.changes = joined.tables;
         self.table = joined.tables;
+        self.multiplies |= !joined.tables;
         self.steps.push(Step::Join(joined));
         Ok(())
     }
@@ -293,11 +299,15 @@ impl<'a> From<'a> {
 
     /// Which streams are read as changes by key, and what names a row of all.
     fn keys(&mut self, expressions: &mut Expressions<'a>) {
-        // The right side of a join is looked up or changes; the first one where it changes.
+        let joins = self.steps.iter().any(|step| matches!(step, Step::Join(_)));
         for part in 0..self.inputs.len() {
-            let joins = self.steps.iter().any(|step| matches!(step, Step::Join(_)));
-            let by_key = self.is_table(part) && (part > 0 || self.changes || joins);
-            if let (true, Input::Stream(stream)) = (by_key, &mut self.inputs[part]) {
+            let (table, changes) = (self.is_table(part), self.changes);
+            let Input::Stream(stream) = &mut self.inputs[part] else {
+                continue;
+            };
+            // A view that is read to its end has the rows of now already.
+            stream.latest = !(part > 0 || changes || joins || view::is_view(stream.row));
+            if table && (stream.latest || part > 0 || changes || joins) {
                 stream.upsert = Some(expressions.changes_of(part));
             }
         }
@@ -307,7 +317,14 @@ impl<'a> From<'a> {
                 continue;
             };
             let lone_right = matches!(joined.kind, JoinKind::Right | JoinKind::Full);
-            if joined.tables && !self.is_one_to_one(number, joined, expressions) {
+            if joined.tables && joined.kind == JoinKind::Full {
+                let of_pair = self.is_one_to_one(number, joined, expressions);
+                key = match of_pair {
+                    true => joined.key_values().collect(),
+                    false => key,
+                };
+                self.tell_sides_apart(number + 1, of_pair, &mut key, expressions);
+            } else if joined.tables && !self.is_one_to_one(number, joined, expressions) {
                 key.extend(self.key_of(number + 1, expressions));
             } else if key.is_empty() || joined.tables || lone_right {
                 key = joined.key_values().collect();
@@ -316,9 +333,68 @@ impl<'a> From<'a> {
         self.key = key;
     }
 
+    /// The key of a row of a FULL join of tables, where either side may stand alone. NULL matches nothing, so that both
+    /// sides may have a row under it: that of the right side is called `[NULL]`, and an array `[array]`, so that no other
+    /// row is called so. `of_pair`: `key` is that of both sides already, and an array is itself.
+    fn tell_sides_apart(
+        &mut self,
+        right: usize,
+        of_pair: bool,
+        key: &mut Vec<Expr>,
+        expressions: &mut Expressions<'a>,
+    ) {
+        let there = Expr::Unary {
+            op: UnaryOp::IsNotNull,
+            operand: Box::new(self.presence(right, expressions)),
+        };
+        let marked = |expr: &Expr, mark: Expr| Expr::Case {
+            branches: vec![(both(there.clone(), mark), Expr::Array(vec![expr.clone()]))],
+            otherwise: Some(Box::new(expr.clone())),
+        };
+        let is_null = |expr: &Expr| Expr::Unary {
+            op: UnaryOp::IsNull,
+            operand: Box::new(expr.clone()),
+        };
+        if of_pair {
+            key.iter_mut().for_each(|part| *part = marked(part, is_null(part)));
+            return;
+        }
+        let mut own = self.key_of(right, expressions);
+        if let Some(first) = own.first_mut() {
+            let is_array = Expr::Call {
+                function: "IS_ARRAY".to_owned(),
+                arguments: vec![first.clone()],
+            };
+            *first = marked(
+                first,
+                Expr::Binary {
+                    op: BinaryOp::Or,
+                    left: Box::new(is_null(first)),
+                    right: Box::new(is_array),
+                },
+            );
+        }
+        key.extend(own);
+    }
+
+    /// A column of a part that is NULL only where a join has no row of it.
+    fn presence(&self, part: usize, expressions: &mut Expressions<'a>) -> Expr {
+        Expr::Column(match &self.inputs[part] {
+            Input::Stream(Stream {
+                upsert: Some(upsert), ..
+            }) => upsert.gone,
+            _ => {
+                let one = Expr::Literal(Literal::Boolean(true));
+                expressions.scope.output_of(part, one, "there", DataType::Boolean)
+            }
+        })
+    }
+
     /// What names a row of one part; empty: its record's id.
     fn key_of(&self, part: usize, expressions: &mut Expressions<'a>) -> Vec<Expr> {
         match &self.inputs[part] {
+            // Nothing takes them back.
+            Input::Stream(stream) if stream.latest => Vec::new(),
             Input::Stream(stream) => stream.upsert.iter().map(|upsert| Expr::Column(upsert.key)).collect(),
             Input::Query(derived) => {
                 let columns = derived.key.iter().enumerate();
@@ -424,6 +500,14 @@ impl<'a> From<'a> {
     }
 }
 
+fn both(left: Expr, right: Expr) -> Expr {
+    Expr::Binary {
+        op: BinaryOp::And,
+        left: Box::new(left),
+        right: Box::new(right),
+    }
+}
+
 /// An expression over the columns of the parts before one.
 pub fn among(expr: &Expr, scope: &Scope<'_>, parts: usize) -> Expr {
     let mut expr = expr.clone();
@@ -462,6 +546,7 @@ impl<'a> Stream<'a> {
             timestamp: None,
             start,
             upsert: None,
+            latest: false,
         }
     }
 
@@ -488,11 +573,11 @@ impl<'a> Stream<'a> {
         let Some(upsert) = self.upsert else {
             return (top, shape);
         };
-        let op = Op::FromUpsert {
-            key: scope.local(upsert.key).1,
-            gone: scope.local(upsert.gone).1,
+        let (key, gone) = (scope.local(upsert.key).1, scope.local(upsert.gone).1);
+        let (op, shape) = match self.latest {
+            true => (Op::Latest { key, gone }, shape),
+            false => (Op::FromUpsert { key, gone }, Shape::plain(Form::Retract)),
         };
-        let shape = Shape::plain(Form::Retract);
         let keeps = shape.clone().keeping(StateBound::Keys);
         (nodes.push(op, &[top], schema, keeps), shape)
     }

@@ -48,13 +48,15 @@ pub fn plan(
     } = &mut body;
     let order_by = order_by(select, expressions, projection)?;
     let keyed = output.is_some_and(|output| output.view.is_some() && !output.keys.is_empty());
-    if let (Some(output), true) = (output, from.multiplies && expressions.grouping.is_none())
-        && output.view.is_some()
+    if let (Some(output), true) = (
+        output,
+        from.multiplies && expressions.grouping.is_none() && expressions.rank.is_none(),
+    ) && output.view.is_some()
         && !keyed
     {
         return Err(SqlError::new(codes::BAD_OPTION, "this view needs a KEY")
             .at(select.span)
-            .detail("UNNEST and UNION ALL make several rows of one record, and a view has one for each key")
+            .detail("UNNEST, UNION ALL and JOIN make several rows of one record, and a view has one for each key")
             .help("give the option KEY: WITH (KEY = …)"));
     }
     let (exchange, sink) = routing(expressions, projection, &names, select, output)?;
@@ -442,6 +444,7 @@ fn order_by(
 ) -> Result<Vec<OrderBy>, SqlError> {
     let mut order = Vec::with_capacity(select.order_by.len());
     for item in &select.order_by {
+        refuse_constant(&item.expr, "ORDER BY")?;
         let bound = expressions.bind(&item.expr, Place::Result)?;
         let column = projection.hidden(&bound.expr, &bound.data_type, &expressions.item_schema());
         order.push(OrderBy {
@@ -450,6 +453,19 @@ fn order_by(
         });
     }
     Ok(order)
+}
+
+/// A number is no number of a column: `ORDER BY 1` would order by nothing.
+pub fn refuse_constant(expr: &ast::Expr, clause: &str) -> Result<(), SqlError> {
+    match &expr.kind {
+        ExprKind::Number(_) | ExprKind::Text(_) | ExprKind::Null | ExprKind::Bool(_) => Err(SqlError::new(
+            codes::WRONG_TYPE,
+            format!("{clause} takes columns, this is a constant"),
+        )
+        .at(expr.span)
+        .help("write the name of a column, or one given with AS")),
+        _ => Ok(()),
+    }
 }
 
 /// A session cannot be taken apart again.

@@ -33,6 +33,8 @@ pub struct Derived {
     pub grouped: bool,
     /// They have the times of their windows.
     pub timed: bool,
+    /// Several rows may come of one record, and nothing names them.
+    pub multiplies: bool,
     pub warnings: Vec<String>,
     schema: Schema,
 }
@@ -73,6 +75,7 @@ pub fn query<'a>(binder: &Binder<'a>, select: &'a ast::Select, context: &Context
     let warnings = std::mem::take(&mut body.expressions.warnings);
     let projection = std::mem::take(&mut body.projection);
     let from_timed = body.from.timed();
+    let multiplies = body.from.multiplies && !grouping && !ranks;
     let mut nodes = Nodes::default();
     let (top, shape) = body.assemble(&projection, None, &mut nodes);
     if let Some(end) = window_end {
@@ -89,6 +92,7 @@ pub fn query<'a>(binder: &Binder<'a>, select: &'a ast::Select, context: &Context
         changes,
         table,
         grouped,
+        multiplies,
         timed: window_end.is_some() || (!grouping && from_timed),
         warnings,
         schema: projection.schema,
@@ -253,6 +257,7 @@ fn joined(all: Vec<Derived>, mut schema: Schema, shown: impl Fn(&Derived) -> Vec
         any(|derived| derived.grouped),
     );
     let timed = all.iter().all(|derived| derived.timed);
+    let multiplies = !keyed || any(|derived| derived.multiplies);
     let form = if changes { Form::Retract } else { Form::Append };
     let mut nodes = Nodes::default();
     let mut warnings = Vec::new();
@@ -277,6 +282,7 @@ fn joined(all: Vec<Derived>, mut schema: Schema, shown: impl Fn(&Derived) -> Vec
         table,
         grouped,
         timed,
+        multiplies,
         warnings,
         schema,
     }
@@ -333,6 +339,7 @@ fn records<'a>(binder: &Binder<'a>, stream: &'a StreamRow, context: &Context<'a>
         table: false,
         grouped: false,
         timed: true,
+        multiplies: false,
         warnings: Vec::new(),
         schema: scope.schema,
     })

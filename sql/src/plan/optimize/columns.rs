@@ -37,9 +37,13 @@ fn keep(tree: &mut Tree, used: &Used) -> Vec<Option<u32>> {
         Op::Rank(rank) => retain(&mut rank.output, used),
         Op::Join(join) | Op::JoinTables { join, .. } => retain(&mut join.output, used),
         // What passes rows on has the columns of its input.
-        Op::Filter(_) | Op::Exchange(_) | Op::Throttle(_) | Op::Union | Op::Retime { .. } | Op::FromUpsert { .. } => {
-            maps[0].clone()
-        }
+        Op::Filter(_)
+        | Op::Exchange(_)
+        | Op::Throttle(_)
+        | Op::Union
+        | Op::Retime { .. }
+        | Op::FromUpsert { .. }
+        | Op::Latest { .. } => maps[0].clone(),
         Op::Window(_) => {
             let width = maps[0].len() as u32;
             let left = maps[0].iter().flatten().count() as u32;
@@ -119,7 +123,7 @@ fn passed_on(tree: &Tree, used: &Used, input: &mut Used) {
             input.extend(used);
             input.insert(end.0);
         }
-        Op::FromUpsert { key, gone } => {
+        Op::FromUpsert { key, gone } | Op::Latest { key, gone } => {
             input.extend(used);
             input.extend([key.0, gone.0]);
         }
@@ -212,7 +216,9 @@ fn renumber(op: &mut Op, map: &impl Fn(usize, ColumnId) -> ColumnId, kept: &[Opt
         Op::Over(over) => made(&mut over.output),
         Op::Rank(rank) => made(&mut rank.output),
         Op::Retime { end, .. } => *end = map(0, *end),
-        Op::FromUpsert { key, gone } => (*key, *gone) = (map(0, *key), map(0, *gone)),
+        Op::FromUpsert { key, gone } | Op::Latest { key, gone } => {
+            (*key, *gone) = (map(0, *key), map(0, *gone));
+        }
         Op::Aggregate(aggregate) | Op::WindowAggregate { aggregate, .. } => {
             if let Some(window) = &mut aggregate.window {
                 (window.start, window.end) = (map(0, window.start), map(0, window.end));

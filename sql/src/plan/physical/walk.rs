@@ -30,6 +30,7 @@ impl Op {
             Op::Window(_)
             | Op::Throttle(_)
             | Op::FromUpsert { .. }
+            | Op::Latest { .. }
             | Op::Join(_)
             | Op::JoinTables { .. }
             | Op::Union
@@ -63,6 +64,7 @@ impl Op {
             Op::Window(_)
             | Op::Throttle(_)
             | Op::FromUpsert { .. }
+            | Op::Latest { .. }
             | Op::Join(_)
             | Op::JoinTables { .. }
             | Op::Union

@@ -157,6 +157,7 @@ impl Expressions<'_> {
         }
         let mut items = Vec::with_capacity(order.len());
         for item in order {
+            crate::plan::bind::select::refuse_constant(&item.expr, "ORDER BY")?;
             let bound = self.each(std::slice::from_ref(&item.expr))?;
             items.extend(bound.into_iter().map(|typed| OrderBy {
                 expr: typed.expr,
