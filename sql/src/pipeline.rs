@@ -341,7 +341,6 @@ impl Pipeline {
     }
 
     /// Puts changes before all that waits.
-
     fn pass_on(&mut self, users: &[(usize, Port)], delta: Delta) {
         let Some(((last, last_port), others)) = users.split_last() else {
             return;
