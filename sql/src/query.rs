@@ -41,7 +41,7 @@ use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
 use crate::value::Fault;
 use crate::watermark::{WatermarkRules, Watermarks};
-use side::{Side, SideStreams};
+use side::{Side, SideStreams, SourceNames};
 use task::TaskPosition;
 
 /// How far a query has come in one group: the row that fences its steps.
@@ -244,9 +244,9 @@ impl QueryCore {
         }
     }
 
-    /// `stream:shard:offset` of a record of an input.
-    pub fn name_of(&self, record: RecordId) -> String {
-        self.side.id(record)
+    /// The names of its inputs.
+    pub fn inputs(&self) -> &SourceNames {
+        self.side.inputs()
     }
 
     /// Time alone can bring output.

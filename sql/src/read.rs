@@ -13,12 +13,14 @@ use headwater_store::{Catalog, Follower, Offset, Position, ReadError, Record, Sh
 use tokio_util::sync::CancellationToken;
 
 use crate::change::RecordId;
+use crate::decode::BadRecord;
 use crate::error::{SqlError, codes};
 use crate::limits::{FOLLOW_BYTES, READ_AHEAD_BYTES, SORT_BYTES_MAX, TIMERS_PER_STEP_MAX};
 use crate::operator::Place;
 use crate::outcome::RowSender;
 use crate::pipeline::Pipeline;
 use crate::plan::physical::{OrderBy, Plan, Source, Start};
+use crate::query::side::SourceNames;
 use crate::query::{QueryRules, rules_of};
 use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
@@ -61,6 +63,7 @@ pub(crate) async fn resolve(
 /// Shared by both sorts of SELECT.
 struct Reading {
     pipeline: Pipeline,
+    inputs: SourceNames,
     rows: RowSender,
     order_by: Vec<OrderBy>,
     /// Rows that may still be sent.
@@ -89,6 +92,7 @@ impl Reading {
         let left = plan.limit.unwrap_or(u64::MAX);
         Ok(Reading {
             pipeline,
+            inputs: SourceNames::of(plan),
             rows,
             order_by: plan.order_by.clone(),
             left,
@@ -101,7 +105,10 @@ impl Reading {
     /// Takes in records; what comes of them is sent before all of it is worked out, and nothing more is worked out once
     /// the reader has enough.
     async fn apply(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<Option<Done>, SqlError> {
-        let mut more = self.pipeline.begin(records, now).map_err(stopped)?;
+        let mut more = self
+            .pipeline
+            .begin(records, now)
+            .map_err(|stop| self.inputs.stopped(stop))?;
         while more {
             let rows = self.pipeline.take_rows();
             if self.rows.is_closed() {
@@ -112,7 +119,7 @@ impl Reading {
             }
             // A long read is one task among many.
             tokio::task::yield_now().await;
-            more = self.pipeline.go_on(now).map_err(stopped)?;
+            more = self.pipeline.go_on(now).map_err(|stop| self.inputs.stopped(stop))?;
         }
         Ok(None)
     }
@@ -254,7 +261,7 @@ impl OneShot {
                 .reading
                 .pipeline
                 .finish(now, ended, TIMERS_PER_STEP_MAX)
-                .map_err(stopped)?;
+                .map_err(|stop| self.reading.inputs.stopped(stop))?;
             if self.reading.take(finished.rows).await?.is_some() {
                 return Ok(());
             }
@@ -445,7 +452,7 @@ impl Push {
                 .reading
                 .pipeline
                 .finish(now, false, TIMERS_PER_STEP_MAX)
-                .map_err(stopped)?;
+                .map_err(|stop| self.reading.inputs.stopped(stop))?;
             let more = finished.more;
             if let Some(done) = self.reading.take(finished.rows).await? {
                 return Ok(Some(done));
@@ -457,15 +464,17 @@ impl Push {
     }
 }
 
-/// Why a SELECT ended, in the words of its error.
-fn stopped(stop: Stop) -> SqlError {
-    match stop {
-        Stop::BadRecord(error) => SqlError::new(codes::BAD_RECORD, error.to_string()),
-        Stop::Read(error) => error.into(),
-        Stop::TooManyGroups(_) | Stop::TooLarge | Stop::TooManyPairs => {
-            SqlError::new(codes::TOO_LARGE, stop.to_string())
+impl SourceNames {
+    /// Why a SELECT ended, in the words of its error.
+    fn stopped(&self, stop: Stop) -> SqlError {
+        match stop {
+            Stop::BadRecord(BadRecord(record)) => SqlError::new(codes::BAD_RECORD, self.does_not_parse(record)),
+            Stop::Read(error) => error.into(),
+            Stop::TooManyGroups(_) | Stop::TooLarge | Stop::TooManyPairs => {
+                SqlError::new(codes::TOO_LARGE, stop.to_string())
+            }
+            Stop::State(_) => SqlError::internal(stop.to_string()),
         }
-        Stop::State(_) => SqlError::internal(stop.to_string()),
     }
 }
 

@@ -122,17 +122,43 @@ fn spec(name: String) -> StreamSpec {
 #[derive(Debug)]
 pub(crate) struct Side {
     streams: SideStreams,
-    /// The names of the inputs.
-    names: Vec<(StreamId, String)>,
+    inputs: SourceNames,
+}
+
+/// The names of a plan's inputs, for telling people of records.
+#[derive(Debug)]
+pub(crate) struct SourceNames(Vec<(StreamId, String)>);
+
+impl SourceNames {
+    pub fn of(plan: &Plan) -> SourceNames {
+        let names = plan.sources().map(|(_, source)| (source.stream, source.name.clone()));
+        SourceNames(names.collect())
+    }
+
+    /// `stream:shard:offset`, by the stream's name.
+    pub fn id(&self, record: RecordId) -> String {
+        let RecordId { shard, offset } = record;
+        match self.0.iter().find(|(stream, _)| *stream == shard.stream) {
+            Some((_, name)) => format!("{name}:{}:{offset}", shard.number),
+            None => record.to_string(),
+        }
+    }
+
+    /// Why a query ended whose stream has ON_ERROR = 'fail'.
+    pub fn does_not_parse(&self, record: RecordId) -> String {
+        format!(
+            "record {} does not parse, and the stream's ON_ERROR is 'fail'",
+            self.id(record)
+        )
+    }
 }
 
 impl Side {
     /// For the task of a plan.
     pub fn new(streams: SideStreams, plan: &Plan) -> Side {
-        let name = |source: &crate::plan::physical::Source| (source.stream, source.name.clone());
         Side {
             streams,
-            names: plan.sources().map(|(_, source)| name(source)).collect(),
+            inputs: SourceNames::of(plan),
         }
     }
 
@@ -151,7 +177,7 @@ impl Side {
     fn late(&self, late: &LateRow) -> String {
         let time = |at: TimestampUs| calendar::format_timestamp(at.0);
         let mut out = String::from("{\"record\":");
-        write_json_string(&self.id(late.origin), &mut out);
+        write_json_string(&self.inputs.id(late.origin), &mut out);
         out.push_str(&format!(
             ",\"time\":\"{}\",\"watermark\":\"{}\",\"row\":{}}}",
             time(late.time),
@@ -162,16 +188,12 @@ impl Side {
     }
 
     fn error(&self, record: RecordId, fault: Fault) -> String {
-        json!({ "record": self.id(record), "fault": fault.label(), "reason": fault.to_string() }).to_string()
+        json!({ "record": self.inputs.id(record), "fault": fault.label(), "reason": fault.to_string() }).to_string()
     }
 
-    /// `stream:shard:offset`
-    pub fn id(&self, record: RecordId) -> String {
-        let RecordId { shard, offset } = record;
-        match self.names.iter().find(|(stream, _)| *stream == shard.stream) {
-            Some((_, name)) => format!("{name}:{}:{offset}", shard.number),
-            None => record.to_string(),
-        }
+    /// The names of the inputs.
+    pub fn inputs(&self) -> &SourceNames {
+        &self.inputs
     }
 }
 

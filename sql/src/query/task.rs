@@ -495,10 +495,7 @@ impl Serving<'_> {
                 }
             }
             Stop::Read(error) => read_failed(error),
-            Stop::BadRecord(BadRecord(record)) => Ended::Failed(format!(
-                "record {} does not parse, and the stream's ON_ERROR is 'fail'",
-                self.core.name_of(record)
-            )),
+            Stop::BadRecord(BadRecord(record)) => Ended::Failed(self.core.inputs().does_not_parse(record)),
             other => Ended::Failed(other.to_string()),
         }
     }
