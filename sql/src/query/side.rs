@@ -206,3 +206,27 @@ fn bounded(payloads: impl Iterator<Item = String>) -> Vec<Record> {
     let payloads = payloads.take(SIDE_ROWS_PER_STEP_MAX).take_while(fits);
     payloads.map(Record::new).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use headwater_store::Offset;
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_told_by_the_name_of_its_stream() {
+        let inputs = SourceNames(vec![(StreamId(7), "strict".to_owned())]);
+        let record = |stream| RecordId {
+            shard: ShardId {
+                stream: StreamId(stream),
+                number: 2,
+                group: GroupId(3),
+            },
+            offset: Offset(41),
+        };
+        assert_eq!(inputs.id(record(7)), "strict:2:41");
+        assert_eq!(inputs.id(record(8)), record(8).to_string(), "one that it does not read");
+        let told = "record strict:2:41 does not parse, and the stream's ON_ERROR is 'fail'";
+        assert_eq!(inputs.does_not_parse(record(7)), told);
+    }
+}
