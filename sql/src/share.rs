@@ -237,6 +237,19 @@ struct QueueState {
     left: bool,
 }
 
+impl QueueState {
+    /// The first items, of so many rows together; the first of all whatever it holds.
+    fn take(&mut self, rows_max: usize) -> Vec<Item> {
+        let mut rows = 0;
+        let mut fits = |item: &Item| {
+            rows += item.rows.len();
+            rows <= rows_max
+        };
+        let fit = self.items.iter().take_while(|item| fits(item)).count();
+        self.items.drain(..fit.max(1).min(self.items.len())).collect()
+    }
+}
+
 impl Queue {
     /// False: it takes nothing any more.
     fn push(&self, item: Item) -> bool {
@@ -267,15 +280,16 @@ impl Queue {
 }
 
 impl Subscription {
-    /// Waits for the next items and gives all there are. None: the query has to read by itself from where it is.
-    /// Cancel-safe.
-    pub async fn next(&self) -> Option<VecDeque<Item>> {
+    /// Waits for the next items and gives those that one step of `rows_max` rows takes in, at least one. What comes after
+    /// them stays in the queue, so that [`Watch::seen`] passes nothing that no step has taken in. None: the query has to
+    /// read by itself from where it is. Cancel-safe.
+    pub async fn next(&self, rows_max: usize) -> Option<Vec<Item>> {
         loop {
             let news = self.place.queue.news.notified();
             {
                 let mut state = lock(&self.place.queue.state);
                 if !state.items.is_empty() {
-                    return Some(std::mem::take(&mut state.items));
+                    return Some(state.take(rows_max));
                 }
                 if state.over {
                     return None;
@@ -304,7 +318,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// How far the hub has come, if all that it had for this query was taken.
+    /// How far the hub has come, if all that it had for this query was taken. To be asked between steps: what was taken
+    /// and has not been through a step would be passed.
     pub fn seen(&self) -> Option<Vec<(ShardId, Offset)>> {
         // Looked at first: what is given meanwhile is beyond it.
         let cursors = lock(&self.seen.cursors).clone();
@@ -597,4 +612,54 @@ pub(crate) fn records(
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(rows: usize) -> Item {
+        let record = |offset| {
+            let id = RecordId {
+                shard: ShardId {
+                    group: headwater_store::GroupId(1),
+                    stream: StreamId(1),
+                    number: 0,
+                },
+                offset: Offset(offset as u64),
+            };
+            (id, Record::new("{}"))
+        };
+        Item {
+            rows: Rows::Records(Arc::new((0..rows).map(record).collect())),
+            end: Arc::new([]),
+        }
+    }
+
+    /// A query that is told to stop between two steps must not pass what the second one would have taken in.
+    #[tokio::test]
+    async fn nothing_is_passed_before_a_step_has_taken_it() {
+        let queue = Arc::new(Queue::default());
+        let subscription = Subscription {
+            place: Watch {
+                queue: queue.clone(),
+                seen: Arc::new(Seen::new(Vec::new())),
+            },
+            begins: Vec::new(),
+            columns: Arc::new([]),
+        };
+        for rows in [2, 3, 4, 9, 1] {
+            queue.push(item(rows));
+        }
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            assert!(subscription.watch().seen().is_none(), "behind {taken:?} there is more");
+            let items = subscription.next(5).await.unwrap();
+            taken.push(items.iter().map(|item| item.rows.len()).collect::<Vec<_>>());
+        }
+        assert_eq!(taken, [vec![2, 3], vec![4], vec![9], vec![1]]);
+        assert!(subscription.watch().seen().is_some());
+        queue.end();
+        assert!(subscription.next(5).await.is_none());
+    }
 }

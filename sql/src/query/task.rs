@@ -344,17 +344,12 @@ impl Serving<'_> {
                     return self.save().await.map(|()| Over::Stopped);
                 }
                 changed = leadership.changed() => self.still_leads(changed.is_ok())?,
-                items = subscription.next() => {
+                items = subscription.next(self.context.step_records_max) => {
                     let Some(items) = items else { return Ok(Over::TooSlow) };
-                    for items in cut(items.into(), self.context.step_records_max) {
-                        if !subscription.caught_up() {
-                            self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
-                        }
-                        self.step_shared(&items, subscription).await?;
-                        if stop.is_cancelled() {
-                            break;
-                        }
+                    if !subscription.caught_up() {
+                        self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
                     }
+                    self.step_shared(&items, subscription).await?;
                 }
                 () = sleep_until(deadline) => {
                     self.tick(subscription.caught_up()).await?;
@@ -620,25 +615,6 @@ enum Over {
 fn has_come_to(cursors: &[(ShardId, Offset)], begins: &[(ShardId, Offset)]) -> bool {
     let reached = |(shard, begin): &(ShardId, Offset)| cursors.iter().any(|(own, next)| own == shard && next >= begin);
     begins.iter().all(reached)
-}
-
-/// Items that one step takes together.
-fn cut(items: Vec<Item>, rows_max: usize) -> Vec<Vec<Item>> {
-    let (mut steps, mut rows) = (Vec::<Vec<Item>>::new(), 0);
-    for item in items {
-        let more = item.rows.len();
-        match steps.last_mut().filter(|_| rows + more <= rows_max) {
-            Some(step) => {
-                step.push(item);
-                rows += more;
-            }
-            None => {
-                steps.push(vec![item]);
-                rows = more;
-            }
-        }
-    }
-    steps
 }
 
 impl TaskContext {
