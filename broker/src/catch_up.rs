@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use headwater_store::{GroupId, LogIndex, Qos, ReadError, Record, Store, TimestampMs, TopicFilter, key_hash};
+use headwater_store::{GroupId, LogIndex, Qos, ReadError, Record, Store, TimestampMs, TopicFilter, filter_hashes};
 
 use crate::cursor::{At, Cursor};
 use crate::dispatch::Dispatched;
@@ -59,9 +59,9 @@ impl Own {
     pub fn subscribe(&mut self, filter: &TopicFilter, subscriber: Subscriber) {
         self.subscriptions.subscribe(filter, subscriber.clone());
         self.scans.behind().subscribe(filter, subscriber);
-        let hash = filter.is_exact().then(|| key_hash(filter.as_str().as_bytes()));
-        scan::widen(&mut self.hashes, hash);
-        self.scans.widen(self.connection, hash);
+        let hashes = filter_hashes(filter);
+        scan::widen(&mut self.hashes, hashes.as_deref());
+        self.scans.widen(self.connection, hashes.as_deref());
         self.filters.push(filter.clone());
     }
 

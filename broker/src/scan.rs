@@ -3,8 +3,8 @@
 //! A session that reads from the log takes a seat in the scan of its group, with its cursor, and leaves it with a page. The
 //! scan goes round by round. A round begins at the cursor of the seat whose turn it is, and serves every seat whose cursor
 //! lies in what it reads; so sessions that come back together are read for once. Where the filters of all seats of a round
-//! are exact, it looks at the rows of entries, and reads only what holds one of the topics; what it has seen of those rows
-//! it remembers (`spans`), so that a session that comes alone passes over most of them.
+//! begin with literals, it looks at the rows of entries, and reads only what holds a topic under one of them; what it has
+//! seen of those rows it remembers (`spans`), so that a session that comes alone passes over most of them.
 //!
 //! Messages are matched in one trie with the subscriptions of all sessions that catch up ([`Scans::behind`]). A session is
 //! in there before it takes a seat, and a subscription that it makes meanwhile widens the seat before its SUBACK: what is
@@ -35,7 +35,7 @@ pub struct Scans {
     behind: Arc<Subscriptions>,
 }
 
-/// The hashes of a session's filters; None if one of them is not exact, so that every message has to be looked at.
+/// The hashes of a session's filters; None if one of them begins with a wildcard, so that every message has to be looked at.
 pub type Hashes = Option<Vec<u32>>;
 
 /// What a session asks for.
@@ -86,7 +86,7 @@ enum Plan {
     /// Everything from here on, as much as fits a page.
     All { from: LogIndex },
     /// What holds one of the hashes.
-    Exact {
+    Holding {
         from: LogIndex,
         to: LogIndex,
         hashes: HashSet<u32>,
@@ -150,8 +150,8 @@ impl Scans {
         page.await.unwrap_or(Err(ReadError::Stopped))
     }
 
-    /// A session that may have a seat has another subscription. None: one with a wildcard.
-    pub fn widen(&self, connection: u64, hash: Option<u32>) {
+    /// A session that may have a seat has another subscription. None: one that begins with a wildcard.
+    pub fn widen(&self, connection: u64, filter: Option<&[u32]>) {
         for scan in &self.groups {
             let mut state = scan.lock();
             if let Some(seat) = state
@@ -159,16 +159,16 @@ impl Scans {
                 .iter_mut()
                 .find(|seat| seat.request.connection == connection)
             {
-                widen(&mut seat.request.hashes, hash);
+                widen(&mut seat.request.hashes, filter);
             }
         }
     }
 }
 
 /// Another filter of the same session.
-pub fn widen(hashes: &mut Hashes, hash: Option<u32>) {
-    match (hashes.as_mut(), hash) {
-        (Some(known), Some(hash)) => known.push(hash),
+pub fn widen(hashes: &mut Hashes, filter: Option<&[u32]>) {
+    match (hashes.as_mut(), filter) {
+        (Some(known), Some(filter)) => known.extend_from_slice(filter),
         _ => *hashes = None,
     }
 }
@@ -189,7 +189,7 @@ impl Scan {
         let Some(plan) = self.plan() else { return false };
         let read = match &plan {
             Plan::All { from } => self.read_all(*from),
-            Plan::Exact { from, to, hashes } => self.read_exact(*from, *to, hashes),
+            Plan::Holding { from, to, hashes } => self.read_holding(*from, *to, hashes),
         };
         match read {
             Ok(read) => {
@@ -215,9 +215,9 @@ impl Scan {
                 seat.give(Vec::new(), 0);
                 continue;
             }
-            let exact = seat.request.hashes.is_some();
+            let by_rows = seat.request.hashes.is_some();
             state.seats.push_back(seat);
-            if !exact {
+            if !by_rows {
                 return Some(Plan::All { from });
             }
             let span = from.0 / self.span_entries;
@@ -230,7 +230,7 @@ impl Scan {
                 .filter_map(|seat| seat.request.hashes.as_ref());
             let hashes: HashSet<u32> = wanted.flatten().copied().collect();
             if !hashes.is_empty() && state.spans.may_hold(span, &hashes) {
-                return Some(Plan::Exact { from, to, hashes });
+                return Some(Plan::Holding { from, to, hashes });
             }
             for seat in &mut state.seats {
                 if seat.request.hashes.is_some() && (from..to).contains(&seat.request.cursor.next) {
@@ -247,7 +247,7 @@ impl Scan {
     }
 
     /// Looks at rows, the whole span's if all of it is there, and reads what is wanted, a page at most.
-    fn read_exact(&self, from: LogIndex, to: LogIndex, hashes: &HashSet<u32>) -> Result<Read, ReadError> {
+    fn read_holding(&self, from: LogIndex, to: LogIndex, hashes: &HashSet<u32>) -> Result<Read, ReadError> {
         let span = from.0 / self.span_entries;
         let whole = to.0.is_multiple_of(self.span_entries) && !self.lock().spans.knows(span);
         let (mut entries, mut bytes, mut seen) = (Vec::new(), 0, Vec::new());
@@ -286,13 +286,13 @@ impl Scan {
     /// it read rows for.
     fn portions(&self, plan: &Plan, next: LogIndex) -> HashMap<u64, Portion> {
         let from = match plan {
-            Plan::All { from } | Plan::Exact { from, .. } => *from,
+            Plan::All { from } | Plan::Holding { from, .. } => *from,
         };
         let served = |request: &&Request| {
             let hashes = match (plan, &request.hashes) {
                 (Plan::All { .. }, _) => true,
-                (Plan::Exact { hashes, .. }, Some(own)) => own.iter().all(|hash| hashes.contains(hash)),
-                (Plan::Exact { .. }, None) => false,
+                (Plan::Holding { hashes, .. }, Some(own)) => own.iter().all(|hash| hashes.contains(hash)),
+                (Plan::Holding { .. }, None) => false,
             };
             hashes && (from..next).contains(&request.cursor.next)
         };

@@ -240,8 +240,12 @@ impl Applier {
         let (batch_key, shard_row) = (record_batch::key(id, base), shard::encode(&shard.row));
         overlay.writes.put(Family::Slice(slice), batch_key, stored.encoded());
         overlay.writes.put(Family::State, shard::key(id), shard_row);
-        let keys = append.keys;
-        let appended = Appended { shard: id, base, keys };
+        let appended = Appended {
+            shard: id,
+            base,
+            keys: append.keys,
+            prefixes: append.prefixes,
+        };
         overlay.by_slice.entry(slice).or_default().push(appended);
         overlay.appends.push(stored);
         Ok(base)
@@ -449,6 +453,7 @@ mod tests {
                 class: RetentionClass::FOREVER,
                 batch: batch.into(),
                 keys: KeyHashes::default(),
+                prefixes: KeyHashes::default(),
             }],
             ..Item::default()
         }

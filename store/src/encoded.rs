@@ -3,7 +3,7 @@
 //! A query has its results in pieces. A [`Record`] of its own for each, which is encoded and dropped a moment later, would
 //! cost it more than what it makes of them.
 
-use crate::key_hashes::key_hash;
+use crate::key_hashes::{key_hash, prefix_hashes};
 use crate::limits::RECORD_BATCH_RECORDS_MAX;
 use crate::record::{Qos, Record};
 use crate::record_batch::{attributes, encode_parts, encode_record};
@@ -16,6 +16,8 @@ pub struct EncodedRecords {
     pub(crate) count: u32,
     /// Of their keys and topics.
     pub(crate) hashes: Vec<u32>,
+    /// Of what their topics lie under.
+    pub(crate) prefixes: Vec<u32>,
 }
 
 impl EncodedRecords {
@@ -39,6 +41,7 @@ impl EncodedRecords {
             &mut self.body,
         );
         self.count += 1;
+        self.prefixes.extend(topic.into_iter().flat_map(prefix_hashes));
         let topic = topic.map(|topic| topic.as_str().as_bytes());
         self.hashes
             .extend([Some(key), topic].into_iter().flatten().map(key_hash));
@@ -50,6 +53,7 @@ impl EncodedRecords {
         encode_record(record, &mut self.body);
         self.count += 1;
         self.hashes.extend(record.key_and_topic().map(key_hash));
+        self.prefixes.extend(record.topic.iter().flat_map(prefix_hashes));
     }
 
     /// Adds those of another one; together they are few enough for one record batch.
@@ -57,6 +61,7 @@ impl EncodedRecords {
         self.body.extend_from_slice(&more.body);
         self.count += more.count;
         self.hashes.extend_from_slice(&more.hashes);
+        self.prefixes.extend_from_slice(&more.prefixes);
     }
 
     /// How many records there are.
@@ -104,7 +109,7 @@ mod tests {
         pieces.push(b"k", None, None, (Qos::AtMostOnce, false));
         records.push_record(&record);
         records.push_record(&gone);
-        assert_eq!((pieces.body, pieces.hashes), (records.body, records.hashes));
-        assert_eq!(pieces.count, 2);
+        let parts = |made: EncodedRecords| (made.body, made.hashes, made.prefixes, made.count);
+        assert_eq!(parts(pieces), parts(records));
     }
 }

@@ -7,6 +7,7 @@
 //! condition: 0 u8 | table u16 | key prefixed | value optional        (the row has this value)
 //!            1 u8 | term u64                                         (the entry is of this term)
 //! append: stream u64 | shard u16 | retention class u8 | record batch prefixed | key hashes prefixed
+//!         | prefix hashes prefixed
 //!         (retention.rs, record_batch.rs, key_hashes.rs)
 //! trim:   stream u64 | shard u16 | first offset u64                  (records before it go; all ones: the shard goes)
 //! put:    table u16 | key prefixed | value optional
@@ -26,7 +27,7 @@ use crate::producer::Producer;
 use crate::retention::RetentionClass;
 use crate::wire::{Reader, Short, put_optional, put_prefixed};
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const FLAG_REVISION: u8 = 1;
 const FLAG_PRODUCER: u8 = 2;
 const CONDITION_ROW: u8 = 0;
@@ -60,8 +61,10 @@ pub struct ItemAppend {
     /// How long it is kept.
     pub class: RetentionClass,
     pub batch: Bytes,
-    /// Of the keys or topics in it.
+    /// Of the keys and topics in it.
     pub keys: KeyHashes,
+    /// Of what the topics lie under.
+    pub prefixes: KeyHashes,
 }
 
 pub fn encode(entry: &Entry) -> Vec<u8> {
@@ -80,7 +83,7 @@ fn size_bytes(item: &Item) -> usize {
     let appends: usize = item
         .appends
         .iter()
-        .map(|append| append.batch.len() + append.keys.as_bytes().len() + 22)
+        .map(|append| append.batch.len() + append.keys.as_bytes().len() + append.prefixes.as_bytes().len() + 26)
         .sum();
     let puts: usize = item
         .puts
@@ -123,6 +126,7 @@ fn encode_item(item: &Item, out: &mut Vec<u8>) {
         out.push(append.class.0);
         put_prefixed(out, &append.batch);
         put_prefixed(out, append.keys.as_bytes());
+        put_prefixed(out, append.prefixes.as_bytes());
     }
     out.extend_from_slice(&(item.trims.len() as u32).to_le_bytes());
     for trim in &item.trims {
@@ -203,6 +207,7 @@ fn decode_item(group: GroupId, reader: &mut Reader) -> Result<Item, Short> {
             class: RetentionClass::from_number(reader.u8()?).ok_or(Short)?,
             batch: reader.prefixed()?,
             keys: KeyHashes::decode(reader.prefixed()?)?,
+            prefixes: KeyHashes::decode(reader.prefixed()?)?,
         });
     }
     for _ in 0..reader.u32()? {
@@ -247,12 +252,13 @@ mod tests {
                 number,
             })
         };
-        let append = (shard(), 0..RetentionClass::COUNT as u8, bytes(), any::<Vec<u32>>());
-        let append = append.prop_map(|(shard, class, batch, hashes)| ItemAppend {
+        let append = (shard(), 0..RetentionClass::COUNT as u8, bytes(), any::<[Vec<u32>; 2]>());
+        let append = append.prop_map(|(shard, class, batch, [hashes, prefixes])| ItemAppend {
             shard,
             class: RetentionClass(class),
             batch,
             keys: KeyHashes::collect(hashes),
+            prefixes: KeyHashes::collect(prefixes),
         });
         let producer = (bytes(), any::<u32>(), any::<u64>());
         let producer = producer.prop_map(|(id, epoch, sequence)| Producer { id, epoch, sequence });

@@ -1,4 +1,4 @@
-//! Which topics and keys an entry holds, from the entry's row alone, and those of its record batches that hold some of them.
+//! Which topics, what they lie under, and which keys an entry holds, from the entry's row alone, and those of its record batches that hold some of them.
 //! This is how a reader of a group finds the few entries that concern it.
 
 use bytes::Bytes;
@@ -24,9 +24,10 @@ pub struct EntryKeys {
 }
 
 impl EntryKeys {
-    /// The hashes ([`key_hash`](crate::key_hash)) of all keys and topics in it.
+    /// The hashes of all keys and topics in it ([`key_hash`](crate::key_hash)), and of what the topics lie under
+    /// ([`filter_hashes`](crate::filter_hashes)).
     pub fn hashes(&self) -> impl Iterator<Item = u32> + '_ {
-        self.appends().flat_map(|appended| appended.keys.iter())
+        self.appends().flat_map(Appended::hashes)
     }
 
     fn appends(&self) -> impl Iterator<Item = &Appended> {
@@ -52,8 +53,7 @@ impl Store {
     pub fn read_wanted(&self, keys: &EntryKeys, wanted: impl Fn(u32) -> bool) -> Result<AppliedEntry, ReadError> {
         let (engine, mut appends) = (&self.inner.shared.engine, Vec::new());
         for (slice, row) in &keys.rows {
-            for Appended { shard, base, .. } in row.appends.iter().filter(|appended| appended.keys.iter().any(&wanted))
-            {
+            for Appended { shard, base, .. } in row.appends.iter().filter(|appended| appended.hashes().any(&wanted)) {
                 let stored: Option<Bytes> = engine.get(Family::Slice(*slice), &record_batch::key(*shard, *base))?;
                 // None: trimmed.
                 match stored.map(|encoded| StoredBatch::new(*shard, encoded)).transpose() {

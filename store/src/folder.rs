@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! FOLDER/LOCK      held while a process uses the folder
-//! FOLDER/FORMAT    "headwater data folder\nformat = 2\ngroups = 4\ncrc32c = 85f5afa2\n", written first, never changed
+//! FOLDER/FORMAT    "headwater data folder\nformat = 3\ngroups = 4\ncrc32c = b52797c7\n", written first, never changed
 //! FOLDER/raft/     raft-engine: the Raft log of all groups
 //! FOLDER/state/    RocksDB: tables and record batches
 //! ```
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::error::OpenError;
 
 /// The layout this version reads and writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const TITLE: &str = "headwater data folder";
 const CHECKSUM: &str = "crc32c = ";
 
@@ -252,7 +252,7 @@ mod tests {
         fs::write(path.join("FORMAT"), "headwater data folder\nformat = 9\ngroups = 4\n").unwrap();
         let error = Folder::open(&path, 4).unwrap_err().to_string();
         assert!(
-            error.contains("format 9") && error.contains("reads format 2"),
+            error.contains("format 9") && error.contains(&format!("reads format {FORMAT}")),
             "{error}"
         );
     }

@@ -114,6 +114,7 @@ mod tests {
                 shard: shard(*stream),
                 base: Offset(0),
                 keys: KeyHashes::collect(vec![7]),
+                prefixes: KeyHashes::default(),
             });
             entry_row::encode(&entry_row::EntryRow {
                 time: TimestampMs(1),

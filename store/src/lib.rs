@@ -122,7 +122,7 @@ pub use ids::{
     BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, RouteRevision, ShardId, SliceId, StreamId, Term,
     TimestampMs,
 };
-pub use key_hashes::key_hash;
+pub use key_hashes::{filter_hashes, key_hash};
 pub use placement::{DEFAULT_STREAM, Route, SLOTS, group_for_topic, shard_for, slot};
 pub use producer::Producer;
 pub use reader::KeyRead;

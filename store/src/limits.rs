@@ -4,6 +4,8 @@
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 /// Levels of a topic: deep enough for any tree people draw, shallow enough for a trie to walk.
 pub const TOPIC_LEVELS_MAX: usize = 128;
+/// Levels by which a record batch is found as well: a filter with more literals reads what lies under so many of them.
+pub const TOPIC_PREFIXES_MAX: usize = 8;
 /// One Batch, encoded: it must fit a Raft message with room to spare.
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
 /// The raw body of one record batch. A turn that gathers more makes several.

@@ -195,6 +195,7 @@ impl OpenItem {
             class: append.class,
             batch: Bytes::from(seal(&append.records.body, append.records.count, time)),
             keys: KeyHashes::collect(append.records.hashes),
+            prefixes: KeyHashes::collect(append.records.prefixes),
         };
         Item {
             revision: self.revision,

@@ -333,6 +333,7 @@ mod tests {
                     class: RetentionClass::FOREVER,
                     batch: seal(&body, 3, time).into(),
                     keys: KeyHashes::collect(hashes),
+                    prefixes: KeyHashes::default(),
                 }],
                 ..Item::default()
             };

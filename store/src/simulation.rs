@@ -210,6 +210,7 @@ impl World {
                 class,
                 batch,
                 keys: KeyHashes::collect(hashes),
+                prefixes: KeyHashes::default(),
             }],
             ..Item::default()
         };

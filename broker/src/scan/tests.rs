@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use headwater_config::Config;
-use headwater_store::{SystemClock, TopicFilter, TopicName, group_for_topic, key_hash};
+use headwater_store::{SystemClock, TopicFilter, TopicName, filter_hashes, group_for_topic};
 
 use super::*;
 use crate::clients::{Client, Gone};
@@ -79,7 +79,7 @@ impl Fixture {
             cursor: Cursor::new(GROUP, self.start),
             until: LogIndex(u64::MAX),
             wanted_from: TimestampMs(i64::MIN),
-            hashes: filter.is_exact().then(|| vec![key_hash(filter.as_str().as_bytes())]),
+            hashes: filter_hashes(&filter),
         };
         let mut got = Vec::new();
         while request.cursor.next <= self.store.applied(GROUP) {
@@ -118,31 +118,35 @@ fn expected(device: u64) -> Vec<String> {
     vec![format!("{device}:25"), format!("{device}:75")]
 }
 
+/// Of exact filters, and of wildcards behind literals.
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_filters_read_only_what_holds_their_topics() {
-    let fixture = Fixture::open().await;
-    fixture.fill(1).await;
-    assert_eq!(fixture.missed(1, "device/0/do").await, expected(0));
-    let (entries, records) = fixture.scanned();
-    assert!(entries >= 102, "a first one looks at all rows: {entries}");
-    assert_eq!(records, 2, "and reads two records");
-    assert_eq!(fixture.missed(2, "device/0/do").await, expected(0));
-    let (again, records) = fixture.scanned();
-    assert!(
-        again - entries <= 3 * 16,
-        "two spans and what is not a whole span: {}",
-        again - entries
-    );
-    assert_eq!(records, 4);
-    assert_eq!(fixture.missed(3, "device/7/do").await, Vec::<String>::new());
-    let (nothing, records) = fixture.scanned();
-    assert!(
-        nothing - again < 16,
-        "for nobody's topic only that: {}",
-        nothing - again
-    );
-    assert_eq!(records, 4);
-    fixture.store.stop().await;
+async fn only_what_holds_a_filters_topics_is_read() {
+    for rest in ["do", "#", "+"] {
+        let fixture = Fixture::open().await;
+        fixture.fill(1).await;
+        let filter = |device| format!("device/{device}/{rest}");
+        assert_eq!(fixture.missed(1, &filter(0)).await, expected(0), "{rest}");
+        let (entries, records) = fixture.scanned();
+        assert!(entries >= 102, "a first one looks at all rows: {entries}");
+        assert_eq!(records, 2, "{rest}: and reads two records");
+        assert_eq!(fixture.missed(2, &filter(0)).await, expected(0));
+        let (again, records) = fixture.scanned();
+        assert!(
+            again - entries <= 3 * 16,
+            "{rest}: two spans and what is not a whole span: {}",
+            again - entries
+        );
+        assert_eq!(records, 4);
+        assert_eq!(fixture.missed(3, &filter(7)).await, Vec::<String>::new());
+        let (nothing, records) = fixture.scanned();
+        assert!(
+            nothing - again < 16,
+            "{rest}: for nobody's topic only that: {}",
+            nothing - again
+        );
+        assert_eq!(records, 4);
+        fixture.store.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,21 +155,32 @@ async fn sessions_that_come_together_share_what_is_read() {
     let devices = 40;
     fixture.fill(devices).await;
     let entries = 100 + 2 * devices;
-    for (filter, records_max) in [("do", 3 * 2 * devices), ("#", 3 * entries)] {
+    for (before_it, behind_it, records_max) in [
+        ("device", "do", 3 * 2 * devices),
+        ("device", "#", 3 * 2 * devices),
+        // What begins with a wildcard reads everything.
+        ("+", "do", 3 * entries),
+    ] {
+        let filter = |device| format!("{before_it}/{device}/{behind_it}");
         let before = fixture.scanned();
         let sessions: Vec<_> = (0..devices)
             .map(|device| {
-                let (fixture, filter) = (fixture.clone(), format!("device/{device}/{filter}"));
+                let (fixture, filter) = (fixture.clone(), filter(device));
                 tokio::spawn(async move { fixture.missed(device, &filter).await })
             })
             .collect();
         for (device, session) in sessions.into_iter().enumerate() {
-            assert_eq!(session.await.unwrap(), expected(device as u64), "{filter}");
+            assert_eq!(
+                session.await.unwrap(),
+                expected(device as u64),
+                "{}",
+                filter(device as u64)
+            );
         }
         let (read, records) = (fixture.scanned().0 - before.0, fixture.scanned().1 - before.1);
         // By themselves they would look at so many each.
-        assert!(read < devices * entries / 4, "{filter}: {read} entries");
-        assert!(records < devices * records_max / 4, "{filter}: {records} records");
+        assert!(read < devices * entries / 4, "{before_it}: {read} entries");
+        assert!(records < devices * records_max / 4, "{before_it}: {records} records");
     }
     fixture.store.stop().await;
 }

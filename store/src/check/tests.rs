@@ -356,6 +356,7 @@ fn rows_that_lead_nowhere_are_found() {
                 shard,
                 base: inside,
                 keys: KeyHashes::default(),
+                prefixes: KeyHashes::default(),
             }],
         };
         let key = entry_row::key(shard.group, LogIndex(1 << 40));

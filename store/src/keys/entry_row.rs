@@ -1,6 +1,6 @@
 //! What one entry appended, so that a slow reader of a group finds it again without the Raft log:
 //! `e | group u16 | index u64` -> `time i64`, then for each record batch
-//! `stream u64 | shard u16 | base offset u64 | key hashes prefixed`, values little-endian. Entries that append nothing have
+//! `stream u64 | shard u16 | base offset u64 | key hashes prefixed | prefix hashes prefixed`, values little-endian. Entries that append nothing have
 //! no row.
 //!
 //! The hashes tell which batches hold a key while its slice is open; [`key_index`](super::key_index) is made of them.
@@ -13,7 +13,7 @@ use crate::wire::{Reader, Short, put_prefixed};
 
 const TAG: u8 = b'e';
 /// What a record batch takes at least.
-const APPENDED_BYTES_MIN: usize = 8 + 2 + 8 + 1;
+const APPENDED_BYTES_MIN: usize = 8 + 2 + 8 + 1 + 1;
 
 /// The value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +29,17 @@ pub struct EntryRow {
 pub struct Appended {
     pub shard: ShardId,
     pub base: Offset,
-    /// Of the keys or topics in it.
+    /// Of the keys and topics in it.
     pub keys: KeyHashes,
+    /// Of what the topics lie under.
+    pub prefixes: KeyHashes,
+}
+
+impl Appended {
+    /// All hashes it is found by.
+    pub fn hashes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.keys.iter().chain(self.prefixes.iter())
+    }
 }
 
 pub fn prefix(group: GroupId) -> Vec<u8> {
@@ -60,11 +69,18 @@ pub fn index(key: &[u8]) -> Result<LogIndex, Short> {
 
 pub fn encode(row: &EntryRow) -> Vec<u8> {
     let mut value = row.time.0.to_le_bytes().to_vec();
-    for Appended { shard, base, keys } in &row.appends {
+    for Appended {
+        shard,
+        base,
+        keys,
+        prefixes,
+    } in &row.appends
+    {
         value.extend_from_slice(&shard.stream.0.to_le_bytes());
         value.extend_from_slice(&shard.number.to_le_bytes());
         value.extend_from_slice(&base.0.to_le_bytes());
         put_prefixed(&mut value, keys.as_bytes());
+        put_prefixed(&mut value, prefixes.as_bytes());
     }
     value
 }
@@ -83,6 +99,7 @@ pub fn decode(group: GroupId, value: Bytes) -> Result<EntryRow, Short> {
             shard,
             base: Offset(reader.u64()?),
             keys: KeyHashes::decode(reader.prefixed()?)?,
+            prefixes: KeyHashes::decode(reader.prefixed()?)?,
         });
     }
     Ok(EntryRow { time, appends })
@@ -99,13 +116,14 @@ mod tests {
         fn comes_back(
             time: i64,
             at: u64,
-            appends in proptest::collection::vec((shard(), any::<u64>(), any::<Vec<u32>>()), 0..5),
+            appends in proptest::collection::vec((shard(), any::<u64>(), any::<[Vec<u32>; 2]>()), 0..5),
         ) {
             let id = GroupId(3);
-            let appends = appends.into_iter().map(|(shard, base, hashes)| Appended {
+            let appends = appends.into_iter().map(|(shard, base, [hashes, prefixes])| Appended {
                 shard: ShardId { group: id, ..shard },
                 base: Offset(base),
                 keys: KeyHashes::collect(hashes),
+                prefixes: KeyHashes::collect(prefixes),
             });
             let row = EntryRow { time: TimestampMs(time), appends: appends.collect() };
             prop_assert_eq!(decode(id, encode(&row).into()), Ok(row));
