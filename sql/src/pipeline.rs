@@ -40,6 +40,12 @@ pub struct Pipeline {
     queue: VecDeque<(usize, Port, Delta)>,
     /// What a step puts out has to fit a Batch.
     one_batch: bool,
+    /// The changes of a key come out for each record, not once in a step.
+    each_input: bool,
+    /// Then: rows of a source that wait for their turn, from that row on.
+    waiting: VecDeque<(usize, Delta, u32)>,
+    /// Then: what the row before has changed is still to be said.
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +107,9 @@ impl Pipeline {
             gathered: Gathered::default(),
             queue: VecDeque::new(),
             one_batch: !place.in_memory(),
+            each_input: plan.manner.each_input,
+            waiting: VecDeque::new(),
+            changed: false,
         };
         let mut watermarks = watermarks.into_iter();
         let mut behind: HashMap<OperatorId, i64> = HashMap::new();
@@ -171,12 +180,20 @@ impl Pipeline {
                 let own: Vec<_> = records.iter().filter(|record| own(record)).cloned().collect();
                 source.read(&own, now, &mut self.gathered)?
             };
-            if !delta.is_empty() {
-                let users = source.users.iter().map(|(stage, port)| (*stage, *port, delta.clone()));
-                self.queue.extend(users);
-            }
+            self.bring(number, delta);
         }
         self.drain(now)
+    }
+
+    /// Rows of a source: all at once, or one by one.
+    fn bring(&mut self, source: usize, delta: Delta) {
+        if self.each_input && !delta.is_empty() {
+            self.waiting.push_back((source, delta, 0));
+        } else {
+            let users = &self.sources[source].users;
+            let users = users.iter().map(|(stage, port)| (*stage, *port, delta.clone()));
+            self.queue.extend(users.filter(|(_, _, delta)| !delta.is_empty()));
+        }
     }
 
     /// Goes on with what was begun. Gives whether there is still more to do.
@@ -207,8 +224,7 @@ impl Pipeline {
             return Ok(());
         };
         let delta = source.take(decoded, columns, rows, now);
-        let users = source.users.clone();
-        self.pass_on(&users, delta);
+        self.bring(0, delta);
         self.drain_all(now)
     }
 
@@ -357,6 +373,45 @@ impl Pipeline {
 
     /// Runs operators until nothing waits, or one of them has more to do. Gives whether that is so.
     fn drain(&mut self, now: TimestampUs) -> Result<bool, Stop> {
+        loop {
+            if self.drain_queue(now)? {
+                return Ok(true);
+            }
+            self.say_changes(now)?;
+            let Some((source, delta, row)) = self.waiting.front_mut() else {
+                return Ok(false);
+            };
+            let (source, one) = (*source, delta.take(&[*row]));
+            *row += 1;
+            if *row as usize == delta.len() {
+                self.waiting.pop_front();
+            }
+            let users = self.sources[source].users.clone();
+            self.pass_on(&users, one);
+            self.changed = true;
+        }
+    }
+
+    /// What one record has changed comes out before the next one comes in, as it would at the end of a step.
+    fn say_changes(&mut self, now: TimestampUs) -> Result<(), Stop> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(());
+        }
+        for number in 0..self.stages.len() {
+            self.run(number, now, |operator, step| {
+                operator.advance(0, TimestampUs::MIN, step)
+            })?;
+            while self.drain_queue(now)? {
+                if let Some(stage) = self.unfinished() {
+                    self.run(stage, now, |operator, step| operator.go_on(step))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As `drain`, of what has come in already.
+    fn drain_queue(&mut self, now: TimestampUs) -> Result<bool, Stop> {
         loop {
             if self.one_batch && self.gathered.row_bytes > BATCH_BYTES_MAX {
                 return Err(Stop::TooLarge);

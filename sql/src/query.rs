@@ -548,8 +548,9 @@ fn counts(output: &[GroupId], group: GroupId, input: ShardId) -> bool {
 }
 
 /// A source's own rules, and the configuration's where it has none.
-pub(crate) fn rules_of(source: &Source, rules: QueryRules) -> WatermarkRules {
+pub(crate) fn rules_of(plan: &Plan, source: &Source, rules: QueryRules) -> WatermarkRules {
     WatermarkRules {
+        silence: plan.manner.silence,
         delay_us: source.delay_us,
         idle_us: source.idle_us.unwrap_or(rules.idle_us),
         future_skew_us: rules.future_skew_us,
@@ -570,7 +571,7 @@ fn restore_watermarks(plan: &Plan, saved: &Progress, rules: QueryRules, now: Tim
             .filter(|shard| shard.stream == source.stream);
         let combined = saved.combined.get(number).copied().unwrap_or(TimestampUs::MIN);
         Some(Watermarks::new(
-            rules_of(source, rules),
+            rules_of(plan, source, rules),
             shards.map(of_shard),
             combined,
             now,

@@ -370,7 +370,7 @@ impl Push {
             }
             let shards = positions.iter().map(|(shard, _)| (*shard, TimestampUs::MIN));
             watermarks.push(Some(Watermarks::new(
-                rules_of(source, rules),
+                rules_of(plan, source, rules),
                 shards,
                 TimestampUs::MIN,
                 now,

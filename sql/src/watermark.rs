@@ -2,8 +2,9 @@
 //!
 //! A shard's watermark is its largest event time less DELAY. The task's is the smallest of its shards', and never goes
 //! back. A shard that is silent for IDLE leaves the minimum, so that one quiet device does not hold all windows open;
-//! when all are silent, the task's watermark goes on by the time that passes. It never jumps to the wall clock: a
-//! stream of last year's data stays in last year.
+//! when all are silent, the task's watermark goes on by the time that passes. It does not jump to the wall clock, so that
+//! a stream of last year's data stays in last year, unless the query asks for that (`SET idle = 'clock'`): then it is
+//! that time less DELAY. Either way nothing shows of it but by a step, and a step saves it with what it puts out.
 //!
 //! ADVANCE WATERMARK appends a marker ([`advance_to`]) to each shard, for a stream that has ended or was filled from a
 //! file. Like everything that moves event time it lies in the log, so a replay sees it at the same place.
@@ -13,6 +14,7 @@
 
 use headwater_store::{Record, ShardId};
 
+use crate::plan::physical::Silence;
 use crate::types::TimestampUs;
 
 /// How a source's watermarks behave.
@@ -24,6 +26,8 @@ pub struct WatermarkRules {
     pub idle_us: i64,
     /// An event time further ahead of its append time than this moves nothing.
     pub future_skew_us: i64,
+    /// Where event time goes while all shards are silent.
+    pub silence: Silence,
 }
 
 /// The watermarks of one source's shards, and their minimum.
@@ -110,11 +114,15 @@ impl Watermarks {
         let passed_us = now.0.saturating_sub(self.advanced_at.0).max(0);
         self.advanced_at = self.advanced_at.max(now);
         let was_silent = self.shards.iter().all(|clock| clock.idle);
-        if was_silent {
+        if !was_silent {
+            self.leave_silent(now);
+        } else if self.rules.silence == Silence::Elapsed {
             self.combined = self.combined.plus_us(passed_us);
-            return self.combined;
         }
-        self.leave_silent(now);
+        let silent = self.shards.iter().all(|clock| clock.idle);
+        if silent && self.rules.silence == Silence::Clock {
+            self.combined = self.combined.max(now.plus_us(self.rules.delay_us.saturating_neg()));
+        }
         let active = self
             .shards
             .iter()
@@ -195,6 +203,7 @@ mod tests {
             delay_us: 5 * SECOND,
             idle_us: 30 * SECOND,
             future_skew_us: 300 * SECOND,
+            silence: Silence::Elapsed,
         };
         Watermarks::new(
             rules,
@@ -242,6 +251,22 @@ mod tests {
             "it is late by the task's"
         );
         assert_eq!(marks.advance(at(1060)), at(105), "shard 1 is back, and behind");
+    }
+
+    #[test]
+    fn with_the_clock_event_time_goes_to_the_wall_clock_once_all_are_silent() {
+        let mut marks = two_shards();
+        marks.rules.silence = Silence::Clock;
+        marks.observe(shard(0), Some(at(100)), at(1000), at(1010));
+        assert_eq!(marks.advance(at(1030)), at(95), "shard 1 left, shard 0 counts as heard");
+        assert_eq!(marks.advance(at(1040)), at(1035), "all are silent: now, less the delay");
+        assert_eq!(marks.advance(at(1050)), at(1045));
+        marks.observe(shard(0), Some(at(200)), at(1051), at(1051));
+        assert_eq!(
+            marks.advance(at(1052)),
+            at(1045),
+            "a shard that speaks again takes nothing back"
+        );
     }
 
     #[test]

@@ -207,6 +207,7 @@ fn alerts(stream: StreamId) -> Plan {
         ],
         order_by: vec![],
         limit: None,
+        manner: Manner::default(),
     }
 }
 
@@ -260,6 +261,7 @@ fn hourly(stream: StreamId, emit: Emit) -> Plan {
         ],
         order_by: vec![],
         limit: None,
+        manner: Manner::default(),
     };
     if emit == Emit::Changes {
         plan.nodes[3].form = Form::Upsert;

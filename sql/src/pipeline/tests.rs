@@ -76,6 +76,7 @@ fn pipeline_at(sql: &str, place: &Place) -> Pipeline {
         delay_us: 0,
         idle_us: i64::MAX,
         future_skew_us: i64::MAX,
+        silence: crate::plan::physical::Silence::Elapsed,
     };
     let marks = |(_, source): (_, &crate::plan::physical::Source)| {
         let shards = [(shard(source.stream.0), TimestampUs::MIN)];

@@ -6,8 +6,8 @@ use crate::operator::Measure;
 use crate::parse::is_plain_name;
 use crate::plan::physical::{
     Aggregate, BinaryOp, Emit, Expr, Form, Join, Node, Op, OperatorId, OverCall, OverFunction, PathStep, Plan, Rank,
-    Routing, Schema, Sink, SinkItem, Source, SourceColumn, Start, StateBound, Template, TemplatePart, Throttle,
-    UnaryOp, WindowKind,
+    Routing, Schema, Silence, Sink, SinkItem, Source, SourceColumn, Start, StateBound, Template, TemplatePart,
+    Throttle, UnaryOp, WindowKind,
 };
 use crate::types::{Interval, Literal};
 
@@ -35,6 +35,12 @@ pub(crate) fn explain_with(plan: &Plan, measured: &Measured<'_>) -> Vec<String> 
             )
         };
         lines.push(format!("Sort {}", join(plan.order_by.iter().map(item))));
+    }
+    if plan.manner.each_input {
+        lines.push("Each record's changes by themselves".to_owned());
+    }
+    if plan.manner.silence == Silence::Clock {
+        lines.push("Silence moves event time to the clock".to_owned());
     }
     for (depth, line) in lines.iter_mut().enumerate() {
         line.insert_str(0, &"  ".repeat(depth));

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::plan::explain::{Measured, inputs, measure_text, operator};
-use crate::plan::physical::{Form, Node, Op, Plan, StateBound};
+use crate::plan::physical::{Form, Node, Op, Plan, Silence, StateBound};
 
 /// One object: the operators in order, inputs before users, and lines on what the query shares.
 pub(crate) fn json(plan: &Plan, measured: &Measured<'_>, shared: &[String]) -> Value {
@@ -40,7 +40,16 @@ pub(crate) fn json(plan: &Plan, measured: &Measured<'_>, shared: &[String]) -> V
         drawn
     };
     let operators: Vec<_> = plan.nodes.iter().map(node).collect();
-    json!({ "limit": plan.limit, "operators": operators, "shared": shared })
+    json!({
+        "limit": plan.limit,
+        "each_input": plan.manner.each_input,
+        "idle": match plan.manner.silence {
+            Silence::Elapsed => "elapsed",
+            Silence::Clock => "clock",
+        },
+        "operators": operators,
+        "shared": shared,
+    })
 }
 
 /// The lines of a directed graph; records flow along its edges. What the query shares stands below it.

@@ -53,6 +53,27 @@ pub struct Plan {
     pub order_by: Vec<OrderBy>,
     /// LIMIT. One-shot and push reads only.
     pub limit: Option<u64>,
+    /// What SET said before it. Since version 2.
+    pub manner: Manner,
+}
+
+/// How a query goes about its steps, as SET says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub struct Manner {
+    /// `emit.coalesce = off`: the changes of a key are put out for each record that makes them, not once in a step.
+    pub each_input: bool,
+    /// `idle`: where event time goes while all shards are silent.
+    pub silence: Silence,
+}
+
+/// Where event time goes while all shards of a source are silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub enum Silence {
+    /// On, by the time that passes.
+    #[default]
+    Elapsed,
+    /// To the wall clock, less DELAY.
+    Clock,
 }
 
 /// One operator of a plan.

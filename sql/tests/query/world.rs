@@ -310,7 +310,8 @@ impl World {
     async fn push(&mut self, rest: &str) -> String {
         let (name, select) = rest.split_once(' ').unwrap();
         match self.engine().execute(select).await {
-            Ok(outcomes) => match outcomes.into_iter().next() {
+            // What is SET stands before it.
+            Ok(mut outcomes) => match outcomes.pop() {
                 Some(Outcome::Changes(rows)) => {
                     self.pushes.insert(name.to_owned(), rows);
                     String::new()

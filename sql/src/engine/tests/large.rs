@@ -221,6 +221,7 @@ fn a_step_fires_no_more_timers_than_their_bytes_allow() {
         delay_us: 0,
         idle_us: HOUR_US,
         future_skew_us: i64::MAX,
+        silence: crate::plan::physical::Silence::Elapsed,
     };
     let marks = Watermarks::new(rules, [(shard, TimestampUs::MIN)], TimestampUs::MIN, TimestampUs(0));
     let state = State::load(1, Committed::Memory(Default::default()), []).unwrap();

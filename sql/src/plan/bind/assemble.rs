@@ -5,8 +5,8 @@ use crate::plan::bind::from::{From, among};
 use crate::plan::bind::projection::Projection;
 use crate::plan::bind::routing::View;
 use crate::plan::physical::{
-    Aggregate, ColumnId, Emit, Expr, Form, Made, Node, Op, OperatorId, OrderBy, Over, Plan, Rank, Routing, Schema,
-    Sink, SinkItem, StateBound, Throttle, Window, WindowColumns, WindowKind,
+    Aggregate, ColumnId, Emit, Expr, Form, Made, Manner, Node, Op, OperatorId, OrderBy, Over, Plan, Rank, Routing,
+    Schema, Sink, SinkItem, StateBound, Throttle, Window, WindowColumns, WindowKind,
 };
 use crate::types::DataType;
 
@@ -31,6 +31,7 @@ pub struct Ending {
     pub view: Option<View>,
     pub order_by: Vec<OrderBy>,
     pub limit: Option<u64>,
+    pub manner: Manner,
 }
 
 impl Body<'_> {
@@ -64,6 +65,7 @@ impl Body<'_> {
             nodes: nodes.0,
             order_by: ending.order_by,
             limit: ending.limit,
+            manner: ending.manner,
         }
     }
 

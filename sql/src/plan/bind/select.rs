@@ -68,6 +68,7 @@ pub fn plan(
         view: output.and_then(|output| output.view),
         order_by,
         limit: select.limit.map(|limit| limit.count),
+        manner: binder.settings.manner,
     };
     let plan = optimize(body.plan(ending));
     match shared.ranked.get() {

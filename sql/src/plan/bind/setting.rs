@@ -3,6 +3,7 @@
 use crate::ast::{ExprKind, Set};
 use crate::error::{SqlError, codes};
 use crate::parse::did_you_mean;
+use crate::plan::physical::{Manner, Silence};
 
 /// The settings there are.
 const NAMES: &[&str] = &["idle", "emit.coalesce"];
@@ -12,20 +13,31 @@ const NAMES: &[&str] = &["idle", "emit.coalesce"];
 pub struct Settings {
     /// `idle`: after how long a silent shard leaves the watermark, where its stream does not say. MAX: never.
     pub(super) idle_us: Option<i64>,
+    /// `idle` and `emit.coalesce`: how the query goes about its steps.
+    pub(super) manner: Manner,
 }
 
 impl Settings {
     /// With what a SET says.
     pub fn set(self, set: &Set) -> Result<Settings, SqlError> {
         match set.name.text.to_ascii_lowercase().as_str() {
-            "idle" => Ok(Settings { idle_us: idle(set)? }),
-            "emit.coalesce" => match word(set).as_deref() {
-                // Nothing else is done.
-                Some("on") => Ok(self),
-                Some("off") => Err(SqlError::not_supported("emit.coalesce = off", set.value.span)
-                    .detail("the changes of a key within one step come as one")),
-                _ => Err(wrong(set, "on or off")),
-            },
+            "idle" => {
+                let (idle_us, silence) = idle(set)?;
+                let manner = Manner { silence, ..self.manner };
+                Ok(Settings { idle_us, manner })
+            }
+            "emit.coalesce" => {
+                let each_input = match word(set).as_deref() {
+                    Some("on") => false,
+                    Some("off") => true,
+                    _ => return Err(wrong(set, "on or off")),
+                };
+                let manner = Manner {
+                    each_input,
+                    ..self.manner
+                };
+                Ok(Settings { manner, ..self })
+            }
             name => Err(SqlError::new(
                 codes::UNKNOWN_OPTION,
                 format!("there is no setting `{}`", set.name.text),
@@ -39,17 +51,17 @@ impl Settings {
     }
 }
 
-fn idle(set: &Set) -> Result<Option<i64>, SqlError> {
+fn idle(set: &Set) -> Result<(Option<i64>, Silence), SqlError> {
     if let ExprKind::Interval(interval) = &set.value.kind {
         let us = interval.value.fixed_us().filter(|us| *us >= 0);
-        return us.map(Some).ok_or_else(|| wrong(set, "an interval of a fixed length"));
+        let us = us.ok_or_else(|| wrong(set, "an interval of a fixed length"))?;
+        return Ok((Some(us), Silence::Elapsed));
     }
     match word(set).as_deref() {
-        Some("elapsed") => Ok(None),
-        Some("off") => Ok(Some(i64::MAX)),
-        Some("clock") => Err(SqlError::not_supported("idle = clock", set.value.span)
-            .detail("event time goes on with the time that passes, and never jumps to the wall clock")),
-        _ => Err(wrong(set, "elapsed, off, or an INTERVAL")),
+        Some("elapsed") => Ok((None, Silence::Elapsed)),
+        Some("clock") => Ok((None, Silence::Clock)),
+        Some("off") => Ok((Some(i64::MAX), Silence::Elapsed)),
+        _ => Err(wrong(set, "elapsed, clock, off, or an INTERVAL")),
     }
 }
 

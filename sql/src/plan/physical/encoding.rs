@@ -2,10 +2,13 @@
 
 use headwater_store::{StreamForm, StreamId};
 
-use super::{Aggregate, Expr, Form, Join, Made, Node, Op, OperatorId, Plan, Side, Sink, SinkItem, Source, WindowKind};
+use super::{
+    Aggregate, Expr, Form, Join, Made, Manner, Node, Op, OperatorId, OrderBy, Plan, Side, Sink, SinkItem, Source,
+    WindowKind,
+};
 
 /// The version that [`Plan::encode`] writes.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 /// A stored plan is decoded under this limit.
 const PLAN_BYTES_MAX: usize = 4 << 20;
 
@@ -38,15 +41,20 @@ impl Plan {
             .split_first_chunk::<4>()
             .ok_or_else(|| PlanError::Damaged("it is too short".into()))?;
         let found = u32::from_be_bytes(*version);
-        if found != PLAN_VERSION {
-            return Err(PlanError::Version { found });
-        }
-        let config = bincode::config::standard().with_limit::<PLAN_BYTES_MAX>();
-        let (plan, read) = bincode::decode_from_slice::<Plan, _>(body, config)
-            .map_err(|error| PlanError::Damaged(error.to_string()))?;
-        if read != body.len() {
-            return Err(PlanError::Damaged(format!("{} bytes follow it", body.len() - read)));
-        }
+        let plan = match found {
+            // Version 1 had nothing behind the LIMIT.
+            1 => {
+                let (nodes, order_by, limit) = read::<(Vec<Node>, Vec<OrderBy>, Option<u64>)>(body)?;
+                Plan {
+                    nodes,
+                    order_by,
+                    limit,
+                    manner: Manner::default(),
+                }
+            }
+            PLAN_VERSION => read::<Plan>(body)?,
+            _ => return Err(PlanError::Version { found }),
+        };
         plan.check()?;
         Ok(plan)
     }
@@ -224,6 +232,17 @@ impl Plan {
     }
 }
 
+/// A body that nothing follows.
+fn read<T: bincode::Decode<()>>(body: &[u8]) -> Result<T, PlanError> {
+    let config = bincode::config::standard().with_limit::<PLAN_BYTES_MAX>();
+    let (read, bytes) =
+        bincode::decode_from_slice::<T, _>(body, config).map_err(|error| PlanError::Damaged(error.to_string()))?;
+    match body.len() - bytes {
+        0 => Ok(read),
+        more => Err(PlanError::Damaged(format!("{more} bytes follow it"))),
+    }
+}
+
 impl Op {
     /// What it groups by and works out, if it groups.
     pub fn aggregate(&self) -> Option<&Aggregate> {
@@ -288,8 +307,8 @@ impl Join {
 mod tests {
     use super::*;
     use crate::plan::physical::{
-        AggregateCall, AggregateFunction, BinaryOp, ColumnId, Emit, PathStep, Routing, Schema, SourceColumn, Start,
-        StateBound, Template, TemplatePart, UnaryOp, WindowColumns,
+        AggregateCall, AggregateFunction, BinaryOp, ColumnId, Emit, PathStep, Routing, Schema, Silence, SourceColumn,
+        Start, StateBound, Template, TemplatePart, UnaryOp, WindowColumns,
     };
     use crate::types::{DataType, Interval, Literal};
     use headwater_store::{Format, OnError, Qos};
@@ -414,6 +433,10 @@ mod tests {
             ],
             order_by: vec![],
             limit: Some(3),
+            manner: Manner {
+                each_input: true,
+                silence: Silence::Clock,
+            },
         }
     }
 
@@ -424,9 +447,18 @@ mod tests {
 
     /// What stands in catalogs must be readable for ever: when this fails, raise the version and read both.
     #[test]
-    fn the_bytes_of_version_1_stay() {
+    fn the_bytes_of_all_versions_stay() {
         let bytes = plan().encode();
-        assert_eq!((bytes.len(), crc32(&bytes)), (243, 1_272_699_779));
+        assert_eq!((bytes.len(), crc32(&bytes)), (245, 912_133_197));
+        // Version 1 ended with the LIMIT.
+        let mut first = bytes[..bytes.len() - 2].to_vec();
+        first[3] = 1;
+        assert_eq!((first.len(), crc32(&first)), (243, 1_272_699_779));
+        let plan = Plan {
+            manner: Manner::default(),
+            ..plan()
+        };
+        assert_eq!(Plan::decode(&first), Ok(plan));
     }
 
     fn crc32(bytes: &[u8]) -> u32 {
@@ -445,8 +477,8 @@ mod tests {
     #[test]
     fn a_later_version_and_a_broken_plan_are_refused() {
         let mut bytes = plan().encode();
-        bytes[3] = 2;
-        assert_eq!(Plan::decode(&bytes), Err(PlanError::Version { found: 2 }));
+        bytes[3] = 3;
+        assert_eq!(Plan::decode(&bytes), Err(PlanError::Version { found: 3 }));
         let bytes = plan().encode();
         assert!(matches!(
             Plan::decode(&bytes[..bytes.len() - 1]),
@@ -504,7 +536,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damage_is_told_and_never_a_panic(at in 0..243_usize, byte: u8) {
+        fn damage_is_told_and_never_a_panic(at in 0..245_usize, byte: u8) {
             let mut bytes = plan().encode();
             let at = at % bytes.len();
             bytes[at] = byte;
