@@ -80,6 +80,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Rewrites what is on disk of a slice into few files, without `garbage`. Blocks.
     fn merge_slice(&self, slice: SliceId, garbage: Garbage) -> Result<(), EngineError>;
 
+    /// How many files a slice has on disk.
+    fn slice_files(&self, slice: SliceId) -> usize;
+
     /// The bytes of a slice's files.
     fn slice_bytes(&self, slice: SliceId) -> u64;
 

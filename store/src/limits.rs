@@ -43,6 +43,9 @@ pub const AHEAD_BYTES: usize = 128 << 10;
 pub const AHEAD_WRITE_BYTES_MAX: usize = 16 << 10;
 /// Keys and record batches, paired, that are sorted at once when a slice's key index is made: some 24 MB.
 pub const KEY_INDEX_RUN: usize = 1 << 20;
+/// Files of a slice, on average: smaller ones are merged when it is sealed. Reads are served as well by a few large ones, and
+/// a merge would write all records a third time.
+pub const SEALED_FILE_BYTES_MIN: u64 = 16 << 20;
 /// So much appended between two rounds of maintenance, a second apart, is load: merges wait for less of it.
 pub const BUSY_BYTES: u64 = 16 << 20;
 /// Closed slices that may wait for their merge while there is load.

@@ -25,7 +25,7 @@ use crate::key_index;
 use crate::keys::slice::{self, SliceRow, SliceState};
 use crate::keys::{record_batch, shard, span};
 use crate::kill_points::{Point, reached};
-use crate::limits::{BUSY_BYTES, CLASS_SLICES, CLOSED_SLICES_MAX};
+use crate::limits::{BUSY_BYTES, CLASS_SLICES, CLOSED_SLICES_MAX, SEALED_FILE_BYTES_MIN};
 use crate::retention::RetentionClass;
 
 /// A slice as this node knows it.
@@ -299,7 +299,8 @@ impl Slices {
         closed.first().copied().filter(|_| closed.len() > waiting_max)
     }
 
-    /// Indexes a closed slice by key and merges it, without what is dead by now. Once.
+    /// Indexes a closed slice by key and merges it, without what is dead by now. Once. Large files without anything dead stay
+    /// as they are.
     fn seal(&self, id: SliceId) -> Result<(), EngineError> {
         let found = key_index::build(&*self.engine, id).and_then(|()| self.dead(id));
         let Some((_, garbage)) = self.unless_damaged(id, found) else {
@@ -308,7 +309,9 @@ impl Slices {
         reached(Point::SliceIndexed);
         self.engine.flush()?;
         reached(Point::MergeBegins);
-        self.engine.merge_slice(id, garbage)?;
+        if !garbage.is_empty() || are_small(self.engine.slice_files(id), self.engine.slice_bytes(id)) {
+            self.engine.merge_slice(id, garbage)?;
+        }
         reached(Point::MergeEnds);
         metrics::counter!("headwater_store_slices_sealed_total").increment(1);
         let bytes = self.engine.slice_bytes(id);
@@ -478,6 +481,11 @@ impl State {
     }
 }
 
+/// Of so many bytes together.
+fn are_small(files: usize, bytes: u64) -> bool {
+    files > 1 && bytes / (files as u64) < SEALED_FILE_BYTES_MIN
+}
+
 fn rows(engine: &dyn Engine) -> Result<Vec<(SliceId, SliceRow)>, EngineError> {
     let mut rows = Vec::new();
     let prefix = slice::prefix();
@@ -530,4 +538,58 @@ pub fn spans_from(engine: &dyn Engine, shard: ShardId, from: Offset) -> Result<V
         .into_iter()
         .collect::<Result<_, _>>()
         .map_err(|error| EngineError(format!("a span of shard {shard}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::engine::rocks::RocksEngine;
+    use crate::ids::{GroupId, StreamId};
+    use crate::keys::shard::ShardRow;
+
+    const SHARD: ShardId = ShardId {
+        group: GroupId(1),
+        stream: StreamId(7),
+        number: 0,
+    };
+
+    /// The files of a slice, sealed, that got two flushes of so many bytes.
+    fn sealed_files(value_bytes: usize) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(folder.path(), 1 << 20).unwrap());
+        let slices = Slices::open(engine.clone(), 1).unwrap();
+        let class = RetentionClass::FOREVER;
+        let mut slice = SliceId(0);
+        for offset in 0..2 {
+            let mut writes = Writes::default();
+            slice = slices.place(class, TimestampMs(0), 0, &mut writes).unwrap();
+            let row = ShardRow {
+                slice,
+                ..ShardRow::default()
+            };
+            writes.put(Family::State, shard::key(SHARD), shard::encode(&row));
+            let value = Bytes::from(vec![0; value_bytes]);
+            writes.put(Family::Slice(slice), record_batch::key(SHARD, Offset(offset)), value);
+            engine.write(writes).unwrap();
+            engine.flush().unwrap();
+        }
+        assert_eq!(engine.slice_files(slice), 2);
+        // It is full, so that what comes next closes it.
+        let mut writes = Writes::default();
+        slices.place(class, TimestampMs(0), 2, &mut writes).unwrap();
+        slices.place(class, TimestampMs(0), 0, &mut writes).unwrap();
+        engine.write(writes).unwrap();
+        slices.written();
+        slices.maintain(TimestampMs(0), 0).unwrap();
+        assert_eq!(slices.state().live[&slice].row.state, SliceState::Sealed);
+        engine.slice_files(slice)
+    }
+
+    #[test]
+    fn small_files_are_merged_and_large_ones_are_not_written_again() {
+        assert_eq!(sealed_files(1_000), 1);
+        assert_eq!(sealed_files(SEALED_FILE_BYTES_MIN as usize + 1_000), 2);
+    }
 }

@@ -145,6 +145,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn slice_files(&self, slice: SliceId) -> usize {
+        usize::from(self.slice_bytes(slice) > 0)
+    }
+
     fn slice_bytes(&self, slice: SliceId) -> u64 {
         self.bytes_between(slice, &[0], &[u8::MAX])
     }

@@ -331,6 +331,12 @@ impl Engine for RocksEngine {
         Ok(())
     }
 
+    fn slice_files(&self, slice: SliceId) -> usize {
+        let name = name(slice);
+        let files = self.db.live_files().unwrap_or_default();
+        files.iter().filter(|file| file.column_family_name == name).count()
+    }
+
     fn slice_bytes(&self, slice: SliceId) -> u64 {
         match self.family(Family::Slice(slice)) {
             // A property that every family has; it fails for a name that RocksDB does not know.
