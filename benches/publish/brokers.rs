@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
 
+use super::nothing::NOTHING;
 use super::process::{Process, free_address};
 use super::{HEADWATER, session};
 
@@ -22,15 +23,18 @@ pub enum Kind {
     Nats,
     Mosquitto,
     Rumqttd,
+    /// No broker: it answers, and that is all.
+    Nothing,
 }
 
 /// All of them.
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 6] = [
     Kind::Headwater,
     Kind::RabbitMq,
     Kind::Nats,
     Kind::Mosquitto,
     Kind::Rumqttd,
+    Kind::Nothing,
 ];
 
 impl Kind {
@@ -42,6 +46,7 @@ impl Kind {
             Kind::Nats => "NATS JetStream",
             Kind::Mosquitto => "mosquitto, in memory",
             Kind::Rumqttd => "rumqttd, in memory",
+            Kind::Nothing => "nothing but PUBACK",
         }
     }
 }
@@ -71,7 +76,8 @@ impl Broker {
             Kind::RabbitMq => rabbitmq(&folder, address, &mut helpers)?,
             Kind::Nats => nats(&folder, address)?,
             Kind::Mosquitto => mosquitto(&folder, address)?,
-            Kind::Rumqttd => (rumqttd(address)?, "rumqttd 0.20, nothing is written".to_owned()),
+            Kind::Rumqttd => (itself(RUMQTTD, address)?, "rumqttd 0.20, nothing is written".to_owned()),
+            Kind::Nothing => (itself(NOTHING, address)?, "a PUBACK at once, nothing else".to_owned()),
         };
         let log = File::create(folder.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -84,6 +90,7 @@ impl Broker {
                 lines[lines.len().saturating_sub(5)..].join(" / ")
             )
         })?;
+        let away = away && kind != Kind::Nothing;
         let durable = match away && session::leave(address) {
             _ if !away => "nobody is away",
             true => "a durable session to # is away",
@@ -208,9 +215,10 @@ fn mosquitto(folder: &Path, address: SocketAddr) -> Result<(Command, String)> {
     ))
 }
 
-fn rumqttd(address: SocketAddr) -> Result<Command> {
+/// This program again, as a server.
+fn itself(what: &str, address: SocketAddr) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([RUMQTTD, &address.port().to_string()]);
+    command.args([what, &address.port().to_string()]);
     Ok(command)
 }
 

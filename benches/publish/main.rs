@@ -4,12 +4,14 @@
 //! `./x bench flow` measures the way out (`flow`). Each
 //! broker is a process of its own with a data folder in the target folder (a real disk, not a tmpfs) and a loopback
 //! port; the load is `headwater bench publish`, so every acknowledgement is counted. Beside each case the disk is measured
-//! by itself: speeds drift, ratios last. What is printed are the tables of `docs/performance.md`.
+//! by itself: speeds drift, ratios last; and the same load goes to a server that does nothing but answer (`nothing`), which
+//! is what this machine leaves to any broker. What is printed are the tables of `docs/performance.md`.
 
 mod brokers;
 mod disk;
 mod flow;
 mod machine;
+mod nothing;
 mod process;
 mod session;
 
@@ -46,13 +48,14 @@ fn main() -> Result<()> {
         .collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        [] => measure(&[Kind::Headwater]),
+        [] => measure(&[Kind::Headwater, Kind::Nothing]),
         ["peers"] => measure(&KINDS),
         ["flow"] => {
             let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
             println!("{}\n", machine::describe(folder.path())?);
             flow::measure(folder.path())
         }
+        [nothing::NOTHING, port] => nothing::serve(port.parse()?),
         [brokers::RUMQTTD, port] => brokers::serve_rumqttd(port.parse()?),
         _ => bail!("say nothing, `peers` or `flow`"),
     }
