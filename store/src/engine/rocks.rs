@@ -19,8 +19,10 @@ use crate::garbage::Garbage;
 use crate::ids::SliceId;
 use crate::manifest;
 
-const WRITE_BUFFER_BYTES: usize = 64 << 20;
-const WRITE_BUFFERS: i32 = 4;
+/// More than `store.flush_every` has by itself, so that flushes come when the driver asks for them: a buffer that is full just
+/// before that leaves a large file and a small one each time, and twice as many files are joined twice as early.
+const WRITE_BUFFER_BYTES: usize = 96 << 20;
+const WRITE_BUFFERS: i32 = 3;
 /// The block cache of a database that is only looked at.
 const LOOK_CACHE_BYTES: usize = 32 << 20;
 /// Files of an open slice after which RocksDB joins some: many small ones make short reads slow (4 against 128 files:
