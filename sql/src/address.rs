@@ -9,8 +9,8 @@ use crate::change::RecordId;
 use crate::decode::Decoder;
 use crate::expression::{Expression, Faults};
 use crate::function::Scope;
-use crate::operator::key_of;
 use crate::plan::physical::{PlanError, WriteRules};
+use crate::record_key::RecordKey;
 use crate::template::CompiledTemplate;
 use crate::types::TimestampUs;
 use crate::value::Fault;
@@ -67,11 +67,8 @@ pub(crate) fn address(
         }
     }
     let mut faults = Faults::default();
-    let keys = rules
-        .key
-        .iter()
-        .map(|key| Ok(Expression::compile(key)?.evaluate(&decoded.rows, &scope, &mut faults)))
-        .collect::<Result<Vec<_>, PlanError>>()?;
+    let key = RecordKey::compile(&rules.key, Expression::compile)?;
+    let keys = key.evaluate(&decoded.rows, &scope, &mut faults);
     let topics = match &rules.topic {
         Some(template) => {
             CompiledTemplate::compile(template, &Expression::compile)?.topics(&decoded.rows, &scope, &mut faults)
@@ -85,7 +82,7 @@ pub(crate) fn address(
     for (row, id) in decoded.origin.iter().enumerate() {
         let record = &mut records[number(*id)];
         if record.key.is_none() && !keys.is_empty() {
-            record.key = Some(key_of(&keys, row, *id));
+            record.key = Some(key.of(&keys, row, *id));
         }
         if record.topic.is_none() {
             record.topic = topics.get(row).cloned().flatten();

@@ -59,6 +59,7 @@ mod pipeline;
 pub mod plan;
 mod query;
 mod read;
+mod record_key;
 mod script;
 mod share;
 mod span;

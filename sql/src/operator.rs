@@ -20,7 +20,7 @@ mod window;
 
 pub(crate) use exchange::place_of;
 pub(crate) use measure::{Measure, Measures};
-pub(crate) use sink::{VIEW_ROWS, ViewRow, key_of};
+pub(crate) use sink::{VIEW_ROWS, ViewRow};
 use window::object;
 
 use std::fmt;

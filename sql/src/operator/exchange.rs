@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use headwater_store::{GroupId, Record, StreamRow, TopicName, shard_for};
 
-use super::sink::key_of;
 use super::{Operator, Place, Port};
 use crate::change::Delta;
 use crate::expression::{Expression, Faults};
 use crate::plan::physical::{Expr, Node, PlanError, Routing};
+use crate::record_key::RecordKey;
 use crate::step::{Step, Stop};
 use crate::template::CompiledTemplate;
 
@@ -26,7 +26,7 @@ struct Part {
     output: Arc<StreamRow>,
     group: GroupId,
     topic: Option<CompiledTemplate>,
-    key: Vec<Expression>,
+    key: RecordKey,
 }
 
 impl Exchange {
@@ -48,7 +48,7 @@ impl Exchange {
             .as_ref()
             .map(|topic| CompiledTemplate::compile(topic, &compile))
             .transpose()?;
-        let key = routing.key.iter().map(compile).collect::<Result<_, _>>()?;
+        let key = RecordKey::compile(&routing.key, compile)?;
         Ok(Exchange {
             part: Some(Part {
                 output: output.clone(),
@@ -73,16 +73,12 @@ impl Operator for Exchange {
             .topic
             .as_ref()
             .map(|topic| topic.topics(&delta.rows, &scope, &mut faults));
-        let keys: Vec<_> = part
-            .key
-            .iter()
-            .map(|column| column.evaluate(&delta.rows, &scope, &mut faults))
-            .collect();
+        let keys = part.key.evaluate(&delta.rows, &scope, &mut faults);
         let mut last: Option<(Option<TopicName>, Bytes, bool)> = None;
         let kept: Vec<u32> = (0..delta.len())
             .filter(|row| {
                 let topic = topics.as_ref().and_then(|topics| topics[*row].clone());
-                let key = key_of(&keys, *row, delta.origin[*row]);
+                let key = part.key.of(&keys, *row, delta.origin[*row]);
                 match &last {
                     Some((same_topic, same_key, here)) if *same_topic == topic && *same_key == key => *here,
                     _ => {

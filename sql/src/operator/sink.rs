@@ -11,8 +11,10 @@ use super::{Operator, Place, Port, report};
 use crate::change::{Delta, Diff, RecordId};
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
+use crate::function::Scope;
 use crate::json;
 use crate::plan::physical::{OrderBy, PlanError, Sink, SinkItem};
+use crate::record_key::RecordKey;
 use crate::step::{Key, SinkRow, Step, Stop};
 use crate::template::CompiledTemplate;
 use crate::types::TimestampUs;
@@ -42,11 +44,11 @@ pub(super) struct RecordSink {
     items: Vec<SinkItem>,
     /// `"name":` of each column item, ready to be written.
     labels: Vec<String>,
-    key: Vec<Expression>,
+    key: RecordKey,
     /// How many of the key's first parts place the row.
     placed_by: usize,
     /// What places it, where the key does not begin with that.
-    placement: Option<Vec<Expression>>,
+    placement: Option<RecordKey>,
     topic: Option<CompiledTemplate>,
     order: Vec<Expression>,
     /// The rows of this step whose key may come again: by key, in the order of their first coming.
@@ -59,7 +61,6 @@ pub(super) struct RecordSink {
 
 impl RecordSink {
     pub fn new(sink: &Sink, order_by: &[OrderBy], view: Option<View>, place: &Place) -> Result<RecordSink, PlanError> {
-        let compile = |exprs: &[_]| exprs.iter().map(Expression::compile).collect::<Result<Vec<_>, _>>();
         let label = |item: &SinkItem| {
             let mut label = String::new();
             if let SinkItem::Column { name, .. } = item {
@@ -71,11 +72,11 @@ impl RecordSink {
         Ok(RecordSink {
             items: sink.items.clone(),
             labels: sink.items.iter().map(label).collect(),
-            key: compile(&sink.key)?,
+            key: RecordKey::compile(&sink.key, Expression::compile)?,
             placed_by: sink.routing.key.len().min(sink.key.len()),
             placement: match sink.key.starts_with(&sink.routing.key) {
                 true => None,
-                false => Some(compile(&sink.routing.key)?),
+                false => Some(RecordKey::compile(&sink.routing.key, Expression::compile)?),
             },
             topic: sink
                 .routing
@@ -92,6 +93,30 @@ impl RecordSink {
             view,
             tells_old: place.in_memory(),
         })
+    }
+
+    /// What places each row: its key without the window. None: without a window both are the same.
+    fn placements(
+        &self,
+        delta: &Delta,
+        keys: &[Arc<Column>],
+        scope: &Scope,
+        faults: &mut Faults,
+    ) -> Option<Vec<Bytes>> {
+        let own = self
+            .placement
+            .as_ref()
+            .map(|key| (key, key.evaluate(&delta.rows, scope, faults)));
+        let (key, values) = match &own {
+            Some((key, values)) => (*key, &values[..]),
+            None if self.placed_by == keys.len() => return None,
+            None => (&self.key, &keys[..self.placed_by]),
+        };
+        Some(
+            (0..delta.len())
+                .map(|row| key.of(values, row, delta.origin[row]))
+                .collect(),
+        )
     }
 
     /// The place of a row in a view: by its key's values, in their order; what places the row places it here too.
@@ -145,7 +170,7 @@ impl RecordSink {
                 self.write_payload(&delta.rows, row, &mut text);
             }
             let payload_end = text.len();
-            write_key(keys, row, delta.origin[row], &mut text);
+            self.key.write(keys, row, delta.origin[row], &mut text);
             ends.push((payload_end, text.len()));
             // The first rows tell how large the others will be.
             if row == 15 {
@@ -221,15 +246,13 @@ impl Operator for RecordSink {
     fn apply(&mut self, _: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let mut faults = Faults::default();
         let scope = step.scope();
-        let mut evaluate = |expressions: &[Expression]| -> Vec<Arc<Column>> {
-            expressions
-                .iter()
-                .map(|part| part.evaluate(&delta.rows, &scope, &mut faults))
-                .collect()
-        };
-        let (keys, orders) = (evaluate(&self.key), evaluate(&self.order));
-        let own = self.placement.as_deref().map(&mut evaluate);
-        let placements = own.as_deref().unwrap_or(&keys[..self.placed_by]);
+        let keys = self.key.evaluate(&delta.rows, &scope, &mut faults);
+        let orders: Vec<_> = self
+            .order
+            .iter()
+            .map(|part| part.evaluate(&delta.rows, &scope, &mut faults))
+            .collect();
+        let mut placements = self.placements(delta, &keys, &scope, &mut faults);
         let topics = self
             .topic
             .as_ref()
@@ -249,11 +272,9 @@ impl Operator for RecordSink {
                 payload: (weight > 0).then(payload),
                 old: (weight <= 0 && self.tells_old).then(payload),
                 key: text.as_bytes().slice(payload_end..key_end),
-                // What places a row is its key without the window: without a window both are the same.
-                placement: match own.is_none() && placements.len() == keys.len() {
-                    true => None,
-                    false => Some(key_of(placements, row, origin)),
-                },
+                placement: placements
+                    .as_mut()
+                    .map(|placements| std::mem::take(&mut placements[row])),
                 topic,
                 order: orders.iter().map(|column| column.get(row).into_owned()).collect(),
                 origin,
@@ -291,30 +312,5 @@ fn window_start(key: &Key) -> Option<i64> {
     match decode_key(&mut &key.bytes[at..])? {
         Value::Timestamp(us) => Some(us),
         _ => None,
-    }
-}
-
-/// A row's key as bytes: one STRING is its text, anything else is JSON, several are a JSON array, none is the record's
-/// id.
-pub(crate) fn key_of(columns: &[Arc<Column>], row: usize, origin: RecordId) -> Bytes {
-    let mut out = String::new();
-    write_key(columns, row, origin, &mut out);
-    out.into()
-}
-
-fn write_key(columns: &[Arc<Column>], row: usize, origin: RecordId, out: &mut String) {
-    match columns {
-        [] => origin.write_key(out),
-        [one] => match one.text(row) {
-            Some(text) => out.push_str(text),
-            None => one.get(row).write_json(out),
-        },
-        several => {
-            for (at, column) in several.iter().enumerate() {
-                out.push(if at == 0 { '[' } else { ',' });
-                column.get(row).write_json(out);
-            }
-            out.push(']');
-        }
     }
 }

@@ -536,7 +536,7 @@ pub struct Sink {
     pub items: Vec<SinkItem>,
     /// The record's key, over the input: group columns and `window_start`, or the stream's KEY; a constant for an
     /// aggregate without GROUP BY and window. Empty: the source record's id (never after an aggregate).
-    /// One STRING is its text; anything else is JSON, several a JSON array.
+    /// How it is written, and what a call of `RECORD_KEY` is: [`crate::record_key`].
     pub key: Vec<Expr>,
     /// Must agree with the Exchange's for the rows of one key.
     pub routing: Routing,

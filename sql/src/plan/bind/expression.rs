@@ -149,6 +149,8 @@ pub struct Expressions<'a> {
     pub grouping: Option<Grouping>,
     /// What names a row of FROM; empty: its record's id.
     pub key: Vec<Expr>,
+    /// That is the key of a record, alone.
+    pub key_is_records: bool,
     /// The functions with OVER, each a column of the scope.
     pub over: Vec<OverCall>,
     /// ROW_NUMBER, the column behind those.
@@ -166,6 +168,7 @@ impl<'a> Expressions<'a> {
             windowed: false,
             grouping: None,
             key: Vec::new(),
+            key_is_records: false,
             over: Vec::new(),
             rank: None,
             warnings: Vec::new(),

@@ -35,6 +35,8 @@ pub struct From<'a> {
     pub table: bool,
     /// What names a row; empty: the source record's id.
     pub key: Vec<Expr>,
+    /// That is the key of a record, alone.
+    pub key_is_records: bool,
     /// The topics of the first part, where it is a filter.
     pub topic: Option<TopicFilter>,
     /// A row may come several times from one record.
@@ -82,6 +84,7 @@ pub fn from<'a>(
         changes: false,
         table: false,
         key: Vec::new(),
+        key_is_records: false,
         topic: None,
         multiplies: false,
         emit: context.emit,
@@ -331,11 +334,17 @@ impl<'a> From<'a> {
             }
         }
         self.key = key;
+        self.key_is_records = !joins
+            && match &self.inputs[0] {
+                Input::Stream(stream) => stream.upsert.is_some() && !stream.latest,
+                Input::Query(derived) => derived.key_is_records,
+                Input::Elements => false,
+            };
     }
 
     /// The key of a row of a FULL join of tables, where either side may stand alone. NULL matches nothing, so that both
     /// sides may have a row under it: that of the right side is called `[NULL]`, and an array `[array]`, so that no other
-    /// row is called so. `of_pair`: `key` is that of both sides already, and an array is itself.
+    /// row is called so. `of_pair`: `key` is that of both sides already, so an array is called so whichever it is of.
     fn tell_sides_apart(
         &mut self,
         right: usize,
@@ -348,31 +357,31 @@ impl<'a> From<'a> {
             operand: Box::new(self.presence(right, expressions)),
         };
         let marked = |expr: &Expr, mark: Expr| Expr::Case {
-            branches: vec![(both(there.clone(), mark), Expr::Array(vec![expr.clone()]))],
+            branches: vec![(mark, Expr::Array(vec![expr.clone()]))],
             otherwise: Some(Box::new(expr.clone())),
         };
         let is_null = |expr: &Expr| Expr::Unary {
             op: UnaryOp::IsNull,
             operand: Box::new(expr.clone()),
         };
+        let is_array = |expr: &Expr| Expr::Call {
+            function: "IS_ARRAY".to_owned(),
+            arguments: vec![expr.clone()],
+        };
+        let either = |left: Expr, right: Expr| Expr::Binary {
+            op: BinaryOp::Or,
+            left: Box::new(left),
+            right: Box::new(right),
+        };
         if of_pair {
-            key.iter_mut().for_each(|part| *part = marked(part, is_null(part)));
+            for part in key {
+                *part = marked(part, either(both(there.clone(), is_null(part)), is_array(part)));
+            }
             return;
         }
         let mut own = self.key_of(right, expressions);
         if let Some(first) = own.first_mut() {
-            let is_array = Expr::Call {
-                function: "IS_ARRAY".to_owned(),
-                arguments: vec![first.clone()],
-            };
-            *first = marked(
-                first,
-                Expr::Binary {
-                    op: BinaryOp::Or,
-                    left: Box::new(is_null(first)),
-                    right: Box::new(is_array),
-                },
-            );
+            *first = marked(first, both(there, either(is_null(first), is_array(first))));
         }
         key.extend(own);
     }

@@ -8,6 +8,7 @@ use crate::plan::bind::expression::{Expressions, Grouping, Place, Typed};
 use crate::plan::bind::projection::Projection;
 use crate::plan::bind::template::ParsedTemplate;
 use crate::plan::physical::{ColumnId, Expr, Routing, Sink, Template, TemplatePart};
+use crate::record_key::as_it_is;
 use crate::types::{DataType, Literal};
 
 /// What a query's rows become, beyond what SELECT itself says.
@@ -50,17 +51,22 @@ pub fn routing(
         None => None,
     };
     let (key, window_key) = key(expressions, output)?;
+    let named = output.is_some_and(|output| !output.keys.is_empty()) || expressions.grouping.is_some();
+    let passed_on = |expr: Expr| match expressions.key_is_records && !named {
+        true => as_it_is(expr),
+        false => expr,
+    };
     let to_source = |expr: &Expr| over_source(expr, expressions.grouping.as_ref());
     let exchange = Routing {
         topic: template.as_ref().map(|template| map_template(template, to_source)),
-        key: key.iter().map(|typed| to_source(&typed.expr)).collect(),
+        key: key.iter().map(|typed| passed_on(to_source(&typed.expr))).collect(),
     };
     let input = expressions.item_schema();
     let mut placed = |typed: &Typed| match &typed.expr {
         constant @ Expr::Literal(_) => constant.clone(),
         expr => Expr::Column(projection.hidden(expr, &typed.data_type, &input)),
     };
-    let routing_key: Vec<Expr> = key.iter().map(&mut placed).collect();
+    let routing_key: Vec<Expr> = key.iter().map(|typed| passed_on(placed(typed))).collect();
     let window_key = window_key.as_ref().map(&mut placed);
     let topic = template.map(|template| {
         map_template(&template, |expr| {

@@ -94,6 +94,7 @@ pub fn body<'a>(
     let inside = context.with(select);
     let (mut expressions, from) = from(binder, select, &inside)?;
     expressions.key = from.key.clone();
+    expressions.key_is_records = from.key_is_records;
     if from.changes {
         refuse_sessions(select)?;
     }
@@ -163,6 +164,7 @@ fn name_by_rank(expressions: &mut Expressions<'_>) {
     let number = expressions.scope.call(0, "row_number", DataType::Integer);
     let partition = expressions.rank.iter().flat_map(|rank| rank.partition.clone());
     expressions.key = partition.chain([Expr::Column(number)]).collect();
+    expressions.key_is_records = false;
 }
 
 /// DISTINCT: each row that is selected is a group of its own.

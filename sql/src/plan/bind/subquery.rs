@@ -25,6 +25,8 @@ pub struct Derived {
     pub columns: Columns,
     /// The columns that name a row; empty: rows are never taken back.
     pub key: Vec<(ColumnId, DataType)>,
+    /// That is the key of a record, alone.
+    pub key_is_records: bool,
     /// Its rows come and go.
     pub changes: bool,
     /// It has one row for each key, and what was said of a key before no longer holds.
@@ -69,6 +71,7 @@ pub fn query<'a>(binder: &Binder<'a>, select: &'a ast::Select, context: &Context
     };
     let grouped = grouping || body.from.grouped();
     let key = key(&mut body.expressions, &mut body.projection);
+    let key_is_records = !grouping && body.expressions.key_is_records;
     let windowed = emit != Emit::Changes && body.expressions.windowed;
     let window_end = windowed.then(|| window_end(&body.expressions, &mut body.projection));
     let grace_us = body.window.as_ref().map_or(0, |window| window.grace_us);
@@ -89,6 +92,7 @@ pub fn query<'a>(binder: &Binder<'a>, select: &'a ast::Select, context: &Context
         nodes,
         columns: columns(&projection),
         key,
+        key_is_records,
         changes,
         table,
         grouped,
@@ -278,6 +282,7 @@ fn joined(all: Vec<Derived>, mut schema: Schema, shown: impl Fn(&Derived) -> Vec
         nodes,
         columns,
         key,
+        key_is_records: false,
         changes,
         table,
         grouped,
@@ -335,6 +340,7 @@ fn records<'a>(binder: &Binder<'a>, stream: &'a StreamRow, context: &Context<'a>
             star: Some((0, star)),
         },
         key: Vec::new(),
+        key_is_records: false,
         changes: false,
         table: false,
         grouped: false,
