@@ -10,6 +10,7 @@ mod supervisor;
 mod views;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -65,7 +66,14 @@ struct Inner {
 }
 
 /// By query id and group; each status is its task's.
-type StatusMap = BTreeMap<(u64, GroupId), Arc<Mutex<TaskStatus>>>;
+type StatusMap = BTreeMap<(u64, GroupId), Shown>;
+
+/// A task's status, and the row of its query that it was started with.
+#[derive(Debug)]
+struct Shown {
+    query: Arc<QueryRow>,
+    status: Arc<Mutex<TaskStatus>>,
+}
 
 /// What the tasks of this node are doing.
 #[derive(Debug, Default)]
@@ -296,7 +304,7 @@ impl Engine {
             late: 0,
             rate: None,
         };
-        let tasks = self.inner.statuses.of(query.id);
+        let tasks = self.inner.statuses.of(query);
         let has = |phase| tasks.iter().any(|task| task.phase == phase);
         all.state = match query.state {
             QueryState::Terminated => "terminated",
@@ -336,6 +344,12 @@ impl std::fmt::Debug for Engine {
     }
 }
 
+impl Shown {
+    fn read(&self) -> TaskStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Statuses {
     fn lock(&self) -> MutexGuard<'_, StatusMap> {
         self.by_task.lock().unwrap_or_else(PoisonError::into_inner)
@@ -355,15 +369,27 @@ impl Statuses {
         self.by_group(query).into_iter().filter_map(position).collect()
     }
 
-    fn of(&self, query: u64) -> Vec<TaskStatus> {
-        self.by_group(query).into_iter().map(|(_, status)| status).collect()
+    /// A task that failed under an earlier row than this one is about to try again: RESUME writes the row anew.
+    fn of(&self, query: &QueryRow) -> Vec<TaskStatus> {
+        let tasks = self.lock();
+        let own = tasks.range(Self::tasks_of(query.id)).map(|(_, shown)| {
+            let mut status = shown.read();
+            if status.phase == TaskPhase::Failed && !std::ptr::eq(&*shown.query, query) {
+                status.phase = TaskPhase::Waiting;
+            }
+            status
+        });
+        own.collect()
     }
 
     fn by_group(&self, query: u64) -> Vec<(GroupId, TaskStatus)> {
-        let read = |status: &Arc<Mutex<TaskStatus>>| status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let tasks = self.lock();
-        let own = tasks.range((query, GroupId(0))..=(query, GroupId(u16::MAX)));
-        own.map(|((_, group), status)| (*group, read(status))).collect()
+        let own = tasks.range(Self::tasks_of(query));
+        own.map(|((_, group), shown)| (*group, shown.read())).collect()
+    }
+
+    fn tasks_of(query: u64) -> RangeInclusive<(u64, GroupId)> {
+        (query, GroupId(0))..=(query, GroupId(u16::MAX))
     }
 }
 

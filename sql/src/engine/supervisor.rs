@@ -10,8 +10,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Statuses;
 use super::forget::Forgetting;
+use super::{Shown, Statuses};
 use crate::query::QueryRules;
 use crate::query::task::{self, TaskContext, TaskPhase, TaskStatus};
 use crate::share::Hubs;
@@ -148,7 +148,11 @@ impl Supervisor {
         let query = context.query.clone();
         let id = self.running.spawn(task::run(context, stop.clone())).id();
         self.by_id.insert(id, key);
-        self.statuses.lock().insert(key, status.clone());
+        let shown = Shown {
+            query: query.clone(),
+            status: status.clone(),
+        };
+        self.statuses.lock().insert(key, shown);
         self.tasks.insert(
             key,
             Running {
