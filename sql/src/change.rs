@@ -77,6 +77,17 @@ pub enum Diff {
 }
 
 impl Delta {
+    /// Of nothing.
+    pub fn empty() -> Delta {
+        Delta {
+            rows: Columns::new(Vec::new(), 0),
+            diff: Diff::Append,
+            time: Arc::default(),
+            origin: Arc::default(),
+            frontier: Arc::default(),
+        }
+    }
+
     /// How many rows.
     pub fn len(&self) -> usize {
         self.rows.rows()

@@ -47,6 +47,11 @@ impl Columns {
         &self.columns[number]
     }
 
+    /// The same rows with the first ones of the columns.
+    pub fn first(self, width: usize) -> Columns {
+        Columns::new(self.columns.into_iter().take(width).collect(), self.rows)
+    }
+
     /// The same rows with more columns.
     pub fn with(&self, more: impl IntoIterator<Item = Arc<Column>>) -> Columns {
         let columns = self.columns.iter().cloned().chain(more).collect();

@@ -34,6 +34,10 @@ pub struct Decoder {
     timestamp: Option<Expression>,
     /// Tombstones are rows.
     tombstones: bool,
+    /// Only what was published to these topics, and lies at home here, is a row.
+    home: Option<TopicFilter>,
+    /// How many of the columns come out: what is behind them is for the event time alone.
+    width: usize,
 }
 
 /// Rows, and what was wrong with some.
@@ -87,6 +91,26 @@ impl Decoder {
             captures: captures.collect::<Result<_, _>>()?,
             tombstones: source.columns.contains(&SourceColumn::Gone),
             timestamp: source.timestamp.as_ref().map(as_timestamp).transpose()?,
+            home: None,
+            width: source.columns.len(),
+        })
+    }
+
+    /// For a stream that is home to messages of a topic filter: `source` has the `width` columns that are wanted of each
+    /// of them, and behind them what its event time needs.
+    pub fn of_home(source: &Source, filter: TopicFilter, width: usize) -> Result<Decoder, PlanError> {
+        Ok(Decoder {
+            home: Some(filter),
+            width,
+            ..Decoder::new(source)?
+        })
+    }
+
+    /// Not a copy of a message that lies elsewhere, nor one of other topics.
+    fn is_row(&self, record: &Record) -> bool {
+        self.home.as_ref().is_none_or(|filter| {
+            let topic = record.topic.as_ref();
+            !record.copy && topic.is_some_and(|topic| filter.matches(topic))
         })
     }
 
@@ -95,7 +119,8 @@ impl Decoder {
         let mut batch = Batch::new(self, records.len());
         for (id, record) in records {
             match &record.payload {
-                Some(payload) => batch.add(*id, record, payload)?,
+                Some(payload) if self.is_row(record) => batch.add(*id, record, payload)?,
+                Some(_) => {}
                 // A marker has no key.
                 None if self.tombstones && record.key.is_some() => batch.add_tombstone(*id, record),
                 None => {
@@ -254,6 +279,10 @@ impl<'d> Batch<'d> {
                     .map(|row| column.timestamp(row).map(TimestampUs))
                     .collect()
             }
+        };
+        let rows = match self.decoder.width {
+            width if width < rows.width() => rows.first(width),
+            _ => rows,
         };
         Decoded {
             rows,

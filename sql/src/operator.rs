@@ -107,7 +107,7 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
         .iter()
         .any(|id| input(*id).is_some_and(|input| input.form != Form::Append));
     Ok(Some(match &node.op {
-        Op::Source(_) => return Ok(None),
+        Op::Source(_) | Op::Homes(_) => return Ok(None),
         Op::Filter(predicate) => Box::new(filter::Filter::new(predicate)?),
         Op::Project(columns) => Box::new(project::Project::new(columns)?),
         Op::Exchange(routing) => Box::new(exchange::Exchange::new(node, routing, plan.aggregates(), place)?),
@@ -163,7 +163,9 @@ fn join_input(plan: &Plan, input: Option<&Node>) -> join::Input {
         names: input.map_or_else(Vec::new, |node| {
             node.schema.columns.iter().map(|column| column.name.clone()).collect()
         }),
-        multiplied: input.is_some_and(|node| plan.any_under(node, &|op| !matches!(op, Op::Source(_) | Op::Filter(_)))),
+        multiplied: input.is_some_and(|node| {
+            plan.any_under(node, &|op| !matches!(op, Op::Source(_) | Op::Homes(_) | Op::Filter(_)))
+        }),
         behind_us: input.map_or(0, |node| plan.behind_us(node)),
     }
 }

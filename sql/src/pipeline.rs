@@ -26,7 +26,7 @@ use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
 use crate::step::{Gathered, LateRow, SinkRow, State, Step, Stop, TimerKind};
 use crate::types::TimestampUs;
 use crate::value::Fault;
-use crate::watermark::Watermarks;
+use crate::watermark::{WatermarkRules, Watermarks};
 
 /// A plan, running.
 #[derive(Debug)]
@@ -44,14 +44,14 @@ pub struct Pipeline {
     each_input: bool,
     /// Then: rows of a source that wait for their turn, from that row on.
     waiting: VecDeque<(usize, Delta, u32)>,
-    /// Then: what the row before has changed is still to be said.
-    changed: bool,
+    /// Then: what this record has changed is still to be said.
+    changed: Option<RecordId>,
 }
 
 #[derive(Debug)]
 struct SourceStage {
-    stream: StreamId,
-    decoder: Decoder,
+    /// What reads the records of each stream: one, but of a topic filter.
+    decoders: Vec<(StreamId, Decoder)>,
     /// None: a read that ends, for which nothing is late.
     watermarks: Option<Watermarks>,
     users: Vec<(usize, Port)>,
@@ -109,7 +109,7 @@ impl Pipeline {
             one_batch: !place.in_memory(),
             each_input: plan.manner.each_input,
             waiting: VecDeque::new(),
-            changed: false,
+            changed: None,
         };
         let mut watermarks = watermarks.into_iter();
         let mut behind: HashMap<OperatorId, i64> = HashMap::new();
@@ -131,10 +131,12 @@ impl Pipeline {
                     });
                 }
                 None => {
-                    let Op::Source(source) = &node.op else { continue };
                     pipeline.sources.push(SourceStage {
-                        stream: source.stream,
-                        decoder: Decoder::new(source)?,
+                        decoders: match &node.op {
+                            Op::Source(source) => vec![(source.stream, Decoder::new(source)?)],
+                            // To be said by `set_homes`.
+                            _ => Vec::new(),
+                        },
                         watermarks: watermarks.next().flatten(),
                         users: pipeline.users(plan, node),
                     });
@@ -149,7 +151,7 @@ impl Pipeline {
         let stages = plan
             .nodes
             .iter()
-            .filter(|node| !matches!(node.op, Op::Source(_)))
+            .filter(|node| !matches!(node.op, Op::Source(_) | Op::Homes(_)))
             .enumerate();
         let ports = |(stage, node): (usize, &Node)| -> Vec<(usize, Port)> {
             let read = node.inputs.iter().enumerate().filter(|(_, input)| **input == of.id);
@@ -171,18 +173,58 @@ impl Pipeline {
     pub fn begin(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<bool, Stop> {
         // The right side of a join goes first: what a table says is known to the rows of the same step.
         let alone = self.sources.len() == 1;
+        if self.each_input && !alone {
+            return self.begin_each(records, now);
+        }
         for number in (0..self.sources.len()).rev() {
-            let source = &mut self.sources[number];
-            let own = |(id, _): &(RecordId, Record)| id.shard.stream == source.stream;
-            let delta = if alone || records.iter().all(own) {
-                source.read(records, now, &mut self.gathered)?
+            let source = &self.sources[number];
+            let own = |(id, _): &&(RecordId, Record)| source.decoder(id.shard.stream).is_some();
+            if alone || records.iter().all(|record| own(&record)) {
+                self.read(number, records, now)?;
             } else {
-                let own: Vec<_> = records.iter().filter(|record| own(record)).cloned().collect();
-                source.read(&own, now, &mut self.gathered)?
-            };
-            self.bring(number, delta);
+                let own: Vec<_> = records.iter().filter(own).cloned().collect();
+                self.read(number, &own, now)?;
+            }
         }
         self.drain(now)
+    }
+
+    /// As above, record by record: what comes of one does not depend on which others are of its step.
+    fn begin_each(&mut self, records: &[(RecordId, Record)], now: TimestampUs) -> Result<bool, Stop> {
+        for record in records {
+            for number in (0..self.sources.len()).rev() {
+                if self.sources[number].decoder(record.0.shard.stream).is_some() {
+                    self.read(number, std::slice::from_ref(record), now)?;
+                }
+            }
+        }
+        self.drain(now)
+    }
+
+    /// Takes in records of one source, those of one stream after the other as they come.
+    fn read(&mut self, source: usize, records: &[(RecordId, Record)], now: TimestampUs) -> Result<(), Stop> {
+        for records in records.chunk_by(|(a, _), (b, _)| a.shard.stream == b.shard.stream) {
+            let delta = self.sources[source].read(records, now, &mut self.gathered)?;
+            self.bring(source, delta);
+        }
+        Ok(())
+    }
+
+    /// The streams of a topic filter, the source of that number, are these from now on, with these shards.
+    pub fn set_homes(
+        &mut self,
+        source: usize,
+        decoders: Vec<(StreamId, Decoder)>,
+        shards: Vec<(ShardId, WatermarkRules)>,
+        now: TimestampUs,
+    ) {
+        let Some(source) = self.sources.get_mut(source) else {
+            return;
+        };
+        source.decoders = decoders;
+        if let Some(watermarks) = &mut source.watermarks {
+            watermarks.set_shards(shards, now);
+        }
     }
 
     /// Rows of a source: all at once, or one by one.
@@ -377,7 +419,12 @@ impl Pipeline {
             if self.drain_queue(now)? {
                 return Ok(true);
             }
-            self.say_changes(now)?;
+            let next = self.waiting.front();
+            let next = next.map(|(_, delta, row)| delta.origin[*row as usize]);
+            // Where several sources read one stream, a record comes to each of them.
+            if self.changed.is_some() && self.changed != next {
+                self.say_changes(now)?;
+            }
             let Some((source, delta, row)) = self.waiting.front_mut() else {
                 return Ok(false);
             };
@@ -388,15 +435,13 @@ impl Pipeline {
             }
             let users = self.sources[source].users.clone();
             self.pass_on(&users, one);
-            self.changed = true;
+            self.changed = next;
         }
     }
 
     /// What one record has changed comes out before the next one comes in, as it would at the end of a step.
     fn say_changes(&mut self, now: TimestampUs) -> Result<(), Stop> {
-        if !std::mem::take(&mut self.changed) {
-            return Ok(());
-        }
+        self.changed = None;
         for number in 0..self.stages.len() {
             self.run(number, now, |operator, step| {
                 operator.advance(0, TimestampUs::MIN, step)
@@ -441,13 +486,22 @@ impl Pipeline {
 }
 
 impl SourceStage {
+    fn decoder(&self, stream: StreamId) -> Option<&Decoder> {
+        let mut decoders = self.decoders.iter();
+        decoders.find(|(known, _)| *known == stream).map(|(_, decoder)| decoder)
+    }
+
     fn read(
         &mut self,
         records: &[(RecordId, Record)],
         now: TimestampUs,
         gathered: &mut Gathered,
     ) -> Result<Delta, Stop> {
-        let decoded = self.decoder.decode(records, &Scope { now })?;
+        let stream = records.first().map(|(id, _)| id.shard.stream);
+        let Some(decoder) = stream.and_then(|stream| self.decoder(stream)) else {
+            return Ok(Delta::empty());
+        };
+        let decoded = decoder.decode(records, &Scope { now })?;
         let frontier = self.frontier(&decoded, 0..decoded.rows.rows(), now);
         let time = decoded.time.iter().zip(&decoded.appended);
         let time: Vec<_> = time.map(|(event, appended)| event.unwrap_or(*appended)).collect();

@@ -26,16 +26,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headwater_store::{
-    Batch, Condition, ControlError, EncodedRecords, GroupId, Offset, Placement, Put, QueryRow, Record, ShardId,
-    StreamId, StreamRow, Term, TimestampMs, decode_control, encode_control, retained_put, tables,
+    Batch, Catalog, Condition, ControlError, EncodedRecords, GroupId, Offset, Placement, Put, QueryRow, Record,
+    ShardId, StreamId, StreamRow, Term, TimestampMs, TopicFilter, decode_control, encode_control, retained_put, tables,
 };
 
 use crate::change::RecordId;
 use crate::decode::Decoded;
+use crate::homes::{self, HomeStreams};
 use crate::limits::RESULT_BYTES_MAX;
 use crate::operator::{Place, place_of};
 use crate::pipeline::{Finished, Pipeline};
-use crate::plan::physical::{PLAN_VERSION, Plan, PlanError, Source, Start};
+use crate::plan::physical::{PLAN_VERSION, Plan, PlanError, Read, Source, Start};
 use crate::share::{Item, Rows, Share};
 use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
@@ -124,6 +125,9 @@ pub struct QueryCore {
     tables: Vec<StreamId>,
     /// What it can share with other queries.
     share: Option<Share>,
+    /// The topic filters that it reads, and the streams that are home to them as far as it knows.
+    filters: Vec<TopicFilter>,
+    homes: Vec<StreamId>,
     /// As of the step that runs.
     progress: Progress,
     /// The row as it is committed.
@@ -160,8 +164,8 @@ pub struct Assignment {
     pub query: Arc<QueryRow>,
     /// The stream it writes.
     pub output: Arc<StreamRow>,
-    /// The streams it reads.
-    pub inputs: Vec<Arc<StreamRow>>,
+    /// As it is now: the streams it reads are in it.
+    pub catalog: Arc<Catalog>,
     /// The group whose shards of the output it writes.
     pub group: GroupId,
     /// What of the configuration it needs.
@@ -182,21 +186,23 @@ impl QueryCore {
         let Assignment {
             query,
             output,
-            inputs,
+            catalog,
             group,
             rules,
             side,
         } = assignment;
         let plan = Plan::decode(&query.plan)?;
-        let loaded = match &progress {
+        let mut loaded = match &progress {
             Some(row) => Progress::decode(row)?,
             None => Progress {
                 plan: PLAN_VERSION,
-                cursors: start(&plan, &inputs)?,
+                cursors: start(&plan, &catalog)?,
                 ..Progress::default()
             },
         };
-        let watermarks = restore_watermarks(&plan, &loaded, rules, now.max(loaded.now));
+        let homes = HomeStreams::of(&plan, &catalog, rules)?;
+        homes::bring_up(&plan, &catalog, &mut loaded.cursors);
+        let watermarks = restore_watermarks(&plan, &homes, &loaded, rules, now.max(loaded.now));
         let with_timers = plan
             .nodes
             .iter()
@@ -207,13 +213,18 @@ impl QueryCore {
             output: output.clone(),
             group,
         };
-        let pipeline = Pipeline::new(&plan, &place, state, watermarks)?;
+        let mut pipeline = Pipeline::new(&plan, &place, state, watermarks)?;
+        let names = homes.names();
+        let home_ids = homes.ids();
+        homes.put_into(&mut pipeline, now.max(loaded.now));
         Ok(QueryCore {
             query: query.id,
             group,
             output,
             pipeline,
-            side: Side::new(side, &plan),
+            side: Side::new(side, &plan, names),
+            filters: plan.filters().collect(),
+            homes: home_ids,
             tables: plan.tables(),
             share: Share::of(&plan),
             progress: loaded,
@@ -242,6 +253,16 @@ impl QueryCore {
             watermark: self.progress.watermark(),
             windows: self.pipeline.timers(),
         }
+    }
+
+    /// It reads FROM a topic filter.
+    pub fn reads_homes(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
+    /// The streams that are home to its topic filters are others now than those that it reads.
+    pub fn has_other_homes(&self, catalog: &Catalog) -> bool {
+        self.reads_homes() && homes::streams_of(catalog, &self.filters) != self.homes
     }
 
     /// The names of its inputs.
@@ -557,43 +578,70 @@ pub(crate) fn rules_of(plan: &Plan, source: &Source, rules: QueryRules) -> Water
     }
 }
 
-/// Those of each source, as they were saved.
-fn restore_watermarks(plan: &Plan, saved: &Progress, rules: QueryRules, now: TimestampUs) -> Vec<Option<Watermarks>> {
-    let restore = |(number, (_, source)): (usize, (_, &Source))| {
-        let of_shard = |shard: ShardId| {
-            let found = saved.watermarks.iter().find(|(known, _)| *known == shard);
-            (shard, found.map_or(TimestampUs::MIN, |(_, watermark)| *watermark))
+/// Those of a topic filter, before its streams are known.
+pub(crate) fn of_no_stream(plan: &Plan, rules: QueryRules) -> WatermarkRules {
+    WatermarkRules {
+        silence: plan.manner.silence,
+        delay_us: 0,
+        idle_us: rules.idle_us,
+        future_skew_us: rules.future_skew_us,
+    }
+}
+
+/// Those of each source, as they were saved: one after the other, so that of a shard that two of them read each has its own.
+fn restore_watermarks(
+    plan: &Plan,
+    homes: &HomeStreams,
+    saved: &Progress,
+    rules: QueryRules,
+    now: TimestampUs,
+) -> Vec<Option<Watermarks>> {
+    let mut before: Vec<ShardId> = Vec::new();
+    let restore = |(number, read): (usize, Read<'_>)| {
+        let shards = saved.cursors.iter().map(|(shard, _)| *shard);
+        let (rules, shards) = match read {
+            Read::Stream(source) => (
+                rules_of(plan, source, rules),
+                shards.filter(|shard| shard.stream == source.stream).collect(),
+            ),
+            // Each of its streams has rules of its own, which the pipeline is told.
+            Read::Homes(_) => (of_no_stream(plan, rules), homes.shards(number).unwrap_or_default()),
         };
-        let shards = saved
-            .cursors
-            .iter()
-            .map(|(shard, _)| *shard)
-            .filter(|shard| shard.stream == source.stream);
+        let of_shard = |shard: &ShardId| {
+            let earlier = before.iter().filter(|known| *known == shard).count();
+            let mut found = saved.watermarks.iter().filter(|(known, _)| known == shard);
+            let watermark = found.nth(earlier).map_or(TimestampUs::MIN, |(_, watermark)| *watermark);
+            (*shard, watermark)
+        };
+        let marks: Vec<_> = shards.iter().map(of_shard).collect();
+        before.extend(shards);
         let combined = saved.combined.get(number).copied().unwrap_or(TimestampUs::MIN);
-        Some(Watermarks::new(
-            rules_of(plan, source, rules),
-            shards.map(of_shard),
-            combined,
-            now,
-        ))
+        Some(Watermarks::new(rules, marks, combined, now))
     };
-    plan.sources().enumerate().map(restore).collect()
+    plan.reads().enumerate().map(restore).collect()
 }
 
 /// Where the shards of the plan's sources are read from, before anything is saved.
-pub(crate) fn start(plan: &Plan, inputs: &[Arc<StreamRow>]) -> Result<Vec<(ShardId, Offset)>, LoadError> {
+pub(crate) fn start(plan: &Plan, catalog: &Catalog) -> Result<Vec<(ShardId, Offset)>, LoadError> {
     let mut cursors: Vec<(ShardId, Offset)> = Vec::new();
     for (_, source) in plan.sources() {
         let Start::At(offsets) = &source.start else {
             return Err(LoadError::NoStart);
         };
-        let stream = inputs.iter().find(|stream| stream.id == source.stream);
-        let stream = stream.ok_or(LoadError::NoInput(source.stream))?;
+        let stream = catalog
+            .stream_by_id(source.stream)
+            .ok_or(LoadError::NoInput(source.stream))?;
         for (shard, offset) in stream.shard_ids().zip(offsets) {
             if !cursors.iter().any(|(known, _)| *known == shard) {
                 cursors.push((shard, Offset(*offset)));
             }
         }
     }
+    homes::bring_up(plan, catalog, &mut cursors);
     Ok(cursors)
+}
+
+/// Where a query's shards are read from that has saved nothing: as its plan, stored under it, says.
+pub fn begins(query: &QueryRow, catalog: &Catalog) -> Result<Vec<(ShardId, Offset)>, LoadError> {
+    start(&Plan::decode(&query.plan)?, catalog)
 }

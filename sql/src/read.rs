@@ -9,19 +9,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_store::{Catalog, Follower, Offset, Position, ReadError, Record, ShardId, Store, TimestampMs};
+use headwater_store::{
+    Catalog, Follower, Offset, Position, ReadError, Record, ShardId, Store, StreamId, TimestampMs, TopicFilter,
+};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::change::RecordId;
 use crate::decode::BadRecord;
 use crate::error::{SqlError, codes};
+use crate::homes::{self, HomeStreams};
 use crate::limits::{FOLLOW_BYTES, READ_AHEAD_BYTES, SORT_BYTES_MAX, TIMERS_PER_STEP_MAX};
 use crate::operator::Place;
 use crate::outcome::RowSender;
 use crate::pipeline::Pipeline;
-use crate::plan::physical::{OrderBy, Plan, Source, Start};
+use crate::plan::physical::{OrderBy, Plan, Read, Source, Start};
 use crate::query::side::SourceNames;
-use crate::query::{QueryRules, rules_of};
+use crate::query::{QueryRules, of_no_stream, rules_of};
 use crate::step::{Committed, SinkRow, State, Stop};
 use crate::types::TimestampUs;
 use crate::value::Value;
@@ -30,6 +34,12 @@ use crate::watermark::Watermarks;
 
 /// How often a push SELECT looks at the clock while windows wait for it.
 const TICK: Duration = Duration::from_millis(500);
+
+/// Of a read that ends, which has no watermarks.
+const NO_RULES: QueryRules = QueryRules {
+    idle_us: 0,
+    future_skew_us: 0,
+};
 
 /// Where each shard of a source is read from.
 pub(crate) async fn positions(
@@ -83,16 +93,19 @@ impl Reading {
         plan: &Plan,
         place: &Place,
         watermarks: Vec<Option<Watermarks>>,
+        (homes, now): (HomeStreams, TimestampUs),
         rows: RowSender,
         tells_gone: bool,
     ) -> Result<Reading, SqlError> {
         let state = State::load(0, Committed::Memory(BTreeMap::new()), [])?;
-        let pipeline =
+        let mut pipeline =
             Pipeline::new(plan, place, state, watermarks).map_err(|error| SqlError::internal(error.to_string()))?;
         let left = plan.limit.unwrap_or(u64::MAX);
+        let inputs = SourceNames::of(plan, homes.names());
+        homes.put_into(&mut pipeline, now);
         Ok(Reading {
             pipeline,
-            inputs: SourceNames::of(plan),
+            inputs,
             rows,
             order_by: plan.order_by.clone(),
             left,
@@ -219,19 +232,27 @@ impl OneShot {
                 if shards.iter().any(|known: &ShardReader| known.shard == shard) {
                     continue;
                 }
-                let (first, end) = store.bounds(shard).await?;
-                shards.push(ShardReader {
-                    shard,
-                    next: next.max(first),
-                    end,
-                    ahead: VecDeque::new(),
-                    of_view: false,
-                });
+                shards.push(ShardReader::begin(&store, shard, next).await?);
             }
         }
-        let watermarks = plan.sources().map(|_| None).collect();
+        for read in plan.reads() {
+            let Read::Homes(homes) = read else { continue };
+            for (shard, next) in homes::positions(&store, &catalog, homes)
+                .await?
+                .into_iter()
+                .flat_map(|(_, at)| at)
+            {
+                if shards.iter().any(|known: &ShardReader| known.shard == shard) {
+                    continue;
+                }
+                shards.push(ShardReader::begin(&store, shard, next).await?);
+            }
+        }
+        let homes = HomeStreams::of(plan, &catalog, NO_RULES).map_err(|error| SqlError::internal(error.to_string()))?;
+        let now = TimestampUs::from_ms(store.now());
+        let watermarks = plan.reads().map(|_| None).collect();
         Ok(OneShot {
-            reading: Reading::new(plan, place, watermarks, rows, false)?,
+            reading: Reading::new(plan, place, watermarks, (homes, now), rows, false)?,
             shards,
             store,
             step_records_max,
@@ -301,6 +322,18 @@ impl OneShot {
 }
 
 impl ShardReader {
+    /// From there to its end as it is now.
+    async fn begin(store: &Store, shard: ShardId, next: Offset) -> Result<ShardReader, ReadError> {
+        let (first, end) = store.bounds(shard).await?;
+        Ok(ShardReader {
+            shard,
+            next: next.max(first),
+            end,
+            ahead: VecDeque::new(),
+            of_view: false,
+        })
+    }
+
     /// The rows of a view: they are there already.
     fn of_rows(shard: ShardId, rows: Vec<(RecordId, Record)>) -> ShardReader {
         ShardReader {
@@ -338,10 +371,58 @@ impl ShardReader {
     }
 }
 
+/// The streams of the topic filters of a push SELECT.
+struct Homes {
+    plan: Plan,
+    rules: QueryRules,
+    filters: Vec<TopicFilter>,
+    known: Vec<StreamId>,
+}
+
+impl Homes {
+    fn of(plan: &Plan, catalog: &Catalog, rules: QueryRules) -> Homes {
+        let filters: Vec<TopicFilter> = plan.filters().collect();
+        Homes {
+            plan: plan.clone(),
+            rules,
+            known: homes::streams_of(catalog, &filters),
+            filters,
+        }
+    }
+
+    /// There are topic filters.
+    fn any(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
+    /// The streams are others now than they were.
+    fn are_others(&mut self, catalog: &Catalog) -> bool {
+        let now = homes::streams_of(catalog, &self.filters);
+        std::mem::replace(&mut self.known, now) != self.known
+    }
+
+    fn streams(&self, catalog: &Catalog) -> Result<HomeStreams, SqlError> {
+        let streams = HomeStreams::of(&self.plan, catalog, self.rules);
+        streams.map_err(|error| SqlError::internal(error.to_string()))
+    }
+}
+
+/// Each shard is read once.
+fn add_cursors(cursors: &mut Vec<(ShardId, Offset)>, more: impl IntoIterator<Item = (ShardId, Offset)>) {
+    for (shard, offset) in more {
+        if !cursors.iter().any(|(known, _)| *known == shard) {
+            cursors.push((shard, offset));
+        }
+    }
+}
+
 /// A push SELECT, already listening.
 pub(crate) struct Push {
     reading: Reading,
     follower: Follower,
+    /// The streams of its topic filters, and what tells of others.
+    homes: Homes,
+    changes: watch::Receiver<Arc<Catalog>>,
     store: Store,
     step_records_max: usize,
     /// The rows of a view, which come before its changes.
@@ -357,10 +438,22 @@ impl Push {
         rules: QueryRules,
         step_records_max: usize,
     ) -> Result<Push, SqlError> {
-        let catalog = store.catalog().borrow().clone();
+        let mut changes = store.catalog();
+        let catalog = changes.borrow_and_update().clone();
         let now = TimestampUs::from_ms(store.now());
         let (mut cursors, mut watermarks, mut rows) = (Vec::<(ShardId, Offset)>::new(), Vec::new(), Vec::new());
-        for (_, source) in plan.sources() {
+        for read in plan.reads() {
+            let source = match read {
+                Read::Stream(source) => source,
+                Read::Homes(homes) => {
+                    let positions = homes::positions(&store, &catalog, homes).await?;
+                    let shards = positions.into_iter().flat_map(|(_, shards)| shards);
+                    add_cursors(&mut cursors, shards);
+                    let rules = of_no_stream(plan, rules);
+                    watermarks.push(Some(Watermarks::new(rules, [], TimestampUs::MIN, now)));
+                    continue;
+                }
+            };
             let mut positions = positions(&store, &catalog, source).await?;
             if let Some(view) = View::of(&catalog, source) {
                 // Where the changes end before the rows are read: one of them may come twice, none is lost.
@@ -375,12 +468,15 @@ impl Push {
                 TimestampUs::MIN,
                 now,
             )));
-            positions.retain(|(shard, _)| !cursors.iter().any(|(known, _)| known == shard));
-            cursors.extend(positions);
+            add_cursors(&mut cursors, positions);
         }
         let follower = store.follow_from(cursors);
+        let homes = Homes::of(plan, &catalog, rules);
+        let streams = homes.streams(&catalog)?;
         Ok(Push {
-            reading: Reading::new(plan, &Place::Here, watermarks, sender, true)?,
+            reading: Reading::new(plan, &Place::Here, watermarks, (streams, now), sender, true)?,
+            homes,
+            changes,
             follower,
             store,
             step_records_max,
@@ -409,6 +505,10 @@ impl Push {
                 () = stop.cancelled() => return Ok(()),
                 () = gone.closed() => return Ok(()),
                 found = self.follower.next(FOLLOW_BYTES) => found?,
+                Ok(()) = self.changes.changed(), if self.homes.any() => {
+                    self.follow_homes()?;
+                    continue;
+                }
                 () = tokio::time::sleep(TICK), if waits => Vec::new(),
             };
             let mut records = Vec::new();
@@ -440,6 +540,22 @@ impl Push {
                 }
             }
         }
+    }
+
+    /// Reads the streams too that were made meanwhile, from their first record on, and those no longer that are gone.
+    fn follow_homes(&mut self) -> Result<(), SqlError> {
+        let catalog = self.changes.borrow_and_update().clone();
+        if !self.homes.are_others(&catalog) {
+            return Ok(());
+        }
+        let streams = self.homes.streams(&catalog)?;
+        let mut cursors = self.follower.cursors().to_vec();
+        homes::bring_up(&self.homes.plan, &catalog, &mut cursors);
+        self.follower = self.store.follow_from(cursors);
+        self.reading.inputs = SourceNames::of(&self.homes.plan, streams.names());
+        let now = TimestampUs::from_ms(self.store.now());
+        streams.put_into(&mut self.reading.pipeline, now);
+        Ok(())
     }
 
     async fn step(&mut self, records: &[(RecordId, Record)]) -> Result<Option<Done>, SqlError> {
@@ -484,6 +600,14 @@ pub(crate) async fn resolve_start(store: &Store, plan: &mut Plan) -> Result<(), 
     for source in plan.sources_mut() {
         let offsets = positions(store, &catalog, source).await?;
         source.start = Start::At(offsets.into_iter().map(|(_, offset)| offset.0).collect());
+    }
+    for homes in plan.homes_mut() {
+        let positions = homes::positions(store, &catalog, homes).await?;
+        let offsets = |shards: Vec<(ShardId, Offset)>| shards.into_iter().map(|(_, offset)| offset.0).collect();
+        homes.begins = positions
+            .into_iter()
+            .map(|(id, shards)| (id, offsets(shards)))
+            .collect();
     }
     Ok(())
 }

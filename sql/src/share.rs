@@ -55,7 +55,7 @@ impl Share {
     pub fn of(plan: &Plan) -> Option<Share> {
         let mut sources = plan.sources();
         let (node, source) = sources.next()?;
-        if sources.next().is_some() || source.columns.contains(&SourceColumn::Gone) {
+        if plan.reads().count() > 1 || source.columns.contains(&SourceColumn::Gone) {
             return None;
         }
         Some(Share {

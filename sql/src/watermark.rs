@@ -33,7 +33,7 @@ pub struct WatermarkRules {
 /// The watermarks of one source's shards, and their minimum.
 #[derive(Debug, Clone)]
 pub struct Watermarks {
-    rules: WatermarkRules,
+    silence: Silence,
     shards: Vec<ShardClock>,
     combined: TimestampUs,
     /// The time of the last advance, to know what has passed since.
@@ -43,6 +43,7 @@ pub struct Watermarks {
 #[derive(Debug, Clone)]
 struct ShardClock {
     shard: ShardId,
+    rules: WatermarkRules,
     watermark: TimestampUs,
     /// When it last gave a record, in the step's time.
     heard_at: TimestampUs,
@@ -57,18 +58,28 @@ impl Watermarks {
         combined: TimestampUs,
         now: TimestampUs,
     ) -> Watermarks {
-        let clock = |(shard, watermark)| ShardClock {
-            shard,
-            watermark,
-            heard_at: now,
-            idle: false,
-        };
         Watermarks {
-            rules,
-            shards: saved.into_iter().map(clock).collect(),
+            silence: rules.silence,
+            shards: saved
+                .into_iter()
+                .map(|(shard, watermark)| ShardClock::new(shard, rules, watermark, now))
+                .collect(),
             combined,
             advanced_at: now,
         }
+    }
+
+    /// From now on these are its shards, each with rules of its own. One that was not among them before has shown nothing,
+    /// and takes nothing back.
+    pub fn set_shards(&mut self, shards: impl IntoIterator<Item = (ShardId, WatermarkRules)>, now: TimestampUs) {
+        let clock = |(shard, rules): (ShardId, WatermarkRules)| {
+            let mut known = self.shards.iter();
+            match known.find(|clock| clock.shard == shard) {
+                Some(clock) => ShardClock { rules, ..clock.clone() },
+                None => ShardClock::new(shard, rules, TimestampUs::MIN, now),
+            }
+        };
+        self.shards = shards.into_iter().map(clock).collect();
     }
 
     /// Takes in one row's event time (None: it has none of its own) and gives the row's frontier: the watermark of
@@ -86,9 +97,10 @@ impl Watermarks {
         let frontier = clock.watermark.max(self.combined);
         clock.heard_at = now;
         clock.idle = false;
-        let in_time = |event: &TimestampUs| *event <= appended.plus_us(self.rules.future_skew_us);
+        let rules = clock.rules;
+        let in_time = |event: &TimestampUs| *event <= appended.plus_us(rules.future_skew_us);
         if let Some(event) = event.filter(in_time) {
-            clock.watermark = clock.watermark.max(event.plus_us(-self.rules.delay_us));
+            clock.watermark = clock.watermark.max(event.plus_us(-rules.delay_us));
         }
         frontier
     }
@@ -116,12 +128,13 @@ impl Watermarks {
         let was_silent = self.shards.iter().all(|clock| clock.idle);
         if !was_silent {
             self.leave_silent(now);
-        } else if self.rules.silence == Silence::Elapsed {
+        } else if self.silence == Silence::Elapsed {
             self.combined = self.combined.plus_us(passed_us);
         }
         let silent = self.shards.iter().all(|clock| clock.idle);
-        if silent && self.rules.silence == Silence::Clock {
-            self.combined = self.combined.max(now.plus_us(self.rules.delay_us.saturating_neg()));
+        let delay_us = self.shards.iter().map(|clock| clock.rules.delay_us).max();
+        if let (Silence::Clock, true, Some(delay_us)) = (self.silence, silent, delay_us) {
+            self.combined = self.combined.max(now.plus_us(delay_us.saturating_neg()));
         }
         let active = self
             .shards
@@ -137,13 +150,12 @@ impl Watermarks {
     /// Shards leave in the order in which they fell silent, each letting the minimum of the others through; so the
     /// result does not depend on how often this is called.
     fn leave_silent(&mut self, now: TimestampUs) {
-        let idle_us = self.rules.idle_us;
         loop {
             let silent = self
                 .shards
                 .iter_mut()
-                .filter(|clock| !clock.idle && now >= clock.heard_at.plus_us(idle_us));
-            let Some(next) = silent.min_by_key(|clock| (clock.heard_at, clock.watermark)) else {
+                .filter(|clock| !clock.idle && now >= clock.silent_at());
+            let Some(next) = silent.min_by_key(|clock| (clock.silent_at(), clock.watermark)) else {
                 return;
             };
             next.idle = true;
@@ -155,6 +167,12 @@ impl Watermarks {
                 .map(|clock| clock.watermark)
                 .min();
             self.combined = self.combined.max(others.unwrap_or(left));
+            // The last one may never have shown anything, and only have been waited for the longest.
+            if others.is_none() && left == TimestampUs::MIN {
+                let heard = self.shards.iter().map(|clock| clock.watermark);
+                let heard = heard.filter(|watermark| *watermark != TimestampUs::MIN).min();
+                self.combined = self.combined.max(heard.unwrap_or(left));
+            }
         }
     }
 
@@ -166,6 +184,23 @@ impl Watermarks {
     /// Each shard's, to be saved.
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, TimestampUs)> + '_ {
         self.shards.iter().map(|clock| (clock.shard, clock.watermark))
+    }
+}
+
+impl ShardClock {
+    fn new(shard: ShardId, rules: WatermarkRules, watermark: TimestampUs, now: TimestampUs) -> ShardClock {
+        ShardClock {
+            shard,
+            rules,
+            watermark,
+            heard_at: now,
+            idle: false,
+        }
+    }
+
+    /// When it counts as silent, if it says nothing until then.
+    fn silent_at(&self) -> TimestampUs {
+        self.heard_at.plus_us(self.rules.idle_us)
     }
 }
 
@@ -256,7 +291,7 @@ mod tests {
     #[test]
     fn with_the_clock_event_time_goes_to_the_wall_clock_once_all_are_silent() {
         let mut marks = two_shards();
-        marks.rules.silence = Silence::Clock;
+        marks.silence = Silence::Clock;
         marks.observe(shard(0), Some(at(100)), at(1000), at(1010));
         assert_eq!(marks.advance(at(1030)), at(95), "shard 1 left, shard 0 counts as heard");
         assert_eq!(marks.advance(at(1040)), at(1035), "all are silent: now, less the delay");
@@ -267,6 +302,36 @@ mod tests {
             at(1045),
             "a shard that speaks again takes nothing back"
         );
+    }
+
+    #[test]
+    fn shards_of_several_streams_have_their_own_rules() {
+        let mut marks = two_shards();
+        let rules = |delay, idle| WatermarkRules {
+            delay_us: delay * SECOND,
+            idle_us: idle * SECOND,
+            future_skew_us: 300 * SECOND,
+            silence: Silence::Elapsed,
+        };
+        marks.observe(shard(1), Some(at(70)), at(1000), at(1000));
+        marks.set_shards([(shard(1), rules(0, 10)), (shard(2), rules(20, 40))], at(1000));
+        marks.observe(shard(1), Some(at(100)), at(1000), at(1001));
+        assert_eq!(
+            marks.shards().collect::<Vec<_>>(),
+            [(shard(1), at(100)), (shard(2), TimestampUs::MIN)]
+        );
+        assert_eq!(
+            marks.advance(at(1012)),
+            TimestampUs::MIN,
+            "shard 2 has shown nothing, and may be silent longer"
+        );
+        assert_eq!(
+            marks.advance(at(1040)),
+            at(100),
+            "nor does it ever: what shard 1 has shown counts"
+        );
+        marks.observe(shard(2), Some(at(200)), at(1000), at(1041));
+        assert_eq!(marks.advance(at(1042)), at(180), "its own delay");
     }
 
     #[test]

@@ -6,9 +6,8 @@ use headwater_store::{Catalog, GroupId, Offset, QueryRow, ReadError, ShardId, ta
 
 use super::Engine;
 use crate::limits::{STATE_COUNT_ROWS_MAX, STATE_SCAN_ROWS};
-use crate::plan::physical::Plan;
 use crate::query::task::TaskPosition;
-use crate::query::{Progress, start};
+use crate::query::{Progress, begins};
 use crate::types::TimestampUs;
 
 /// Over all tasks of a query.
@@ -115,14 +114,10 @@ impl Engine {
         let progress = match row {
             Some(row) => Progress::decode(&row).ok()?,
             // It has saved nothing yet.
-            None => {
-                let inputs = query.inputs.iter().filter_map(|id| catalog.stream_by_id(*id).cloned());
-                let cursors = start(&Plan::decode(&query.plan).ok()?, &inputs.collect::<Vec<_>>()).ok()?;
-                Progress {
-                    cursors,
-                    ..Progress::default()
-                }
-            }
+            None => Progress {
+                cursors: begins(query, catalog).ok()?,
+                ..Progress::default()
+            },
         };
         Some(TaskPosition {
             watermark: progress.watermark(),

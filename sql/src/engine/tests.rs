@@ -1,5 +1,6 @@
 //! The engine on a real store, with plans made by hand.
 
+mod joins;
 mod large;
 
 use std::sync::Arc;

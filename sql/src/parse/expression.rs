@@ -57,6 +57,11 @@ fn climb_inside(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
         }
         let operator = rest.first().span;
         (rest, left) = match op {
+            Infix::Binary(op @ (BinaryOp::And | BinaryOp::Or)) => {
+                let first = (input, left, rest);
+                let (rest, operands) = chain(rest, op, found, first)?;
+                (rest, balanced(op, operands))
+            }
             Infix::Binary(op) => {
                 let (rest, right) = right_side(rest.take_from(1), found + 1)?;
                 let kind = ExprKind::Binary {
@@ -74,6 +79,39 @@ fn climb_inside(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
     }
 }
 
+/// An operand, where it begins, and what is behind it.
+type Operand<'a> = (Tokens<'a>, Expr, Tokens<'a>);
+
+/// The operands of a chain of ANDs or ORs.
+fn chain<'a>(mut rest: Tokens<'a>, op: BinaryOp, level: u8, first: Operand<'a>) -> Parsed<'a, Vec<Operand<'a>>> {
+    let mut operands = vec![first];
+    while matches!(infix(rest), Some((_, Infix::Binary(next))) if next == op) {
+        let start = rest.take_from(1);
+        let (behind, operand) = right_side(start, level + 1)?;
+        operands.push((start, operand, behind));
+        rest = behind;
+        rest.note(Expected::Class("an operator"));
+    }
+    Ok((rest, operands))
+}
+
+/// It does not matter which of a chain's operands come together first. So that a chain of thousands is no deeper than its
+/// logarithm, both sides have as many of them.
+fn balanced(op: BinaryOp, mut operands: Vec<Operand<'_>>) -> Expr {
+    let right = operands.split_off(operands.len().div_ceil(2));
+    let (Some((start, ..)), Some((_, _, end))) = (operands.first(), right.last()) else {
+        let (_, only, _) = operands.remove(0);
+        return only;
+    };
+    let span = start.span_to(*end);
+    let kind = ExprKind::Binary {
+        op,
+        left: Box::new(balanced(op, operands)),
+        right: Box::new(balanced(op, right)),
+    };
+    Expr::new(kind, span)
+}
+
 fn right_side(input: Tokens<'_>, level: u8) -> Parsed<'_, Expr> {
     cut(labelled("an expression", |input| climb(input, level))).parse(input)
 }
@@ -83,7 +121,7 @@ pub fn too_deep<T>(span: Span) -> Parsed<'static, T> {
     let message = format!("an expression has at most {EXPRESSION_DEPTH_MAX} levels of operators and brackets");
     say(SqlError::new(codes::TOO_DEEP, message)
         .at(span)
-        .help("write long chains of `=` and OR as `x IN (…)`, and long chains of AND as several queries"))
+        .help("a chain of ANDs or ORs without brackets may be as long as it likes, and so may `x IN (…)`"))
 }
 
 fn a_subquery(span: Span) -> SqlError {

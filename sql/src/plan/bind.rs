@@ -40,6 +40,7 @@ use crate::types::{DataType, TimestampUs};
 
 pub use feed::BoundFeed;
 pub use insert::BoundInsert;
+pub(crate) use select::{EventTime, event_time_of};
 pub use setting::Settings;
 
 /// Binds statements of one text against one snapshot of the catalog.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use crate::operator::Measure;
 use crate::parse::is_plain_name;
 use crate::plan::physical::{
-    Aggregate, BinaryOp, Emit, Expr, Form, Join, Node, Op, OperatorId, OverCall, OverFunction, PathStep, Plan, Rank,
-    Routing, Schema, Silence, Sink, SinkItem, Source, SourceColumn, Start, StateBound, Template, TemplatePart,
+    Aggregate, BinaryOp, Emit, Expr, Form, Homes, Join, Node, Op, OperatorId, OverCall, OverFunction, PathStep, Plan,
+    Rank, Routing, Schema, Silence, Sink, SinkItem, Source, SourceColumn, Start, StateBound, Template, TemplatePart,
     Throttle, UnaryOp, WindowKind,
 };
 use crate::types::{Interval, Literal};
@@ -89,6 +89,7 @@ pub fn operator(node: &Node, inputs: &[&Node]) -> String {
     let input = inputs.first().map_or(&empty, |input| &input.schema);
     let mut line = match &node.op {
         Op::Source(source) => self::source(source, &node.schema),
+        Op::Homes(homes) => self::homes(homes, &node.schema),
         Op::Filter(predicate) => format!("Filter {}", show(predicate, input)),
         Op::Project(columns) => format!("Project {}", list(columns, input)),
         Op::Exchange(to) => format!("Exchange {}", routing(to, input)),
@@ -214,7 +215,28 @@ fn window_kind(kind: &WindowKind) -> String {
 
 fn source(source: &Source, schema: &Schema) -> String {
     let mut line = format!("Source {}", source.name);
-    match &source.start {
+    from(&source.start, &mut line);
+    match &source.timestamp {
+        Some(time) => {
+            let (time, delay) = (show(time, schema), length(source.delay_us));
+            write!(line, ", event time {time}, watermark {delay} behind").unwrap_or_default();
+        }
+        None => line.push_str(", event time = append time"),
+    }
+    reads(&source.columns, schema, &mut line);
+    line
+}
+
+fn homes(homes: &Homes, schema: &Schema) -> String {
+    let mut line = format!("Homes of '{}'", homes.filter);
+    from(&homes.start, &mut line);
+    line.push_str(", event time as each stream has it");
+    reads(&homes.columns, schema, &mut line);
+    line
+}
+
+fn from(start: &Start, line: &mut String) {
+    match start {
         Start::Latest => line.push_str(" from now on"),
         Start::Earliest => line.push_str(" from the beginning"),
         Start::Timestamp(ms) => {
@@ -226,21 +248,16 @@ fn source(source: &Source, schema: &Schema) -> String {
             write!(line, " from offsets {}", join(offsets.iter().map(u64::to_string))).unwrap_or_default()
         }
     }
-    match &source.timestamp {
-        Some(time) => {
-            let (time, delay) = (show(time, schema), length(source.delay_us));
-            write!(line, ", event time {time}, watermark {delay} behind").unwrap_or_default();
-        }
-        None => line.push_str(", event time = append time"),
-    }
-    if !source.columns.is_empty() {
+}
+
+fn reads(columns: &[SourceColumn], schema: &Schema, line: &mut String) {
+    if !columns.is_empty() {
         let kind = |(column, number): (&SourceColumn, usize)| match column {
             SourceColumn::Capture(_) => format!("{} (topic level)", name(schema, number)),
             _ => name(schema, number),
         };
-        write!(line, ", reads {}", join(source.columns.iter().zip(0..).map(kind))).unwrap_or_default();
+        write!(line, ", reads {}", join(columns.iter().zip(0..).map(kind))).unwrap_or_default();
     }
-    line
 }
 
 fn aggregate(aggregate: &Aggregate, input: &Schema) -> String {

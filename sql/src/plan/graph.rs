@@ -81,6 +81,7 @@ pub(crate) fn dot(plan: &Plan, measured: &Measured<'_>, shared: &[String]) -> Ve
 fn kind(op: &Op) -> &'static str {
     match op {
         Op::Source(_) => "Source",
+        Op::Homes(_) => "Homes",
         Op::Filter(_) => "Filter",
         Op::Project(_) => "Project",
         Op::Exchange(_) => "Exchange",

@@ -22,6 +22,7 @@ pub fn optimize(mut plan: Plan) -> Plan {
     };
     fold::constants(&mut tree);
     tree = filter::push_down(tree);
+    filter::flatten(&mut tree);
     columns::prune(&mut tree);
     plan.nodes = tree.nodes();
     plan

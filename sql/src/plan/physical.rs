@@ -204,6 +204,34 @@ pub enum Op {
     Retime { end: ColumnId, behind_us: i64 },
     /// The row that each key of an upsert stream has in the end: as `FromUpsert`, for a read that ends.
     Latest { key: ColumnId, gone: ColumnId },
+    /// Reads what clients published to the topics of a filter.
+    Homes(Homes),
+}
+
+/// Reads what clients published to the topics of a filter, from all streams that are home to some of it, those too that
+/// are made later (decision 13). Its schema has one column per entry of `columns`.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Homes {
+    /// The filter, as written; its `{name}` levels give the `Capture` columns their values.
+    pub filter: String,
+    /// What to take out of each record.
+    pub columns: Vec<SourceColumn>,
+    /// After how long a silent shard leaves the watermark's minimum, where its stream has no IDLE.
+    pub idle_us: Option<i64>,
+    /// Where to begin in the streams that there are.
+    pub start: Start,
+    /// Of a persistent query: which those are, and the first offset to read by shard number. A stream that is not among
+    /// them was made later, and is read from its first record.
+    pub begins: Vec<(StreamId, Vec<u64>)>,
+}
+
+/// What a plan reads.
+#[derive(Debug, Clone, Copy)]
+pub enum Read<'p> {
+    /// A stream.
+    Stream(&'p Source),
+    /// The streams of a topic filter.
+    Homes(&'p Homes),
 }
 
 /// A column that an operator passes on, or makes.

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::calendar;
 use crate::change::RecordId;
+use crate::homes;
 use crate::limits::{SIDE_BYTES_PER_STEP_MAX, SIDE_DURATION, SIDE_ROWS_PER_STEP_MAX};
 use crate::plan::physical::Plan;
 use crate::step::LateRow;
@@ -60,7 +61,7 @@ pub(crate) fn of_readers<'a>(catalog: &'a Catalog, name: &str) -> Option<Vec<&'a
     let readers = catalog
         .queries
         .values()
-        .filter(|query| query.inputs.contains(&stream.id));
+        .filter(|query| query.inputs.contains(&stream.id) || homes::of_query(catalog, query).contains(&stream.id));
     let mut streams: Vec<_> = readers
         .filter_map(|query| catalog.stream(&format!("{}{suffix}", query.name)))
         .collect();
@@ -130,9 +131,10 @@ pub(crate) struct Side {
 pub(crate) struct SourceNames(Vec<(StreamId, String)>);
 
 impl SourceNames {
-    pub fn of(plan: &Plan) -> SourceNames {
+    /// `homes` are those of the streams that its topic filters read.
+    pub fn of(plan: &Plan, homes: Vec<(StreamId, String)>) -> SourceNames {
         let names = plan.sources().map(|(_, source)| (source.stream, source.name.clone()));
-        SourceNames(names.collect())
+        SourceNames(names.chain(homes).collect())
     }
 
     /// `stream:shard:offset`, by the stream's name.
@@ -155,10 +157,10 @@ impl SourceNames {
 
 impl Side {
     /// For the task of a plan.
-    pub fn new(streams: SideStreams, plan: &Plan) -> Side {
+    pub fn new(streams: SideStreams, plan: &Plan, homes: Vec<(StreamId, String)>) -> Side {
         Side {
             streams,
-            inputs: SourceNames::of(plan),
+            inputs: SourceNames::of(plan, homes),
         }
     }
 

@@ -94,6 +94,8 @@ enum Ended {
     Again(String),
     /// A step was too large: as above, and at once.
     Smaller,
+    /// The streams of its topic filters are others now: as above.
+    Homes,
     /// Only a person can help.
     Failed(String),
 }
@@ -112,6 +114,7 @@ pub(crate) async fn run(context: TaskContext, stop: CancellationToken) {
         match ended {
             Ended::Stopped => return,
             Ended::Smaller => tracing::debug!(query, group = %context.group, ?size, "a step was too large"),
+            Ended::Homes => tracing::debug!(query, group = %context.group, "the homes of its topics are others now"),
             Ended::Failed(reason) => {
                 tracing::error!(query, group = %context.group, %reason, "the query failed");
                 metrics::task_failed(query);
@@ -200,16 +203,11 @@ async fn load(context: &TaskContext) -> Result<QueryCore, LoadError> {
         ..
     } = context.clone();
     let catalog = store.catalog().borrow().clone();
-    let inputs = query
-        .inputs
-        .iter()
-        .filter_map(|id| catalog.stream_by_id(*id).cloned())
-        .collect();
     let side = SideStreams::find(&catalog, &query.name, group);
     let assignment = Assignment {
         query,
         output,
-        inputs,
+        catalog,
         group,
         rules,
         side,
@@ -284,6 +282,8 @@ impl Serving<'_> {
 
     /// Reads by itself until it has come to where the stream's hub is. None: told to stop.
     async fn alone(&mut self, stop: &CancellationToken) -> Result<Option<Subscription>, Ended> {
+        let mut catalog = self.context.store.catalog();
+        catalog.mark_changed();
         let mut follower = self.context.store.follow_from(self.core.cursors().to_vec());
         let mut leadership = self.context.store.leadership(self.context.group);
         let mut joined: Option<Subscription> = None;
@@ -304,6 +304,13 @@ impl Serving<'_> {
                 biased;
                 () = stop.cancelled() => return self.save().await.map(|()| None),
                 changed = leadership.changed() => self.still_leads(changed.is_ok())?,
+                Ok(()) = catalog.changed(), if self.core.reads_homes() => {
+                    let now = catalog.borrow_and_update().clone();
+                    if self.core.has_other_homes(&now) {
+                        self.save().await?;
+                        return Err(Ended::Homes);
+                    }
+                }
                 found = follower.next(FOLLOW_BYTES) => {
                     let steps = records(found.map_err(read_failed)?, self.context.step_records_max).map_err(read_failed)?;
                     let behind = !follower.caught_up() || steps.len() > 1;

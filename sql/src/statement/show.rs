@@ -10,6 +10,7 @@ use crate::calendar;
 use crate::connector::ConnectorStatus;
 use crate::engine::Engine;
 use crate::error::SqlError;
+use crate::homes;
 use crate::parse::parse;
 use crate::query::side::is_side_stream;
 use crate::statement::{exists, kind_name, missing};
@@ -64,13 +65,17 @@ impl Engine {
 
     async fn query_row(&self, catalog: &Catalog, query: &QueryRow) -> Value {
         let stream_name = |id: &StreamId| catalog.stream_names.get(id).cloned();
+        let mut inputs = query.inputs.clone();
+        inputs.extend(homes::of_query(catalog, query));
+        inputs.sort_unstable();
+        inputs.dedup();
         let status = self.query_status(query);
         let position = self.query_position(catalog, query).await;
         json!({
             "name": query.name,
             "state": status.state,
             "output": stream_name(&query.output),
-            "inputs": query.inputs.iter().filter_map(stream_name).collect::<Vec<_>>(),
+            "inputs": inputs.iter().filter_map(stream_name).collect::<Vec<_>>(),
             "records": status.records,
             "rate": status.rate,
             "rows": status.rows,

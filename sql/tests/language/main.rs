@@ -165,6 +165,40 @@ fn depth_is_limited() {
     assert_eq!(node.run(&negated(120)), r#"{"expr":null}"#);
 }
 
+/// A chain of ANDs or ORs is as deep as its logarithm, through all that a statement goes through.
+#[test]
+fn a_chain_of_thousands_is_not_deep() {
+    let node = node::Node::start();
+    node.run("CREATE STREAM s; INSERT INTO s (a, b) VALUES (4999, 1), (7, 2), (-1, 3);");
+    let chain = |op: &str, test: &str| {
+        let terms: Vec<String> = (0..5_000).map(|term| format!("a {test} {term}")).collect();
+        terms.join(op)
+    };
+    let any = format!("SELECT b FROM s WHERE {}", chain(" OR ", "="));
+    let none = format!("SELECT b FROM s WHERE {}", chain(" AND ", "<>"));
+    assert_eq!(node.run(&any), "{\"b\":1}\n{\"b\":2}");
+    assert_eq!(node.run(&none), r#"{"b":3}"#);
+    let both = format!(
+        "SELECT b FROM s AS l JOIN s AS r ON l.a = r.a AND {}",
+        chain(" AND ", "<>").replace("a <", "l.a + r.b <")
+    );
+    let both = both.replace("SELECT b", "SELECT l.b") + " WITHIN (INTERVAL 1 DAY)";
+    assert_eq!(node.run(&both), r#"{"b":1}"#);
+    node.run(&format!(
+        "CREATE STREAM c AS {any} EMIT CHANGES; CREATE STREAM d AS {none} EMIT CHANGES;"
+    ));
+    node.run("INSERT INTO s (a, b) VALUES (7, 4), (-1, 5);");
+    let read = || node.run("SELECT b FROM c; SELECT b FROM d");
+    let waited = (0..600).find(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        read() == "{\"b\":4}\n{\"b\":5}"
+    });
+    assert!(waited.is_some(), "{}", read());
+    // Brackets are what they were.
+    let nested = format!("SELECT {}a{} FROM s", "(a OR ".repeat(200), ")".repeat(200));
+    assert_eq!(parse(&nested).unwrap_err().code, codes::TOO_DEEP);
+}
+
 fn check_error(source: &str, error: &SqlError) -> Result<(), TestCaseError> {
     if let Some(span) = error.span {
         prop_assert!(

@@ -219,12 +219,13 @@ impl World {
                     .table(*group, tables::QUERY_PROGRESS)
                     .get(&Progress::key(query.id))
                     .unwrap();
-                // A query that has read nothing has nothing to save.
-                let cursors = match &row {
-                    Some(row) => Progress::decode(row).unwrap().cursors,
-                    None => self.start_of(query),
-                };
-                for (shard, cursor) in cursors {
+                // A query that has read nothing has nothing to save, and one that has not come to a new stream yet neither.
+                let saved = row
+                    .map(|row| Progress::decode(&row).unwrap().cursors)
+                    .unwrap_or_default();
+                for (shard, begin) in headwater_sql::begins(query, &catalog).unwrap() {
+                    let cursor = saved.iter().find(|(known, _)| *known == shard);
+                    let cursor = cursor.map_or(begin, |(_, cursor)| *cursor);
                     if self.store.bounds(shard).await.unwrap().1 != cursor {
                         return false;
                     }
@@ -232,23 +233,6 @@ impl World {
             }
         }
         true
-    }
-
-    fn start_of(&self, query: &headwater_store::QueryRow) -> Vec<(headwater_store::ShardId, Offset)> {
-        use headwater_sql::plan::physical::{Plan, Start};
-        let catalog = self.store.catalog().borrow().clone();
-        let plan = Plan::decode(&query.plan).unwrap();
-        let of = |source: &headwater_sql::plan::physical::Source| match &source.start {
-            Start::At(offsets) => {
-                let stream = catalog.stream_by_id(source.stream).unwrap();
-                stream
-                    .shard_ids()
-                    .zip(offsets.iter().map(|at| Offset(*at)))
-                    .collect::<Vec<_>>()
-            }
-            _ => panic!("the start of {} is not resolved", query.name),
-        };
-        plan.sources().flat_map(|(_, source)| of(source)).collect()
     }
 
     /// All records of a stream, shard by shard. None: there is no such stream.

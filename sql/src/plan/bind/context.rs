@@ -105,6 +105,20 @@ impl<'a> Context<'a> {
         self.shared.ranked.set(Some(span));
     }
 
+    /// Where the streams of a topic filter are read from.
+    pub fn start_of_topics(&self) -> Result<Start, SqlError> {
+        match self.start {
+            Some(start) if matches!(start.kind, ast::StartKind::Offset(_)) => {
+                let message = "the messages of a topic filter lie in several streams, each with its own offsets";
+                Err(SqlError::new(codes::BAD_START, message)
+                    .at(start.span)
+                    .help("name a time: FROM TIMESTAMP '…'"))
+            }
+            Some(start) => select::place_of_time(start),
+            None => Ok(self.usual_start(false)),
+        }
+    }
+
     /// Where a stream is read from.
     pub fn start(&self, binder: &Binder<'_>, stream: &StreamRow) -> Result<Start, SqlError> {
         let of_view = binder.is_view(stream);
@@ -117,12 +131,15 @@ impl<'a> Context<'a> {
             }
             return select::place(start, stream);
         }
-        // Views and tables hold all there is, and are made of all there is.
+        Ok(self.usual_start(of_view))
+    }
+
+    /// Views and tables hold all there is, and are made of all there is.
+    fn usual_start(&self, of_view: bool) -> Start {
         let all = of_view || self.output.is_some_and(|output| output.view.is_some());
-        Ok(if self.emit != Emit::AtEnd && !all {
-            Start::Latest
-        } else {
-            Start::Earliest
-        })
+        match self.emit != Emit::AtEnd && !all {
+            true => Start::Latest,
+            false => Start::Earliest,
+        }
     }
 }

@@ -43,6 +43,7 @@ pub fn feed(
         );
     }
     let query = fitted(stream, columns, query)?;
+    refuse_topic(stream, &query)?;
     let output = Output {
         name: into,
         topic: topic(stream)?,
@@ -76,14 +77,29 @@ fn check_target(stream: &StreamRow, into: &Name) -> Result<(), SqlError> {
         let message = format!("stream `{}` is written by query `{query}`", stream.name);
         return Err(SqlError::new(codes::NOT_ALLOWED, message).at(into.span));
     }
+    Ok(())
+}
+
+/// What a query writes into a stream FROM TOPIC has no topic and is not delivered, as an INSERT without `_topic`.
+fn refuse_topic(stream: &StreamRow, query: &ast::Select) -> Result<(), SqlError> {
     if stream.captures.is_empty() {
         return Ok(());
     }
-    Err(
-        SqlError::not_supported("INSERT … SELECT into a stream FROM TOPIC", into.span)
-            .detail("its records are placed by the topics that they were published to")
-            .help("give the query a stream of its own: CREATE STREAM … WITH (TOPIC = …) AS SELECT …"),
-    )
+    let names = output_names(&query.items)?;
+    let of_topic = query.items.iter().zip(&names).find(|(_, name)| *name == "_topic");
+    match of_topic {
+        Some((item, _)) => Err(SqlError::not_supported("INSERT … SELECT of `_topic`", item_span(item))
+            .detail("it would publish")
+            .help("give the query a stream of its own: CREATE STREAM … WITH (TOPIC = '…') AS SELECT …")),
+        None => Ok(()),
+    }
+}
+
+fn item_span(item: &Item) -> Span {
+    match item {
+        Item::All(span) => *span,
+        Item::Expr { expr, .. } => expr.span,
+    }
 }
 
 /// The SELECT with its items called as the stream's columns, and cast to their types.

@@ -3,7 +3,7 @@
 //! Each part of FROM adds its columns to the scope; which of them are wanted is known only when the whole SELECT is
 //! bound. Then [`From::assemble`] makes the operators: what each part is read from, and what joins it with all before it.
 
-use headwater_store::{StreamForm, StreamRow, TopicFilter};
+use headwater_store::{StreamForm, StreamRow};
 
 use crate::ast;
 use crate::error::{SqlError, codes};
@@ -15,14 +15,11 @@ use crate::plan::bind::scope::{Scope, Wanted};
 use crate::plan::bind::subquery::{self, Derived};
 use crate::plan::bind::{Binder, select, topic};
 use crate::plan::physical::{
-    BinaryOp, ColumnId, Emit, Expr, Form, Join, JoinKind, Made, Op, OperatorId, Side, Source, Start, StateBound,
+    BinaryOp, ColumnId, Emit, Expr, Form, Homes, Join, JoinKind, Made, Op, OperatorId, Side, Source, Start, StateBound,
     UnaryOp, Unnest,
 };
 use crate::types::{DataType, Literal};
 use crate::view;
-
-/// The delay of the watermark behind event times that records carry, unless DELAY says another.
-const DELAY_US: i64 = 5_000_000;
 
 /// FROM, bound.
 pub struct From<'a> {
@@ -37,8 +34,6 @@ pub struct From<'a> {
     pub key: Vec<Expr>,
     /// That is the key of a record, alone.
     pub key_is_records: bool,
-    /// The topics of the first part, where it is a filter.
-    pub topic: Option<TopicFilter>,
     /// A row may come several times from one record.
     pub multiplies: bool,
     emit: Emit,
@@ -47,6 +42,7 @@ pub struct From<'a> {
 /// One part.
 enum Input<'a> {
     Stream(Stream<'a>),
+    Topics(Topics),
     Query(Derived),
     Elements,
 }
@@ -64,6 +60,13 @@ pub struct Stream<'a> {
     upsert: Option<Upsert>,
     /// Of these only what each key has in the end.
     latest: bool,
+}
+
+struct Topics {
+    filter: String,
+    start: Start,
+    /// SET idle, where a stream says nothing.
+    idle_us: Option<i64>,
 }
 
 enum Step {
@@ -85,7 +88,6 @@ pub fn from<'a>(
         table: false,
         key: Vec::new(),
         key_is_records: false,
-        topic: None,
         multiplies: false,
         emit: context.emit,
     };
@@ -145,13 +147,13 @@ impl<'a> From<'a> {
             },
             ast::Source::Topic(text) => {
                 context.count(text.span)?;
-                let (row, filter) = self.of_topic(binder, text, context)?;
-                let captures = vec![filter.as_str().to_owned()];
-                scope.add_stream(row, &called(&row.name), &captures, alias_span.unwrap_or(text.span))?;
-                let start = context.start(binder, row)?;
-                self.inputs
-                    .push(Input::Stream(Stream::new(binder, row, false, captures, start)));
-                self.topic = Some(filter);
+                let filter = topic::filter(text)?;
+                scope.add_topics(&filter, &called("topics"), alias_span.unwrap_or(text.span))?;
+                self.inputs.push(Input::Topics(Topics {
+                    filter,
+                    start: context.start_of_topics()?,
+                    idle_us: binder.settings.idle_us,
+                }));
                 None
             }
             ast::Source::Query(select) => Some((
@@ -185,35 +187,12 @@ impl<'a> From<'a> {
         Ok(())
     }
 
-    fn of_topic(
-        &self,
-        binder: &Binder<'a>,
-        text: &ast::Text,
-        context: &Context<'a>,
-    ) -> Result<(&'a StreamRow, TopicFilter), SqlError> {
-        if !self.inputs.is_empty() {
-            topic::source(binder.catalog, text)?;
-            return Err(SqlError::not_supported("a topic filter in a join", text.span)
-                .help("make a stream of these topics first: CREATE STREAM s FROM TOPIC …"));
-        }
-        if context.output.is_some() {
-            return Err(
-                SqlError::not_supported("a topic filter in a query that writes a stream", text.span).help(format!(
-                    "make a stream of these topics first, CREATE STREAM s FROM TOPIC '{}', and select from it",
-                    text.text
-                )),
-            );
-        }
-        let (row, filter) = topic::source(binder.catalog, text)?;
-        Ok((row, filter))
-    }
-
     /// Its rows are those that each key has now.
     fn is_table(&self, part: usize) -> bool {
         match &self.inputs[part] {
             Input::Stream(stream) => stream.row.form == StreamForm::Upsert && !stream.plain,
             Input::Query(derived) => derived.table,
-            Input::Elements => false,
+            Input::Topics(_) | Input::Elements => false,
         }
     }
 
@@ -230,7 +209,7 @@ impl<'a> From<'a> {
         self.add(binder, &ast.source, ast.alias.as_ref(), expressions, context)?;
         let right = self.inputs.len() - 1;
         let (left_table, right_table) = (self.table, self.is_table(right));
-        let times = (0..=right).find(|part| matches!(&self.inputs[*part], Input::Query(derived) if derived.grouped));
+        let times = (0..=right).find(|part| matches!(&self.inputs[*part], Input::Query(derived) if !derived.timed));
         let sides = join::Sides {
             left_table,
             right_table,
@@ -338,7 +317,7 @@ impl<'a> From<'a> {
             && match &self.inputs[0] {
                 Input::Stream(stream) => stream.upsert.is_some() && !stream.latest,
                 Input::Query(derived) => derived.key_is_records,
-                Input::Elements => false,
+                Input::Topics(_) | Input::Elements => false,
             };
     }
 
@@ -416,7 +395,7 @@ impl<'a> From<'a> {
                 };
                 columns.map(wanted).collect()
             }
-            Input::Elements => Vec::new(),
+            Input::Topics(_) | Input::Elements => Vec::new(),
         }
     }
 
@@ -477,6 +456,7 @@ impl<'a> From<'a> {
             tops.push(match input {
                 Input::Stream(stream) => Some(stream.assemble(part, scope, nodes)),
                 Input::Query(derived) => Some(assemble_query(derived, part, scope, nodes)),
+                Input::Topics(topics) => Some(topics.assemble(part, scope, nodes)),
                 Input::Elements => None,
             });
         }
@@ -539,6 +519,21 @@ fn assemble_query(derived: Derived, part: usize, scope: &Scope<'_>, nodes: &mut 
     )
 }
 
+impl Topics {
+    fn assemble(self, part: usize, scope: &Scope<'_>, nodes: &mut Nodes) -> (OperatorId, Shape) {
+        let homes = Homes {
+            filter: self.filter,
+            columns: scope.source_columns(part),
+            idle_us: self.idle_us,
+            start: self.start,
+            begins: Vec::new(),
+        };
+        let shape = Shape::plain(Form::Append);
+        let schema = scope.source_schema(part);
+        (nodes.push(Op::Homes(homes), &[], schema, shape.clone()), shape)
+    }
+}
+
 impl<'a> Stream<'a> {
     pub fn new(
         binder: &Binder<'a>,
@@ -561,7 +556,7 @@ impl<'a> Stream<'a> {
 
     pub fn assemble(self, part: usize, scope: &Scope<'_>, nodes: &mut Nodes) -> (OperatorId, Shape) {
         let options = &self.row.options;
-        let delay_us = if self.timestamp.is_some() { DELAY_US } else { 0 };
+        let (delay_us, idle_us) = select::delays(self.row);
         let log = if self.plain { "$log" } else { "" };
         let source = Source {
             stream: self.row.id,
@@ -571,8 +566,8 @@ impl<'a> Stream<'a> {
             form: self.row.form,
             columns: scope.source_columns(part),
             captures: self.captures,
-            delay_us: options.delay_ms.map_or(delay_us, select::micros),
-            idle_us: options.idle_ms.map(select::micros).or(self.idle_us),
+            delay_us,
+            idle_us: idle_us.or(self.idle_us),
             timestamp: self.timestamp.map(|expr| join::local(&expr, scope)),
             start: self.start,
         };

@@ -47,7 +47,7 @@ pub fn join<'a>(
                 .detail("a row of the table never stops waiting for one of the stream"),
         );
     }
-    let (mut keys, mut rest) = (Vec::new(), None);
+    let (mut keys, mut rest) = (Vec::new(), Vec::new());
     match &join.on {
         On::Names(names) => {
             for name in names {
@@ -59,7 +59,7 @@ pub fn join<'a>(
         On::Condition(on) => {
             let bound = expressions.condition(on, Place::Argument, "ON")?;
             split(bound, right, &expressions.scope, &mut keys, &mut rest);
-            if let (Some(_), false) = (&rest, join.kind == JoinKind::Inner) {
+            if !rest.is_empty() && join.kind != JoinKind::Inner {
                 return Err(
                     SqlError::not_supported("ON of an outer join with more than `left = right`", on.span)
                         .help("write what else must hold of one side in a query before the join"),
@@ -78,7 +78,7 @@ pub fn join<'a>(
     Ok(Joined {
         kind: join.kind,
         keys,
-        rest,
+        rest: Expr::all(rest),
         within_us,
         tables,
     })
@@ -107,9 +107,11 @@ fn within(join: &ast::Join, right: usize, sides: &Sides, scope: &Scope<'_>) -> R
         (Some(within), false, false) => {
             if let Some(name) = &sides.untimed {
                 return Err(
-                    SqlError::not_supported("a join WITHIN of a subquery that groups", within.span)
-                        .detail(format!("the rows of `{name}` are no records with a time of their own"))
-                        .help("make a stream of it with CREATE STREAM … AS, and join that"),
+                    SqlError::not_supported("a join WITHIN of rows that have no time", within.span)
+                        .detail(format!("the rows of `{name}` are made of many records"))
+                        .help(format!(
+                            "give it a window and EMIT FINAL, or make a view of it, CREATE VIEW {name} AS …, and join that without WITHIN"
+                        )),
                 );
             }
             let us = within.value.fixed_us().filter(|us| *us >= 0);
@@ -125,7 +127,8 @@ fn within(join: &ast::Join, right: usize, sides: &Sides, scope: &Scope<'_>) -> R
             let revisions = scope.revisions(if right_table { right } else { 0 });
             let help = match revisions {
                 Some(revisions) => format!("leave it out, or join its revisions: {revisions}"),
-                None => "leave it out".to_owned(),
+                // A subquery that groups.
+                None => "leave it out, to join each row with the row of now; or give the subquery a window and EMIT FINAL: then its rows have the times of their windows' ends".to_owned(),
             };
             Err(SqlError::new(
                 codes::BAD_WINDOW,
@@ -147,7 +150,7 @@ fn example(on: &ast::Expr, right: usize, scope: &Scope<'_>) -> String {
 }
 
 /// Takes the pairs out of a chain of ANDs.
-fn split(expr: Expr, right_part: usize, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut Option<Expr>) {
+fn split(expr: Expr, right_part: usize, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut Vec<Expr>) {
     // Some(true): of the right side alone; Some(false): of what stands on the left alone.
     let is_right = |expr: &Expr| {
         let mut sides = Vec::new();
@@ -185,16 +188,7 @@ fn split(expr: Expr, right_part: usize, scope: &Scope<'_>, keys: &mut Vec<(Expr,
                 _ => (*right, *left),
             });
         }
-        other => {
-            *rest = Some(match rest.take() {
-                None => other,
-                Some(before) => Expr::Binary {
-                    op: BinaryOp::And,
-                    left: Box::new(before),
-                    right: Box::new(other),
-                },
-            });
-        }
+        other => rest.push(other),
     }
 }
 

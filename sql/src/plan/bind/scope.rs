@@ -76,6 +76,8 @@ enum Kind<'a> {
         star: Option<(usize, ColumnId)>,
     },
     Element,
+    /// The messages of a topic filter.
+    Topics,
     /// The functions with OVER, which nobody names.
     Calls,
 }
@@ -96,29 +98,18 @@ impl<'a> Part<'a> {
             Format::Text => vec![("value".to_owned(), DataType::String)],
             Format::Raw => vec![("value".to_owned(), DataType::Bytea)],
         };
-        let mut names = Vec::new();
-        for filter in captures
-            .iter()
-            .filter_map(|text| TopicFilter::capture(text.as_str()).ok())
-        {
-            for name in filter.capture_names() {
-                if !names.iter().any(|known| known == name) {
-                    names.push(name.to_owned());
-                }
-            }
-        }
         Ok(Part {
             kind: Kind::Stream(stream),
             qualifier: qualifier.to_owned(),
             open: declared.is_empty(),
             declared,
-            captures: names,
+            captures: level_names(captures.iter().map(String::as_str)),
         })
     }
 
     fn made(kind: Kind<'a>, qualifier: &str, declared: Vec<(String, DataType)>) -> Part<'a> {
         Part {
-            open: matches!(kind, Kind::Query { star: Some(_), .. }),
+            open: matches!(kind, Kind::Query { star: Some(_), .. } | Kind::Topics),
             kind,
             qualifier: qualifier.to_owned(),
             declared,
@@ -133,7 +124,7 @@ impl<'a> Part<'a> {
 
     /// Its rows have the columns that every record has.
     fn has_system(&self, name: &str) -> bool {
-        matches!(self.kind, Kind::Stream(_)) && is_system_name(name)
+        matches!(self.kind, Kind::Stream(_) | Kind::Topics) && is_system_name(name)
     }
 }
 
@@ -164,6 +155,13 @@ impl<'a> Scope<'a> {
         span: Span,
     ) -> Result<(), SqlError> {
         self.add(Part::of_stream(stream, qualifier, captures)?, span)
+    }
+
+    /// Adds the messages of a topic filter.
+    pub fn add_topics(&mut self, filter: &str, qualifier: &str, span: Span) -> Result<(), SqlError> {
+        let part = Part::made(Kind::Topics, qualifier, Vec::new());
+        let captures = level_names([filter]);
+        self.add(Part { captures, ..part }, span)
     }
 
     /// Adds a subquery.
@@ -288,11 +286,6 @@ impl<'a> Scope<'a> {
             Some((_, Wanted::Call(number))) => Some(*number),
             _ => None,
         }
-    }
-
-    /// The number of a column of the first part; the same one for the same column.
-    pub fn column(&mut self, column: SourceColumn, name: &str, data_type: DataType) -> ColumnId {
-        self.column_of(0, column, name, data_type)
     }
 
     /// The number of a stream's column; the same one for the same column.
@@ -431,7 +424,7 @@ impl<'a> Scope<'a> {
             None => self.only_part(name)?,
         };
         match &self.parts[at].kind {
-            Kind::Stream(_) => self.of_stream(at, name, steps),
+            Kind::Stream(_) | Kind::Topics => self.of_stream(at, name, steps),
             _ => match (self.declared_column(at, &name.text), self.star_of(at)) {
                 (Some(column), _) => Ok(column),
                 (None, Some(star)) => {
@@ -589,6 +582,19 @@ impl<'a> Scope<'a> {
         let message = format!("column `{}` does not exist in {owner}", name.text);
         SqlError::new(codes::UNKNOWN_COLUMN, message).at(name.span).help(help)
     }
+}
+
+/// What topic filters call their levels, each name once.
+fn level_names<'t>(filters: impl IntoIterator<Item = &'t str>) -> Vec<String> {
+    let mut names = Vec::new();
+    for filter in filters.into_iter().filter_map(|text| TopicFilter::capture(text).ok()) {
+        for name in filter.capture_names() {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
 }
 
 fn declared_columns(stream: &StreamRow) -> Result<Vec<(String, DataType)>, SqlError> {

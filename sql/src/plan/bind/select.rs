@@ -13,10 +13,14 @@ use crate::plan::bind::expression::{Alias, Expressions, Grouping, Place, Typed, 
 use crate::plan::bind::from::from;
 use crate::plan::bind::projection::{Projection, output_names, project};
 use crate::plan::bind::routing::{Output, routing};
-use crate::plan::bind::{Binder, BoundSelect, topic};
+use crate::plan::bind::scope::Scope;
+use crate::plan::bind::{Binder, BoundSelect};
 use crate::plan::optimize::optimize;
-use crate::plan::physical::{BinaryOp, ColumnId, Emit, Expr, OrderBy, Plan, Start, Throttle, Window, WindowKind};
+use crate::plan::physical::{ColumnId, Emit, Expr, OrderBy, Plan, SourceColumn, Start, Throttle, Window, WindowKind};
 use crate::types::DataType;
+
+/// The delay of the watermark behind event times that records carry, unless DELAY says another.
+const DELAY_US: i64 = 5_000_000;
 
 /// A SELECT by itself.
 pub fn alone(binder: &Binder<'_>, select: &ast::Select) -> Result<BoundSelect, SqlError> {
@@ -98,10 +102,6 @@ pub fn body<'a>(
     if from.changes {
         refuse_sessions(select)?;
     }
-    let on_topic = from
-        .topic
-        .as_ref()
-        .and_then(|filter| topic::condition(&mut expressions.scope, filter));
     expressions.aliases = select
         .items
         .iter()
@@ -120,7 +120,7 @@ pub fn body<'a>(
         .filter
         .as_ref()
         .map(|filter| expressions.condition(filter, Place::Where, "WHERE"));
-    let condition = and(on_topic, condition.transpose()?);
+    let condition = condition.transpose()?;
     let window = window(select, emit)?;
     if let Some(window) = &select.window {
         from.check_times(window)?;
@@ -197,17 +197,6 @@ fn group_by_all(
     Ok(())
 }
 
-fn and(a: Option<Expr>, b: Option<Expr>) -> Option<Expr> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(Expr::Binary {
-            op: BinaryOp::And,
-            left: Box::new(a),
-            right: Box::new(b),
-        }),
-        (a, b) => a.or(b),
-    }
-}
-
 /// Milliseconds as microseconds.
 pub fn micros(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000)
@@ -255,6 +244,39 @@ pub fn event_time(stream: &StreamRow, expressions: &mut Expressions<'_>) -> Resu
         ))
     })?;
     Ok(Some(as_timestamp(bound)))
+}
+
+/// What a stream says of event times, and the columns that its TIMESTAMP reads.
+#[derive(Debug)]
+pub struct EventTime {
+    pub columns: Vec<SourceColumn>,
+    /// Over `columns`.
+    pub timestamp: Option<Expr>,
+    /// DELAY
+    pub delay_us: i64,
+    /// IDLE
+    pub idle_us: Option<i64>,
+}
+
+/// See above.
+pub fn event_time_of(stream: &StreamRow) -> Result<EventTime, SqlError> {
+    let scope = Scope::new(stream, &stream.name, &stream.captures)?;
+    let mut expressions = Expressions::new(scope);
+    let timestamp = event_time(stream, &mut expressions)?;
+    let (delay_us, idle_us) = delays(stream);
+    Ok(EventTime {
+        columns: expressions.scope.source_columns(0),
+        timestamp,
+        delay_us,
+        idle_us,
+    })
+}
+
+/// DELAY and IDLE of a stream.
+pub fn delays(stream: &StreamRow) -> (i64, Option<i64>) {
+    let options = &stream.options;
+    let usual = if options.timestamp.is_some() { DELAY_US } else { 0 };
+    (options.delay_ms.map_or(usual, micros), options.idle_ms.map(micros))
 }
 
 /// Numbers are milliseconds, texts are read: what CAST does.
@@ -484,13 +506,20 @@ fn refuse_sessions(select: &ast::Select) -> Result<(), SqlError> {
     }
 }
 
-/// A place in a stream that a statement names.
-pub fn place(start: &ast::Start, stream: &StreamRow) -> Result<Start, SqlError> {
+/// As `place`, where that is a time.
+pub fn place_of_time(start: &ast::Start) -> Result<Start, SqlError> {
     match &start.kind {
-        StartKind::Beginning => Ok(Start::Earliest),
         StartKind::Timestamp(text) => Ok(Start::Timestamp(
             literal_moment(&text.text, text.span)?.div_euclid(1_000),
         )),
+        StartKind::Beginning | StartKind::Offset(_) => Ok(Start::Earliest),
+    }
+}
+
+/// A place in a stream that a statement names.
+pub fn place(start: &ast::Start, stream: &StreamRow) -> Result<Start, SqlError> {
+    match &start.kind {
+        StartKind::Beginning | StartKind::Timestamp(_) => place_of_time(start),
         StartKind::Offset(offset) if stream.shards.len() == 1 => Ok(Start::Offset(*offset)),
         StartKind::Offset(_) => {
             let message = format!(

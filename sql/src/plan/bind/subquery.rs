@@ -64,8 +64,10 @@ pub fn query<'a>(binder: &Binder<'a>, select: &'a ast::Select, context: &Context
         (_, true) => !ended,
         _ => body.from.changes,
     };
+    // A read that ends has each window once too, where the query says so.
+    let once = emit == Emit::Final || (ended && has_window(select) && says_final(select));
     let table = match (grouping, ranks) {
-        (true, _) => emit != Emit::Final,
+        (true, _) => !once,
         (_, true) => true,
         _ => body.from.table,
     };
@@ -114,6 +116,10 @@ fn emit_inside(select: &ast::Select, outside: Emit) -> Emit {
         },
         (_, Some(_)) => emit(select, true),
     }
+}
+
+fn says_final(select: &ast::Select) -> bool {
+    matches!(&select.emit, Some(emit) if emit.kind == ast::EmitKind::Final)
 }
 
 /// What stands at the end of the whole statement.

@@ -32,6 +32,7 @@ fn keep(tree: &mut Tree, used: &Used) -> Vec<Option<u32>> {
             source.timestamp.iter().for_each(|time| add(&mut used, time));
             retain(&mut source.columns, &used)
         }
+        Op::Homes(homes) => retain(&mut homes.columns, used),
         Op::Unnest(unnest) => retain(&mut unnest.output, used),
         Op::Over(over) => retain(&mut over.output, used),
         Op::Rank(rank) => retain(&mut rank.output, used),
@@ -142,7 +143,7 @@ fn passed_on(tree: &Tree, used: &Used, input: &mut Used) {
             // ORDER BY reads them by number.
             input.extend(0..width);
         }
-        Op::Source(_) | Op::Project(_) | Op::Union | Op::Join(_) | Op::JoinTables { .. } => {}
+        Op::Source(_) | Op::Homes(_) | Op::Project(_) | Op::Union | Op::Join(_) | Op::JoinTables { .. } => {}
     }
 }
 
@@ -230,7 +231,7 @@ fn renumber(op: &mut Op, map: &impl Fn(usize, ColumnId) -> ColumnId, kept: &[Opt
                 *column = map(0, *column);
             }
         }
-        Op::Union => return,
+        Op::Union | Op::Homes(_) => return,
         Op::Filter(_) | Op::Project(_) | Op::Exchange(_) | Op::Window(_) | Op::Throttle(_) => {}
     }
     op.expressions_mut(&mut |expr| expr.replace_columns(&mut |column| Some(Expr::Column(map(0, column)))));

@@ -29,7 +29,8 @@ pub fn push_down(tree: Tree) -> Tree {
         stays.extend(above);
     }
     let holds = Expr::Literal(Literal::Boolean(true));
-    match stays.into_iter().filter(|part| *part != holds).reduce(both) {
+    stays.retain(|part| *part != holds);
+    match Expr::all(stays) {
         Some(condition) => Tree {
             node: Node {
                 op: Op::Filter(condition),
@@ -39,6 +40,15 @@ pub fn push_down(tree: Tree) -> Tree {
         },
         None => below,
     }
+}
+
+/// Makes conditions as shallow as they can be, however many parts have come together in them.
+pub fn flatten(tree: &mut Tree) {
+    if let Op::Filter(condition) = &mut tree.node.op {
+        let parts = parts_of(std::mem::replace(condition, Expr::Literal(Literal::Boolean(true))));
+        *condition = Expr::all(parts).unwrap_or(Expr::Literal(Literal::Boolean(true)));
+    }
+    tree.inputs.iter_mut().for_each(flatten);
 }
 
 /// Puts a condition on the output of an operator into the operator, or below it; gives it back where it stays above.
@@ -275,20 +285,20 @@ fn is_harmless(condition: &Expr) -> bool {
     harmless
 }
 
-/// The parts of a chain of ANDs.
+/// The parts of a chain of ANDs, in order. A chain that grew part by part is as deep as it is long: no recursion.
 fn parts_of(condition: Expr) -> Vec<Expr> {
-    match condition {
-        Expr::Binary {
-            op: BinaryOp::And,
-            left,
-            right,
-        } => {
-            let mut parts = parts_of(*left);
-            parts.extend(parts_of(*right));
-            parts
+    let (mut parts, mut waiting) = (Vec::new(), vec![condition]);
+    while let Some(next) = waiting.pop() {
+        match next {
+            Expr::Binary {
+                op: BinaryOp::And,
+                left,
+                right,
+            } => waiting.extend([*right, *left]),
+            other => parts.push(other),
         }
-        other => vec![other],
     }
+    parts
 }
 
 fn both(left: Expr, right: Expr) -> Expr {

@@ -1,10 +1,10 @@
 //! Plans as bytes, and what every plan keeps to.
 
-use headwater_store::{StreamForm, StreamId};
+use headwater_store::{StreamForm, StreamId, TopicFilter};
 
 use super::{
-    Aggregate, Expr, Form, Join, Made, Manner, Node, Op, OperatorId, OrderBy, Plan, Side, Sink, SinkItem, Source,
-    WindowKind,
+    Aggregate, Expr, Form, Homes, Join, Made, Manner, Node, Op, OperatorId, OrderBy, Plan, Read, Side, Sink, SinkItem,
+    Source, WindowKind,
 };
 
 /// The version that [`Plan::encode`] writes.
@@ -75,7 +75,7 @@ impl Plan {
                 return invalid("an operator comes before its input");
             };
             let wanted = match node.op {
-                Op::Source(_) => 0,
+                Op::Source(_) | Op::Homes(_) => 0,
                 Op::Join(_) | Op::JoinTables { .. } => 2,
                 Op::Union => inputs.len().max(2),
                 _ => 1,
@@ -85,6 +85,7 @@ impl Plan {
             }
             let width = match &node.op {
                 Op::Source(source) => source.columns.len(),
+                Op::Homes(homes) => homes.columns.len(),
                 _ => inputs[0].schema.columns.len(),
             };
             if let (Op::Join(join) | Op::JoinTables { join, .. }, [left, right]) = (&node.op, inputs.as_slice())
@@ -151,6 +152,31 @@ impl Plan {
     pub fn sources_mut(&mut self) -> impl Iterator<Item = &mut Source> {
         self.nodes.iter_mut().filter_map(|node| match &mut node.op {
             Op::Source(source) => Some(source),
+            _ => None,
+        })
+    }
+
+    /// What it reads, in the order of its operators: its watermarks are numbered so.
+    pub fn reads(&self) -> impl Iterator<Item = Read<'_>> {
+        self.nodes.iter().filter_map(|node| match &node.op {
+            Op::Source(source) => Some(Read::Stream(source)),
+            Op::Homes(homes) => Some(Read::Homes(homes)),
+            _ => None,
+        })
+    }
+
+    /// The topic filters that it reads.
+    pub fn filters(&self) -> impl Iterator<Item = TopicFilter> + '_ {
+        self.reads().filter_map(|read| match read {
+            Read::Homes(homes) => homes.filter().ok(),
+            Read::Stream(_) => None,
+        })
+    }
+
+    /// As `sources_mut`, of topic filters.
+    pub fn homes_mut(&mut self) -> impl Iterator<Item = &mut Homes> {
+        self.nodes.iter_mut().filter_map(|node| match &mut node.op {
+            Op::Homes(homes) => Some(homes),
             _ => None,
         })
     }
@@ -229,6 +255,13 @@ impl Plan {
             Some(Form::Append) | None => StreamForm::Append,
             Some(Form::Upsert | Form::Retract) => StreamForm::Upsert,
         }
+    }
+}
+
+impl Homes {
+    /// The filter.
+    pub fn filter(&self) -> Result<TopicFilter, PlanError> {
+        TopicFilter::capture(self.filter.as_str()).map_err(|error| PlanError::Invalid(error.to_string()))
     }
 }
 

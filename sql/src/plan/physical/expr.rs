@@ -170,6 +170,19 @@ impl Expr {
         }
     }
 
+    /// All of these hold: a tree as shallow as can be, in their order. None: there are none.
+    pub fn all(mut parts: Vec<Expr>) -> Option<Expr> {
+        let right = parts.split_off(parts.len().div_ceil(2));
+        match right.is_empty() {
+            true => parts.pop(),
+            false => Some(Expr::Binary {
+                op: BinaryOp::And,
+                left: Box::new(Expr::all(parts)?),
+                right: Box::new(Expr::all(right)?),
+            }),
+        }
+    }
+
     /// Itself and everything below it, parents first.
     pub fn walk<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         visit(self);

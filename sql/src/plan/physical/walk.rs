@@ -27,7 +27,8 @@ impl Op {
                 sink.key.iter().for_each(&mut *visit);
                 sink.routing.expressions(visit);
             }
-            Op::Window(_)
+            Op::Homes(_)
+            | Op::Window(_)
             | Op::Throttle(_)
             | Op::FromUpsert { .. }
             | Op::Latest { .. }
@@ -61,7 +62,8 @@ impl Op {
                 sink.key.iter_mut().for_each(&mut *visit);
                 sink.routing.expressions_mut(visit);
             }
-            Op::Window(_)
+            Op::Homes(_)
+            | Op::Window(_)
             | Op::Throttle(_)
             | Op::FromUpsert { .. }
             | Op::Latest { .. }
