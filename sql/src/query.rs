@@ -27,7 +27,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use headwater_store::{
     Batch, Catalog, Condition, ControlError, EncodedRecords, GroupId, Offset, Placement, Put, QueryRow, Record,
-    ShardId, StreamId, StreamRow, Term, TimestampMs, TopicFilter, decode_control, encode_control, retained_put, tables,
+    RouteRevision, ShardId, StreamId, StreamRow, Term, TimestampMs, TopicFilter, decode_control, encode_control,
+    retained_put, tables,
 };
 
 use crate::change::RecordId;
@@ -128,6 +129,8 @@ pub struct QueryCore {
     /// The topic filters that it reads, and the streams that are home to them as far as it knows.
     filters: Vec<TopicFilter>,
     homes: Vec<StreamId>,
+    /// The routing that this is as of: without another one there are no others.
+    routes: RouteRevision,
     /// As of the step that runs.
     progress: Progress,
     /// The row as it is committed.
@@ -225,6 +228,7 @@ impl QueryCore {
             side: Side::new(side, &plan, names),
             filters: plan.filters().collect(),
             homes: home_ids,
+            routes: catalog.route_revision,
             tables: plan.tables(),
             share: Share::of(&plan),
             progress: loaded,
@@ -262,7 +266,8 @@ impl QueryCore {
 
     /// The streams that are home to its topic filters are others now than those that it reads.
     pub fn has_other_homes(&self, catalog: &Catalog) -> bool {
-        self.reads_homes() && homes::streams_of(catalog, &self.filters) != self.homes
+        let moved = catalog.route_revision != self.routes;
+        moved && self.reads_homes() && homes::streams_of(catalog, &self.filters) != self.homes
     }
 
     /// The names of its inputs.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_store::{
-    Catalog, Follower, Offset, Position, ReadError, Record, ShardId, Store, StreamId, TimestampMs, TopicFilter,
+    Catalog, Follower, Offset, Position, ReadError, Record, RouteRevision, ShardId, Store, StreamId, TimestampMs,
+    TopicFilter,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -377,6 +378,8 @@ struct Homes {
     rules: QueryRules,
     filters: Vec<TopicFilter>,
     known: Vec<StreamId>,
+    /// The routing that they are as of: without another one there are no others.
+    routes: RouteRevision,
 }
 
 impl Homes {
@@ -386,6 +389,7 @@ impl Homes {
             plan: plan.clone(),
             rules,
             known: homes::streams_of(catalog, &filters),
+            routes: catalog.route_revision,
             filters,
         }
     }
@@ -397,6 +401,9 @@ impl Homes {
 
     /// The streams are others now than they were.
     fn are_others(&mut self, catalog: &Catalog) -> bool {
+        if std::mem::replace(&mut self.routes, catalog.route_revision) == catalog.route_revision {
+            return false;
+        }
         let now = homes::streams_of(catalog, &self.filters);
         std::mem::replace(&mut self.known, now) != self.known
     }
