@@ -10,7 +10,8 @@ impl World {
     /// Rows of one key in a stream of one shard.
     async fn insert_hot(&self, stream: &str, rows: std::ops::Range<usize>) {
         let row = self.store.catalog().borrow().streams[stream].clone();
-        let record = |number: usize| Record::new(format!("{{\"k\":1,\"v\":{number:05}}}"));
+        // All are as long.
+        let record = |number: usize| Record::new(format!("{{\"k\":1,\"v\":{}}}", 10_000 + number));
         let batch = headwater_store::Batch::new(row.shards[0]).append(row.shard(0), rows.map(record).collect());
         self.store.write(batch).await.unwrap();
     }
