@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use headwater_bridge::{Bridge, MetricsHandle, check_connector};
-use headwater_broker::Broker;
+use headwater_broker::{Broker, ClientInfo};
 use headwater_config::Config;
-use headwater_sql::Engine;
+use headwater_sql::{ClientStatus, Engine, NodeWatch};
 use headwater_store::{Store, SystemClock};
 
 /// A running node.
@@ -51,12 +51,15 @@ impl Server {
         )
         .await;
         match bridge {
-            Ok(bridge) => Ok(Server {
-                store,
-                broker,
-                engine,
-                bridge,
-            }),
+            Ok(bridge) => {
+                engine.watch_node(watch(&broker, &bridge));
+                Ok(Server {
+                    store,
+                    broker,
+                    engine,
+                    bridge,
+                })
+            }
             Err(error) => {
                 broker.stop().await;
                 engine.stop().await;
@@ -85,5 +88,23 @@ impl Server {
         self.broker.stop().await;
         self.engine.stop().await;
         self.store.stop().await;
+    }
+}
+
+/// What SHOW CLIENTS and SHOW NODES show: the broker and the SQL engine never see each other.
+fn watch(broker: &Broker, bridge: &Bridge) -> NodeWatch {
+    let clients = broker.watch_clients();
+    let status = |client: ClientInfo| ClientStatus {
+        client_id: client.client_id.to_string(),
+        username: client.username.map(|name| name.to_string()),
+        peer: client.peer.to_string(),
+        protocol: client.version,
+        connected_at_ms: client.connected_at.0,
+        subscriptions: client.subscriptions,
+        outbox_bytes: client.waiting_bytes,
+    };
+    NodeWatch {
+        addresses: broker.addresses().chain([("http", bridge.local_addr())]).collect(),
+        clients: Box::new(move || clients().into_iter().map(status).collect()),
     }
 }

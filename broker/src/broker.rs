@@ -100,6 +100,19 @@ impl Broker {
         self.shared.clients.list()
     }
 
+    /// What tells who is connected, for those who outlive the broker.
+    pub fn watch_clients(&self) -> impl Fn() -> Vec<ClientInfo> + Send + Sync + use<> {
+        let clients = self.shared.clients.clone();
+        move || clients.list()
+    }
+
+    /// Where it listens, but for Unix sockets: scheme and address.
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> + '_ {
+        self.local_addrs
+            .iter()
+            .map(|(transport, address)| (transport.scheme(), *address))
+    }
+
     /// Closes the port, acknowledges what was received, says goodbye (0x8B), publishes wills. The store must still run.
     pub async fn stop(mut self) {
         self.shared.stopping.cancel();

@@ -407,6 +407,12 @@ pub enum Show {
     Views,
     /// `SHOW TABLES`
     Tables,
+    /// `SHOW TOPICS`
+    Topics,
+    /// `SHOW CLIENTS`
+    Clients,
+    /// `SHOW NODES`
+    Nodes,
     /// `SHOW CREATE [STREAM|QUERY|CONNECTOR] x`
     Create(Option<ObjectKind>, Name),
 }

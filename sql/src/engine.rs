@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use headwater_config::SqlConfig;
-use headwater_store::{ConnectorRow, GroupId, QueryRow, QueryState, ReadError, Record, Store, StreamRow};
+use headwater_store::{ConnectorRow, GroupId, QueryRow, QueryState, ReadError, Record, Store, StreamRow, TimestampMs};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,7 @@ use crate::append::{Appended, Outgoing, Patience, append};
 use crate::connector::{ConnectorCheck, ConnectorError, ConnectorStatus, ConnectorWatch};
 use crate::error::{SqlError, codes};
 use crate::insert::{self, InsertRow};
+use crate::node::NodeWatch;
 use crate::operator::{Measures, Place};
 use crate::outcome::RowStream;
 use crate::plan::address_rules;
@@ -54,6 +55,9 @@ struct Inner {
     check_connector: ConnectorCheck,
     /// Set by the bridge when it runs.
     watch_connectors: OnceLock<ConnectorWatch>,
+    /// Set when the node is put together.
+    watch_node: OnceLock<NodeWatch>,
+    started_at: TimestampMs,
     rules: QueryRules,
     step_records_max: usize,
     stop: CancellationToken,
@@ -127,10 +131,13 @@ impl Engine {
             statuses.clone(),
         );
         tasks.spawn_on(supervisor.run(stop.clone()), runtime.handle());
+        let started_at = store.now();
         let inner = Inner {
             store,
             check_connector,
             watch_connectors: OnceLock::new(),
+            watch_node: OnceLock::new(),
+            started_at,
             rules,
             step_records_max: config.step_records_max,
             stop,
@@ -172,6 +179,20 @@ impl Engine {
     /// From now on `watch` tells what connectors are doing. Only the first one counts.
     pub fn watch_connectors(&self, watch: ConnectorWatch) {
         self.inner.watch_connectors.set(watch).ok();
+    }
+
+    /// From now on SHOW CLIENTS and SHOW NODES show what `watch` knows. Only the first one counts.
+    pub fn watch_node(&self, watch: NodeWatch) {
+        self.inner.watch_node.set(watch).ok();
+    }
+
+    pub(crate) fn node_watch(&self) -> Option<&NodeWatch> {
+        self.inner.watch_node.get()
+    }
+
+    /// When the engine was started, which is when the node was.
+    pub(crate) fn started_at(&self) -> TimestampMs {
+        self.inner.started_at
     }
 
     /// What a connector is doing, as far as anybody here knows.

@@ -22,6 +22,10 @@ pub const ROWS_BUFFERED_MAX: usize = 1_024;
 pub const STATE_SCAN_ROWS: usize = 4_096;
 /// State rows that SHOW QUERIES counts the bytes of, for each query and group.
 pub const STATE_COUNT_ROWS_MAX: usize = 1_000_000;
+/// Retained messages that SHOW TOPICS counts; where there are more it says nothing of them.
+pub const RETAINED_COUNTED_MAX: usize = 100_000;
+/// Those that it reads at once: each may be as large as a packet.
+pub const RETAINED_PAGE_ROWS: usize = 32;
 /// Groups that an aggregate keeps decoded between steps; past it, it reads them from the store again.
 pub const GROUPS_CACHED_MAX: usize = 100_000;
 /// Groups of a one-shot or push read, which has no store behind it.

@@ -6,7 +6,7 @@ use tempfile::{TempDir, tempdir};
 use crate::harness::clients::{
     MosquittoSub, mosquitto_pub, mosquitto_publish_lines, mosquitto_rr, mosquitto_sub_session, script,
 };
-use crate::harness::{Server, http};
+use crate::harness::{Server, cli, http, wait_for};
 
 /// A server with the streams that the scripts in `tests/clients` speak of.
 fn plant() -> (TempDir, Server) {
@@ -180,4 +180,71 @@ fn curl_sees_what_mosquitto_published_and_the_other_way_round() {
     for path in ["/health/live", "/health/ready"] {
         assert_eq!(http::get(&server.url(path)).unwrap().status, 200, "{path}");
     }
+}
+
+#[test]
+fn sql_shows_who_is_connected_and_where_messages_go() {
+    let (_folder, server) = plant();
+    server.sql(
+        "CREATE STREAM states WITH (TOPIC = 'states/{device}', QOS = 2, RETAIN = TRUE) AS
+           SELECT device, LAST(temp) AS temp FROM plant GROUP BY device EMIT CHANGES;",
+    );
+    let who = ["-i", "watcher", "-u", "ann", "-V", "mqttv5"];
+    let subscriber = MosquittoSub::with(&server, &["states/#", "hot/#"], &who);
+    for device in ["m1", "m2", "m1"] {
+        let topic = format!("plant/{device}/temp");
+        mosquitto_pub(&server, &topic, r#"{"temp":20}"#, &["-q", "1"]);
+    }
+    mosquitto_pub(&server, "plant/m1/temp", r#"{"temp":21}"#, &["-q", "1", "-r"]);
+    mosquitto_pub(&server, "elsewhere", "x", &["-q", "1", "-r"]);
+    (0..3).for_each(|_| drop(subscriber.message("a state")));
+
+    let clients = wait_for("the publishers to be gone", || match server.sql("SHOW CLIENTS;") {
+        clients if clients.len() == 1 => Ok(clients),
+        clients => Err(format!("{clients:?}")),
+    });
+    let client = &clients[0];
+    assert_eq!(
+        (
+            &client["client_id"],
+            &client["username"],
+            &client["protocol"],
+            &client["subscriptions"]
+        ),
+        (&json!("watcher"), &json!("ann"), &json!("5.0"), &json!(2)),
+    );
+    assert!(client["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{client}");
+    assert!(client["connected"].as_str().unwrap().ends_with('Z'), "{client}");
+    assert_eq!(client["outbox_bytes"], 0);
+
+    let topics = server.sql("SHOW TOPICS;");
+    let topic = |topic: &str| topics.iter().find(|row| row["topic"] == topic).cloned();
+    assert_eq!(
+        topic("plant/{device}/temp"),
+        Some(json!({
+            "topic": "plant/{device}/temp", "kind": "capture", "stream": "plant",
+            "qos": null, "retain": null, "retained": 1,
+        }))
+    );
+    assert_eq!(
+        topic("states/{device}"),
+        Some(json!({
+            "topic": "states/{device}", "kind": "result", "stream": "states",
+            "qos": 2, "retain": true, "retained": 2,
+        }))
+    );
+    assert_eq!(topic("#").map(|row| row["retained"].clone()), Some(json!(1)));
+    assert_eq!(topic("hot/{device}").map(|row| row["retained"].clone()), Some(json!(0)));
+
+    let nodes = server.sql("SHOW NODES;");
+    assert_eq!(nodes.len(), 1);
+    assert_eq!(nodes[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(nodes[0]["leads"], json!([0, 1, 2, 3, 4]));
+    assert_eq!(nodes[0]["addresses"]["mqtt"], server.mqtt().to_string());
+    assert_eq!(nodes[0]["addresses"]["http"], server.http().to_string());
+
+    // At the command line, as a table.
+    let shown = cli::execute(&server, "SHOW CLIENTS;");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("watcher") && shown.contains("ann"), "{shown}");
 }

@@ -33,6 +33,19 @@ pub enum Transport {
     Unix,
 }
 
+impl Transport {
+    /// As in the address of a broker, `mqtt://…`.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Transport::Tcp => "mqtt",
+            Transport::Tls => "mqtts",
+            Transport::WebSocket => "ws",
+            Transport::SecureWebSocket => "wss",
+            Transport::Unix => "mqtt+unix",
+        }
+    }
+}
+
 /// A listener.
 #[derive(Debug)]
 pub struct Door {

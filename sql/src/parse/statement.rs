@@ -304,6 +304,9 @@ fn show(input: Tokens<'_>) -> Parsed<'_, StatementKind> {
         map(keyword("CONNECTORS"), |_| Show::Connectors),
         map(keyword("VIEWS"), |_| Show::Views),
         map(keyword("TABLES"), |_| Show::Tables),
+        map(keyword("TOPICS"), |_| Show::Topics),
+        map(keyword("CLIENTS"), |_| Show::Clients),
+        map(keyword("NODES"), |_| Show::Nodes),
         map(preceded(keyword("CREATE"), cut(create)), |(kind, name)| {
             Show::Create(kind, name)
         }),

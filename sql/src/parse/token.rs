@@ -9,14 +9,14 @@ use crate::span::Span;
 /// Words with a meaning somewhere in the grammar, in upper case, in order.
 #[rustfmt::skip]
 pub const KEYWORDS: &[&str] = &[
-    "ADVANCE", "ALL", "ANALYZE", "AND", "ARRAY", "AS", "ASC", "BEGINNING", "BETWEEN", "BY", "CASE", "CAST", "CHANGES",
+    "ADVANCE", "ALL", "ANALYZE", "AND", "ARRAY", "AS", "ASC", "BEGINNING", "BETWEEN", "BY", "CASE", "CAST", "CHANGES", "CLIENTS",
     "CONNECTOR", "CONNECTORS", "CREATE", "CROSS", "DATE", "DESC", "DESCRIBE", "DISTINCT", "DIV", "DOT", "DROP", "ELSE", "EMIT",
     "END", "ESCAPE", "EXIST", "EXISTS", "EXPLAIN", "FALSE", "FILTER", "FINAL", "FORCE", "FORMAT", "FROM", "FULL",
     "FUNCTION", "FUNCTIONS", "GRACE", "GROUP", "HAVING", "HOP", "HOPPING", "IF", "IN", "INNER", "INSERT", "INTERVAL",
-    "INTO", "IS", "JOIN", "JSON", "KEY", "LEFT", "LIKE", "LIMIT", "MATERIALIZED", "NOT", "NULL", "OF", "OFFSET", "ON",
+    "INTO", "IS", "JOIN", "JSON", "KEY", "LEFT", "LIKE", "LIMIT", "MATERIALIZED", "NODES", "NOT", "NULL", "OF", "OFFSET", "ON",
     "OR", "ORDER", "OUTER", "OVER", "PARTITION", "PAUSE", "PERIODIC", "PRIMARY", "QUERIES", "QUERY", "RESUME", "RIGHT", "SCHEMA", "SCHEMAS", "SELECT",
     "SESSION", "SET", "SHOW", "SILENCE", "SINK", "SOURCE", "STREAM", "STREAMS", "SYMMETRIC", "TABLE", "TABLES",
-    "TERMINATE", "TEXT", "THEN", "TIMESTAMP", "TO", "TOPIC", "TRIM", "TRUE", "TUMBLE", "TUMBLING", "UNION", "UNNEST", "USING", "VALUES",
+    "TERMINATE", "TEXT", "THEN", "TIMESTAMP", "TO", "TOPIC", "TOPICS", "TRIM", "TRUE", "TUMBLE", "TUMBLING", "UNION", "UNNEST", "USING", "VALUES",
     "VIEW", "VIEWS", "WATERMARK", "WHEN", "WHERE", "WITH", "WITHIN",
 ];
 

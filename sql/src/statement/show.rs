@@ -1,4 +1,6 @@
-//! SHOW: the catalog as rows, by name.
+//! SHOW: the catalog as rows, by name; what the broker knows in [`node`].
+
+mod node;
 
 use std::sync::Arc;
 
@@ -37,6 +39,9 @@ impl Engine {
                 .collect(),
             Show::Views => self.view_rows(catalog, ObjectKind::View).await,
             Show::Tables => self.view_rows(catalog, ObjectKind::Table).await,
+            Show::Topics => self.topic_rows(catalog).await?,
+            Show::Clients => self.client_rows(),
+            Show::Nodes => self.node_rows(),
             Show::Create(kind, name) => vec![create_row(catalog, *kind, name)?],
         };
         Ok(rows.iter().map(Value::to_string).collect())
