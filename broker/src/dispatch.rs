@@ -63,7 +63,7 @@ impl Dispatcher {
         subscriptions: Arc<Subscriptions>,
         metrics: Arc<Metrics>,
     ) -> Dispatcher {
-        let matcher = Matcher::new(subscriptions, MATCHED_TOPICS_MAX);
+        let matcher = Matcher::new(subscriptions, MATCHED_TOPICS_MAX).of_results(store);
         Dispatcher {
             follower,
             dispatched,

@@ -35,6 +35,7 @@
 
 mod broker;
 mod catch_up;
+mod change;
 mod clients;
 mod connection;
 mod cursor;

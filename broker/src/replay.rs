@@ -14,6 +14,7 @@ use headwater_store::{
     TopicFilter, TopicName,
 };
 
+use crate::change;
 use crate::cursor::At;
 use crate::giver::Giver;
 use crate::limits::REPLAY_PAGE_BYTES;
@@ -357,6 +358,7 @@ pub fn placed(stream: &str, shard: ShardId, offset: Offset, mut record: Record) 
         .into_iter()
         .map(|(name, value)| Header::User(name.into(), value.into()));
     record.headers.extend(place);
+    change::tell(&mut record, stream, shard, offset);
     // No entry: it does not move the session's place in the log.
     let index = LogIndex(0);
     Outgoing::new(record, Some(At { index, shard, offset }))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use headwater_store::{LogIndex, ReadError, Record, Store, StoredBatch, group_for_topic, tables};
 
+use crate::change;
 use crate::cursor::At;
 use crate::limits::RESEND_PAGE_MESSAGES;
 use crate::outbox::{Delivery, Outgoing};
@@ -71,8 +72,13 @@ impl Resend {
 
 /// The message at a place of the log; None if it is not there any more. Blocks.
 pub fn read_message(store: &Store, at: &At) -> Result<Option<Arc<Outgoing>>, ReadError> {
-    let record = read_record(store, at)?;
-    Ok(record.and_then(|record| Outgoing::new(record, Some(*at))).map(Arc::new))
+    let Some(mut record) = read_record(store, at)? else {
+        return Ok(None);
+    };
+    if let Some(stream) = store.catalog().borrow().stream_by_id(at.shard.stream) {
+        change::tell(&mut record, &stream.name, at.shard, at.offset);
+    }
+    Ok(Outgoing::new(record, Some(*at)).map(Arc::new))
 }
 
 /// The same for one that a replay gave, which belongs to no entry: it says where it was found.

@@ -122,7 +122,7 @@ impl Scans {
                 metrics: metrics.clone(),
                 span_entries,
                 state: Mutex::default(),
-                matcher: Mutex::new(Matcher::new(behind.clone(), CATCH_UP_TOPICS_MAX)),
+                matcher: Mutex::new(Matcher::new(behind.clone(), CATCH_UP_TOPICS_MAX).of_results(store)),
             })
         };
         let groups = (0..=store.data_groups().count() as u16).map(scan).collect();

@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytestring::ByteString;
-use headwater_store::{LogIndex, Qos, Record, TopicFilter, TopicName};
+use headwater_store::{Catalog, LogIndex, Qos, Record, Store, TopicFilter, TopicName};
+use tokio::sync::watch;
 
+use crate::change;
 use crate::clients::Client;
 use crate::cursor::At;
 use crate::outbox::{Delivery, Outgoing, Pushed};
@@ -177,6 +179,8 @@ pub struct Matcher {
     revision: u64,
     topics: HashMap<TopicName, Arc<[Target]>>,
     topics_max: usize,
+    /// Where results are told of by the names of their streams.
+    catalog: Option<watch::Receiver<Arc<Catalog>>>,
 }
 
 impl Matcher {
@@ -187,6 +191,15 @@ impl Matcher {
             revision: 0,
             topics: HashMap::new(),
             topics_max,
+            catalog: None,
+        }
+    }
+
+    /// The same, for what is committed: results say what they change, and where they are.
+    pub fn of_results(self, store: &Store) -> Matcher {
+        Matcher {
+            catalog: Some(store.catalog()),
+            ..self
         }
     }
 
@@ -234,11 +247,16 @@ impl Matcher {
     }
 
     /// Gives what becomes of `record` for each who receives it.
-    pub fn each(&mut self, record: Record, at: Option<At>, mut give: impl FnMut(&Client, Delivery)) {
+    pub fn each(&mut self, mut record: Record, at: Option<At>, mut give: impl FnMut(&Client, Delivery)) {
         let Some(topic) = &record.topic else { return };
         let targets = self.targets(topic);
         if targets.is_empty() {
             return;
+        }
+        if let (Some(_), Some(at), Some(catalog)) = (record.change, at, &self.catalog)
+            && let Some(stream) = catalog.borrow().stream_by_id(at.shard.stream)
+        {
+            change::tell(&mut record, &stream.name, at.shard, at.offset);
         }
         let Some(message) = Outgoing::new(record, at).map(Arc::new) else {
             return;

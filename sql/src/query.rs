@@ -515,6 +515,7 @@ impl QueryCore {
                 row.topic.as_ref(),
                 payload.map(|payload| &payload[..]),
                 of_mqtt,
+                row.change,
             );
             // Retained rows are of the topic's group, which is the shard's where records are placed by topic.
             if self.retains() {

@@ -17,7 +17,7 @@ pub use state::{Committed, Key, State, TimerKind};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use headwater_store::{ReadError, TopicName};
+use headwater_store::{Change, ReadError, TopicName};
 
 /// Why a task cannot go on with this step. Its memory is dropped; what is committed stays.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,6 +47,8 @@ pub enum Stop {
 pub struct SinkRow {
     /// JSON; None: the key's row is gone.
     pub payload: Option<ByteString>,
+    /// What it does to the row that its key had, as far as that is known.
+    pub change: Option<Change>,
     /// To somebody who reads along: the row that the key had before this step, where it went.
     pub old: Option<ByteString>,
     /// The record's key.

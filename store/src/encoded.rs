@@ -5,7 +5,7 @@
 
 use crate::key_hashes::{key_hash, prefix_hashes};
 use crate::limits::RECORD_BATCH_RECORDS_MAX;
-use crate::record::{Qos, Record};
+use crate::record::{Change, Qos, Record};
 use crate::record_batch::{attributes, encode_parts, encode_record};
 use crate::topic::TopicName;
 
@@ -30,10 +30,17 @@ impl EncodedRecords {
     }
 
     /// Adds a record without headers. It must not be full.
-    pub fn push(&mut self, key: &[u8], topic: Option<&TopicName>, payload: Option<&[u8]>, (qos, retain): (Qos, bool)) {
+    pub fn push(
+        &mut self,
+        key: &[u8],
+        topic: Option<&TopicName>,
+        payload: Option<&[u8]>,
+        (qos, retain): (Qos, bool),
+        change: Option<Change>,
+    ) {
         debug_assert!(!self.is_full());
         encode_parts(
-            attributes(qos, retain, false),
+            attributes(qos, retain, false, change),
             Some(key),
             topic,
             payload,
@@ -98,15 +105,23 @@ mod tests {
             payload: Some(Bytes::from_static(b"{}")),
             qos: Qos::ExactlyOnce,
             retain: true,
+            change: Some(Change::Update),
             ..Record::default()
         };
         let gone = Record {
             key: Some(Bytes::from_static(b"k")),
+            change: Some(Change::Delete),
             ..Record::default()
         };
         let (mut pieces, mut records) = (EncodedRecords::default(), EncodedRecords::default());
-        pieces.push(b"k", record.topic.as_ref(), Some(b"{}"), (Qos::ExactlyOnce, true));
-        pieces.push(b"k", None, None, (Qos::AtMostOnce, false));
+        pieces.push(
+            b"k",
+            record.topic.as_ref(),
+            Some(b"{}"),
+            (Qos::ExactlyOnce, true),
+            record.change,
+        );
+        pieces.push(b"k", None, None, (Qos::AtMostOnce, false), gone.change);
         records.push_record(&record);
         records.push_record(&gone);
         let parts = |made: EncodedRecords| (made.body, made.hashes, made.prefixes, made.count);

@@ -126,7 +126,7 @@ pub use key_hashes::{filter_hashes, key_hash};
 pub use placement::{DEFAULT_STREAM, Route, SLOTS, group_for_topic, shard_for, slot};
 pub use producer::Producer;
 pub use reader::KeyRead;
-pub use record::{Header, Qos, Record};
+pub use record::{Change, Header, Qos, Record};
 pub use retained::{RETAINED_ROW_VERSION, retained_put};
 pub use retention::RetentionClass;
 pub use store::{Leadership, Receipt, Store, Submission};

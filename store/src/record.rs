@@ -64,6 +64,35 @@ pub enum Header {
     DeliveredBy(NodeId, BootId),
 }
 
+/// What a query's result does to the row that its key had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// There was none.
+    Insert,
+    /// It takes its place.
+    Update,
+    /// It is gone: the record is a tombstone.
+    Delete,
+}
+
+impl Change {
+    /// As it is written.
+    pub fn bits(self) -> u8 {
+        match self {
+            Change::Insert => 1,
+            Change::Update => 2,
+            Change::Delete => 3,
+        }
+    }
+
+    /// From what was written; None: nothing is said.
+    pub fn from_bits(bits: u8) -> Option<Change> {
+        [Change::Insert, Change::Update, Change::Delete]
+            .into_iter()
+            .find(|change| change.bits() == bits)
+    }
+}
+
 /// One record of a stream. `timestamp` is the append time: it is given by the log, and ignored on the way in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
@@ -81,6 +110,8 @@ pub struct Record {
     pub retain: bool,
     /// True for the copies that other matching captures get: only the home copy goes to MQTT subscribers.
     pub copy: bool,
+    /// What a query says of its result; None for what others write.
+    pub change: Option<Change>,
     /// In the order of the publisher.
     pub headers: Vec<Header>,
 }

@@ -21,7 +21,7 @@
 //! | attributes | timestamp delta | key      | topic    | payload  | header count   | headers
 //! | u8         | zigzag varint   | optional | optional | optional | varint         | kind u8, value
 //! +------------+-----------------+----------+----------+----------+----------------+--------- ...
-//! attributes: bits 0-1 QoS, bit 2 RETAIN, bit 3 copy
+//! attributes: bits 0-1 QoS, bit 2 RETAIN, bit 3 copy, bits 4-5 what a query's result changes
 //! ```
 //!
 //! Records are encoded where they arise and concatenated by the turn that merges them, so the timestamp is a delta to
@@ -32,7 +32,7 @@ use bytestring::ByteString;
 
 use crate::ids::{BootId, NodeId, Offset, TimestampMs};
 use crate::limits::{RECORD_BATCH_BODY_BYTES_MAX, RECORD_BATCH_RECORDS_MAX};
-use crate::record::{Header, Qos, Record};
+use crate::record::{Change, Header, Qos, Record};
 use crate::topic::TopicName;
 use crate::wire::{Reader, Short, put_optional, put_prefixed, put_varint, unzigzag, zigzag};
 
@@ -48,7 +48,8 @@ const COMPRESS_BYTES_MIN: usize = 512;
 const ATTRIBUTE_QOS: u8 = 0b0000_0011;
 const ATTRIBUTE_RETAIN: u8 = 0b0000_0100;
 const ATTRIBUTE_COPY: u8 = 0b0000_1000;
-const ATTRIBUTES: u8 = ATTRIBUTE_QOS | ATTRIBUTE_RETAIN | ATTRIBUTE_COPY;
+const ATTRIBUTE_CHANGE: u8 = 0b0011_0000;
+const ATTRIBUTES: u8 = ATTRIBUTE_QOS | ATTRIBUTE_RETAIN | ATTRIBUTE_COPY | ATTRIBUTE_CHANGE;
 
 /// Why bytes are not a record batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +85,7 @@ pub struct RecordBatchHeader {
 pub fn encode_record(record: &Record, body: &mut Vec<u8>) {
     let topic = record.topic.as_ref();
     encode_parts(
-        attributes(record.qos, record.retain, record.copy),
+        attributes(record.qos, record.retain, record.copy, record.change),
         record.key.as_deref(),
         topic,
         record.payload.as_deref(),
@@ -94,9 +95,10 @@ pub fn encode_record(record: &Record, body: &mut Vec<u8>) {
 }
 
 /// The first byte of a record.
-pub fn attributes(qos: Qos, retain: bool, copy: bool) -> u8 {
+pub fn attributes(qos: Qos, retain: bool, copy: bool, change: Option<Change>) -> u8 {
     let flag = |set, flag| if set { flag } else { 0 };
-    qos.bits() | flag(retain, ATTRIBUTE_RETAIN) | flag(copy, ATTRIBUTE_COPY)
+    let change = change.map_or(0, Change::bits) << ATTRIBUTE_CHANGE.trailing_zeros();
+    qos.bits() | flag(retain, ATTRIBUTE_RETAIN) | flag(copy, ATTRIBUTE_COPY) | change
 }
 
 /// Appends a record, given in its parts, to a body.
@@ -352,6 +354,7 @@ fn decode_record(base: TimestampMs, reader: &mut Reader) -> Result<Record, Recor
         qos: Qos::from_bits(attributes & ATTRIBUTE_QOS).ok_or(RecordBatchError::Body)?,
         retain: attributes & ATTRIBUTE_RETAIN != 0,
         copy: attributes & ATTRIBUTE_COPY != 0,
+        change: Change::from_bits((attributes & ATTRIBUTE_CHANGE) >> ATTRIBUTE_CHANGE.trailing_zeros()),
         headers,
     })
 }
@@ -403,10 +406,10 @@ mod tests {
             proptest::option::of("[a-z/]{1,12}"),
             proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)),
             0u8..3,
-            any::<(bool, bool)>(),
+            (any::<(bool, bool)>(), 0u8..4),
             proptest::collection::vec(header(), 0..4),
         )
-            .prop_map(|(key, topic, payload, qos, (retain, copy), headers)| Record {
+            .prop_map(|(key, topic, payload, qos, ((retain, copy), change), headers)| Record {
                 timestamp: TimestampMs(1_700_000_000_000),
                 key: key.map(Bytes::from),
                 topic: topic.map(|topic| TopicName::new(topic).unwrap()),
@@ -414,6 +417,7 @@ mod tests {
                 qos: Qos::from_bits(qos).unwrap(),
                 retain,
                 copy,
+                change: Change::from_bits(change),
                 headers,
             })
     }

@@ -248,3 +248,51 @@ fn sql_shows_who_is_connected_and_where_messages_go() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("watcher") && shown.contains("ann"), "{shown}");
 }
+
+#[test]
+fn results_say_what_they_change_and_where_they_are() {
+    let (_folder, server) = plant();
+    server.sql(
+        "CREATE STREAM sums WITH (TOPIC = 'sums/{device}') AS
+           SELECT device, SUM(temp) AS total FROM plant GROUP BY device HAVING total > 0 EMIT CHANGES;",
+    );
+    let format = ["-V", "mqttv5", "-q", "1", "-F", "%t %P %p"];
+    let session = |more: &[&str]| mosquitto_sub_session(&server, "mqttv5", "back", "sums/#", more);
+    session(&["-E"]);
+    let live = MosquittoSub::with(&server, &["sums/#", "plant/#"], &format);
+    let mut told = Vec::new();
+    for temp in [20, 5, -100] {
+        let payload = json!({ "temp": temp }).to_string();
+        mosquitto_pub(&server, "plant/m1/temp", &payload, &["-q", "1"]);
+        let mut messages = [live.message("the reading"), live.message("the sum")];
+        messages.sort();
+        assert_eq!(
+            messages[0],
+            format!("plant/m1/temp  {payload}"),
+            "what clients publish says nothing"
+        );
+        told.push(messages[1].clone());
+    }
+    let shard = told[0].split(':').nth(3).unwrap();
+    let wanted = [
+        format!("sums/m1 op:insert seq:sums:{shard}:0 {{\"device\":\"m1\",\"total\":20}}"),
+        format!("sums/m1 op:update seq:sums:{shard}:1 {{\"device\":\"m1\",\"total\":25}}"),
+        format!("sums/m1 op:delete seq:sums:{shard}:2 "),
+    ];
+    assert_eq!(told, wanted);
+
+    // From the log, to a session that was away.
+    assert_eq!(session(&["-F", "%t %P %p", "-C", "3"]), wanted);
+
+    // In a replay, behind where it was found.
+    let replay = MosquittoSub::with(&server, &["$stream/sums@earliest"], &format);
+    let replayed = replay.message("the first sum");
+    assert!(
+        replayed.starts_with(&format!("sums/m1 stream:sums shard:{shard} offset:0 timestamp:")),
+        "{replayed}"
+    );
+    assert!(
+        replayed.contains(&format!(" op:insert seq:sums:{shard}:0 {{")),
+        "{replayed}"
+    );
+}

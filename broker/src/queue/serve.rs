@@ -261,6 +261,7 @@ fn letter(name: &str, record: Record, job: &Job) -> Record {
         key: record.key.or(topic_bytes),
         topic: None,
         copy: false,
+        change: None,
         headers,
         ..record
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use headwater_store::encode_control;
+use headwater_store::{Change, encode_control};
 
 use super::{Operator, Place, Port, report};
 use crate::change::{Delta, Diff, RecordId};
@@ -39,6 +39,14 @@ pub(super) struct View {
     pub retention_us: Option<i64>,
 }
 
+/// What a key has in the end of a step.
+#[derive(Debug)]
+struct Changed {
+    row: SinkRow,
+    /// It had a row when the step began: the first thing that happened to it was that the row went.
+    had_row: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct RecordSink {
     items: Vec<SinkItem>,
@@ -52,7 +60,7 @@ pub(super) struct RecordSink {
     topic: Option<CompiledTemplate>,
     order: Vec<Expression>,
     /// The rows of this step whose key may come again: by key, in the order of their first coming.
-    changed: Vec<SinkRow>,
+    changed: Vec<Changed>,
     by_key: HashMap<Bytes, usize>,
     view: Option<View>,
     /// Somebody reads along, and is told which row is gone: a record says it by its key alone.
@@ -141,7 +149,7 @@ impl RecordSink {
     }
 
     /// A row leaves the query, and is what its key has from now on.
-    fn put_out(&self, row: SinkRow, step: &mut Step<'_>) {
+    fn put_out(&self, row: SinkRow, step: &mut Step<'_>) -> Result<(), Stop> {
         if let (Some(view), Some(place)) = (&self.view, &row.place) {
             match &row.payload {
                 Some(payload) => {
@@ -158,6 +166,22 @@ impl RecordSink {
             }
         }
         step.write(row);
+        Ok(())
+    }
+
+    /// What a row does that comes without the old one going. In a view it may take the place of one that is stored, which
+    /// is looked up for those that are told, MQTT subscribers.
+    fn change_of_added(&self, place: Option<&Key>, step: &mut Step<'_>) -> Result<Option<Change>, Stop> {
+        let (Some(_), Some(place)) = (&self.view, place) else {
+            return Ok(Some(Change::Insert));
+        };
+        if self.topic.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(match step.get(VIEW_ROWS, place)? {
+            Some(_) => Change::Update,
+            None => Change::Insert,
+        }))
     }
 
     /// The payloads and keys of all rows, one behind the other in one buffer: where each payload ends, and each key. What
@@ -228,15 +252,20 @@ impl RecordSink {
         match self.by_key.get(&row.key) {
             // -old, +new: a going after a coming of the same step is a later change of the same key.
             Some(at) => {
-                let kept = &mut self.changed[*at];
+                let Changed { row: kept, had_row } = &mut self.changed[*at];
                 step.hold(&row, kept.written_bytes());
                 let old = kept.old.take().or(row.old.clone());
-                *kept = SinkRow { old, ..row };
+                let change = match row.change {
+                    Some(Change::Insert) if *had_row => Some(Change::Update),
+                    change => change,
+                };
+                *kept = SinkRow { old, change, ..row };
             }
             None => {
                 step.hold(&row, 0);
                 self.by_key.insert(row.key.clone(), self.changed.len());
-                self.changed.push(row);
+                let had_row = row.payload.is_none();
+                self.changed.push(Changed { row, had_row });
             }
         }
     }
@@ -268,8 +297,15 @@ impl Operator for RecordSink {
                 step.error(origin, Fault::BadTopic);
             }
             let payload = || text.slice_ref(&text[begin..payload_end]);
+            let place = self.place(&keys, row, origin);
+            let change = match (&delta.diff, weight > 0) {
+                (_, false) => Some(Change::Delete),
+                (Diff::Weights(_), true) => Some(Change::Insert),
+                (Diff::Append, true) => self.change_of_added(place.as_ref(), step)?,
+            };
             let made = SinkRow {
                 payload: (weight > 0).then(payload),
+                change,
                 old: (weight <= 0 && self.tells_old).then(payload),
                 key: text.as_bytes().slice(payload_end..key_end),
                 placement: placements
@@ -278,11 +314,11 @@ impl Operator for RecordSink {
                 topic,
                 order: orders.iter().map(|column| column.get(row).into_owned()).collect(),
                 origin,
-                place: self.place(&keys, row, origin),
+                place,
             };
             begin = key_end;
             match delta.diff {
-                Diff::Append => self.put_out(made, step),
+                Diff::Append => self.put_out(made, step)?,
                 Diff::Weights(_) => self.coalesce(made, step),
             }
         }
@@ -291,8 +327,8 @@ impl Operator for RecordSink {
 
     fn advance(&mut self, _: Port, _: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
         self.by_key.clear();
-        for row in std::mem::take(&mut self.changed) {
-            self.put_out(row, step);
+        for changed in std::mem::take(&mut self.changed) {
+            self.put_out(changed.row, step)?;
         }
         Ok(())
     }

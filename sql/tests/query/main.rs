@@ -8,6 +8,7 @@
 //! \clock +31s               the store's clock goes on (it stands still otherwise, at 2026-01-01T00:00:00Z)
 //! \step                     waits until every query has read all there is; here a step ends
 //! \records STREAM           what the stream holds: topic, key, payload; shard by shard, `-` where there is none
+//! \changes STREAM           of the same records the key, and what they do to its row
 //! \retained TOPIC          the payload of the topic's retained message
 //! \state QUERY              what SHOW QUERIES says of its state
 //! \push NAME SELECT …       a push SELECT, which goes on

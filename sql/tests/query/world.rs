@@ -109,6 +109,7 @@ impl World {
             "clock" => self.advance(rest.trim()).await,
             "step" => self.step().await,
             "records" => self.records(rest.trim()).await,
+            "changes" => self.changes(rest.trim()).await,
             "retained" => self.retained(rest.trim()),
             "state" => self.state(rest.trim()),
             "push" => self.push(rest.trim()).await,
@@ -267,6 +268,20 @@ impl World {
         let mut lines: Vec<String> = records.into_iter().map(line).collect();
         // Stable: records of one key stay in their order.
         lines.sort_by(|a, b| a.split(" {").next().cmp(&b.split(" {").next()));
+        lines.concat()
+    }
+
+    async fn changes(&self, stream: &str) -> String {
+        let records = self.stored(stream).await.unwrap_or_default();
+        let line = |record: Record| {
+            let key = String::from_utf8_lossy(&record.key.unwrap_or_default()).into_owned();
+            format!(
+                "{key} {}\n",
+                record.change.map_or("-".to_owned(), |change| format!("{change:?}"))
+            )
+        };
+        let mut lines: Vec<String> = records.into_iter().map(line).collect();
+        lines.sort_by(|a, b| a.split(' ').next().cmp(&b.split(' ').next()));
         lines.concat()
     }
 
