@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_store::{
-    Catalog, Follower, Offset, Position, ReadError, Record, RouteRevision, ShardId, Store, StreamId, TimestampMs,
-    TopicFilter,
+    Catalog, Follower, Offset, Position, ReadError, Record, RouteRevision, ShardId, Store, StoredBatch, StreamId,
+    TimestampMs, TopicFilter,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -512,10 +512,7 @@ impl Push {
                 () = stop.cancelled() => return Ok(()),
                 () = gone.closed() => return Ok(()),
                 found = self.follower.next(FOLLOW_BYTES) => found?,
-                Ok(()) = self.changes.changed(), if self.homes.any() => {
-                    self.follow_homes()?;
-                    continue;
-                }
+                Ok(()) = self.changes.changed(), if self.homes.any() => self.follow_homes().await?,
                 () = tokio::time::sleep(TICK), if waits => Vec::new(),
             };
             let mut records = Vec::new();
@@ -550,11 +547,13 @@ impl Push {
     }
 
     /// Reads the streams too that were made meanwhile, from their first record on, and those no longer that are gone.
-    fn follow_homes(&mut self) -> Result<(), SqlError> {
+    /// Gives what the follower had taken and not given yet: the one in its place goes on behind that.
+    async fn follow_homes(&mut self) -> Result<Vec<(StoredBatch, Offset)>, SqlError> {
         let catalog = self.changes.borrow_and_update().clone();
         if !self.homes.are_others(&catalog) {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let taken = self.follower.poll(0).await?;
         let streams = self.homes.streams(&catalog)?;
         let mut cursors = self.follower.cursors().to_vec();
         homes::bring_up(&self.homes.plan, &catalog, &mut cursors);
@@ -562,7 +561,7 @@ impl Push {
         self.reading.inputs = SourceNames::of(&self.homes.plan, streams.names());
         let now = TimestampUs::from_ms(self.store.now());
         streams.put_into(&mut self.reading.pipeline, now);
-        Ok(())
+        Ok(taken)
     }
 
     async fn step(&mut self, records: &[(RecordId, Record)]) -> Result<Option<Done>, SqlError> {
