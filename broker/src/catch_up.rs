@@ -6,7 +6,7 @@
 //! twice. QoS 0 is not delivered this way: it promises nothing to those who are not there.
 //!
 //! What a session that was away gets may be limited: by age, or to the newest so many messages or bytes. Those limits need
-//! to know what there is, so the log is then read twice: once, by the session for itself, to find the time from which on
+//! to know what there is, so the log is then read twice: once, by the session for itself, to find the message after which
 //! everything is wanted.
 
 use std::cmp::Reverse;
@@ -19,7 +19,7 @@ use crate::cursor::{At, Cursor};
 use crate::dispatch::Dispatched;
 use crate::limits::{CATCH_UP_PAGE_BYTES, CATCH_UP_TOPICS_MAX};
 use crate::outbox::{Delivery, Outbox};
-use crate::scan::{self, Hashes, Request, Scans};
+use crate::scan::{self, Hashes, LeftOut, Place, Request, Scans};
 use crate::subscriptions::{Matcher, Subscriber, Subscriptions};
 
 /// How much of what it missed a session gets: the newest of it. 0 is no bound.
@@ -108,6 +108,8 @@ pub struct CatchUp {
     survey: Option<Survey>,
     /// What was appended before is skipped.
     wanted_from: TimestampMs,
+    /// The newest message that limits leave out.
+    left_out: Option<Place>,
 }
 
 /// Finds the newest messages that limits allow.
@@ -116,8 +118,8 @@ struct Survey {
     /// Groups that are not looked through, and where their look ends.
     left: Vec<(Cursor, LogIndex)>,
     limits: Backlog,
-    /// Times and sizes of the newest so far, the oldest of them on top.
-    newest: BinaryHeap<Reverse<(TimestampMs, usize)>>,
+    /// Places and sizes of the newest so far, the oldest of them on top.
+    newest: BinaryHeap<Reverse<(Place, usize)>>,
     bytes: usize,
 }
 
@@ -127,6 +129,8 @@ struct Behind {
     cursor: Cursor,
     /// The group is open from this entry on.
     until: Option<LogIndex>,
+    /// Limits concern what is before this entry.
+    limited: LogIndex,
 }
 
 /// What one read gave.
@@ -150,6 +154,7 @@ impl CatchUp {
             behind: VecDeque::new(),
             survey: None,
             wanted_from: TimestampMs(i64::MIN),
+            left_out: None,
         }
     }
 
@@ -160,9 +165,9 @@ impl CatchUp {
             self.wanted_from = TimestampMs(store.now().0.saturating_sub(age_ms));
         }
         if limits.messages_max > 0 || limits.bytes_max > 0 {
-            let left = self.behind.iter().map(|behind| {
-                let until = store.applied(behind.cursor.group).next();
-                (behind.cursor.clone(), until)
+            let left = self.behind.iter_mut().map(|behind| {
+                behind.limited = store.applied(behind.cursor.group).next();
+                (behind.cursor.clone(), behind.limited)
             });
             self.survey = Some(Survey {
                 left: left.collect(),
@@ -175,7 +180,11 @@ impl CatchUp {
 
     /// Reads a group from here on.
     pub fn add(&mut self, cursor: Cursor) {
-        self.behind.push_back(Behind { cursor, until: None });
+        self.behind.push_back(Behind {
+            cursor,
+            until: None,
+            limited: LogIndex(0),
+        });
     }
 
     /// True while the outbox may hold messages that are newer than some that are still to be read.
@@ -203,7 +212,7 @@ impl CatchUp {
             let look = move || {
                 let found = survey.look(&reader, &mut self.matcher);
                 self.survey = Some(survey).filter(|survey| !survey.left.is_empty());
-                let found = found.map(|from| self.wanted_from = from.max(self.wanted_from));
+                let found = found.map(|last| self.left_out = last.max(self.left_out));
                 (self, found.map(|()| None))
             };
             return store.blocking(look).await;
@@ -216,6 +225,10 @@ impl CatchUp {
             cursor: behind.cursor.clone(),
             until: behind.until.unwrap_or(LogIndex(u64::MAX)),
             wanted_from: self.wanted_from,
+            left_out: self.left_out.map(|last| LeftOut {
+                last,
+                before: behind.limited,
+            }),
             hashes: wanted.hashes,
         };
         let page = wanted.scans.page(request).await;
@@ -231,17 +244,18 @@ impl CatchUp {
 pub type Read = (Box<CatchUp>, Result<Option<Page>, ReadError>);
 
 impl Survey {
-    /// Looks through the next page; gives the time from which on everything is wanted, as far as is known by now.
-    fn look(&mut self, store: &Store, matcher: &mut Matcher) -> Result<TimestampMs, ReadError> {
-        let mut wanted_from = TimestampMs(i64::MIN);
+    /// Looks through the next page; gives the newest message that is left out, as far as is known by now.
+    fn look(&mut self, store: &Store, matcher: &mut Matcher) -> Result<Option<Place>, ReadError> {
+        let mut left_out = None;
         let Some((cursor, until)) = self.left.last_mut() else {
-            return Ok(wanted_from);
+            return Ok(left_out);
         };
         let until = *until;
         let (newest, bytes) = (&mut self.newest, &mut self.bytes);
-        read(store, cursor, until, matcher, |delivery| {
-            *bytes += delivery.message.size_bytes();
-            newest.push(Reverse((delivery.message.timestamp, delivery.message.size_bytes())));
+        read(store, cursor, until, matcher, |at, delivery| {
+            let size = delivery.message.size_bytes();
+            *bytes += size;
+            newest.push(Reverse(((delivery.message.timestamp, at), size)));
         })?;
         if cursor.next >= until {
             self.left.pop();
@@ -255,13 +269,13 @@ impl Survey {
             (messages_max > 0 && count > messages_max) || (bytes_max > 0 && bytes > bytes_max)
         };
         while over(self.newest.len(), self.bytes) {
-            let Some(Reverse((time, size))) = self.newest.pop() else {
+            let Some(Reverse((place, size))) = self.newest.pop() else {
                 break;
             };
             self.bytes -= size;
-            wanted_from = TimestampMs(time.0.saturating_add(1));
+            left_out = Some(place);
         }
-        Ok(wanted_from)
+        Ok(left_out)
     }
 }
 
@@ -272,7 +286,7 @@ fn read(
     cursor: &mut Cursor,
     until: LogIndex,
     matcher: &mut Matcher,
-    mut give: impl FnMut(Delivery),
+    mut give: impl FnMut(At, Delivery),
 ) -> Result<(), ReadError> {
     let (entries, next) = store.read_entries(cursor.group, cursor.next, CATCH_UP_PAGE_BYTES)?;
     for entry in entries.iter().take_while(|entry| entry.index < until) {
@@ -291,13 +305,13 @@ fn read(
     Ok(())
 }
 
-fn take(matcher: &mut Matcher, record: Record, at: At, give: &mut impl FnMut(Delivery)) {
+fn take(matcher: &mut Matcher, record: Record, at: At, give: &mut impl FnMut(At, Delivery)) {
     if record.topic.is_none() || record.copy || record.qos == Qos::AtMostOnce {
         return;
     }
     matcher.each(record, Some(at), |_, delivery| {
         if delivery.qos > Qos::AtMostOnce {
-            give(delivery);
+            give(at, delivery);
         }
     });
 }

@@ -7,7 +7,7 @@
 use headwater_store::{GroupId, LogIndex, Offset, ShardId};
 
 /// The place of a committed message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
 pub struct At {
     /// The entry that committed it.
     pub index: LogIndex,

@@ -40,6 +40,9 @@ pub enum PublishError {
     /// A question to nobody.
     #[error("there is no view `{0}`")]
     NoView(String),
+    /// Its Payload Format Indicator says text.
+    #[error("the payload format indicator says UTF-8, and the payload is not")]
+    PayloadFormat,
     /// Not a topic name.
     #[error(transparent)]
     Topic(#[from] TopicError),
@@ -57,6 +60,7 @@ impl PublishError {
                 Some(Reason::TOPIC_NAME_INVALID)
             }
             PublishError::Reserved(_) => Some(Reason::NOT_AUTHORIZED),
+            PublishError::PayloadFormat => Some(Reason::PAYLOAD_FORMAT_INVALID),
             PublishError::Write(WriteError::DiskFull { .. } | WriteError::TooLarge { .. }) => {
                 Some(Reason::QUOTA_EXCEEDED)
             }

@@ -291,10 +291,15 @@ impl Reader {
                 false,
             );
         }
-        match (&self.replay.filter, &record.topic) {
-            (Some(filter), Some(topic)) if !filter.matches(topic) => return None,
-            (Some(_), None) => return None,
-            _ => {}
+        let is_wanted = match (&self.replay.filter, &record.topic) {
+            (None, _) => true,
+            // Also what has no topic, as results of queries.
+            (Some(filter), _) if filter.as_str() == "#" => true,
+            (Some(filter), Some(topic)) => filter.matches(topic),
+            (Some(_), None) => false,
+        };
+        if !is_wanted {
+            return None;
         }
         Some(self.delivery_of(placed(&self.replay.stream, shard, offset, record)?))
     }

@@ -49,9 +49,23 @@ pub struct Request {
     pub until: LogIndex,
     /// What was appended before is skipped and counted.
     pub wanted_from: TimestampMs,
+    /// So is what limits leave out.
+    pub left_out: Option<LeftOut>,
     /// What the session's filters are.
     pub hashes: Hashes,
 }
+
+/// Messages of a group that limits leave out: the oldest of those before an entry.
+#[derive(Debug, Clone, Copy)]
+pub struct LeftOut {
+    /// The newest of them.
+    pub last: Place,
+    /// Entries from here on are not meant.
+    pub before: LogIndex,
+}
+
+/// Where a message stands among those of all groups: by time, then by its place in the log.
+pub type Place = (TimestampMs, At);
 
 /// The scan of one group.
 #[derive(Debug)]
@@ -380,11 +394,18 @@ fn give(
         if taken || at.index >= *until || delivery.qos == Qos::AtMostOnce {
             return;
         }
-        match delivery.message.timestamp < portion.request.wanted_from {
+        match portion.request.skips((delivery.message.timestamp, at)) {
             true => portion.skipped += 1,
             false => portion.deliveries.push(delivery),
         }
     });
+}
+
+impl Request {
+    fn skips(&self, place: Place) -> bool {
+        let left_out = |limit: LeftOut| place <= limit.last && place.1.index < limit.before;
+        place.0 < self.wanted_from || self.left_out.is_some_and(left_out)
+    }
 }
 
 impl Seat {

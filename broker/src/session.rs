@@ -100,6 +100,8 @@ pub struct Session {
     inflight: Inflight,
     /// The client's Maximum Packet Size.
     packet_max: usize,
+    /// A payload that says it is text has to be.
+    payload_format_check: bool,
     subscriptions_max: usize,
     /// Boxed: most clients have one or two, and the smallest table has room for three.
     subscriptions: HashMap<Box<str>, Box<Subscribed>>,

@@ -5,6 +5,7 @@
 
 mod trie;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,6 +57,8 @@ pub struct Target {
     no_local: bool,
     /// The earliest of its subscriptions, by group.
     since: Arc<[LogIndex]>,
+    /// Its subscriptions, where some are younger than others: a message that is older than one of them is not for that one.
+    parts: Box<[Subscriber]>,
 }
 
 /// All subscriptions of this node, or those of one client that reads from the log.
@@ -116,8 +119,14 @@ impl Subscriptions {
 impl Target {
     /// All subscriptions of one client that match.
     fn merge(subscribers: &[&Subscriber]) -> Option<Target> {
+        let first = subscribers.first()?;
+        let parts: &[&Subscriber] = match subscribers.iter().all(|subscriber| subscriber.since == first.since) {
+            true => &[],
+            false => subscribers,
+        };
         Some(Target {
-            client: subscribers.first()?.client.clone(),
+            parts: parts.iter().copied().cloned().collect(),
+            client: first.client.clone(),
             grant: Grant::of(subscribers.iter().copied())?,
             own: Grant::of(subscribers.iter().copied().filter(|subscriber| !subscriber.no_local)),
             no_local: subscribers.iter().any(|subscriber| subscriber.no_local),
@@ -261,10 +270,7 @@ impl Matcher {
         let Some(message) = Outgoing::new(record, at).map(Arc::new) else {
             return;
         };
-        for target in targets
-            .iter()
-            .filter(|target| !at.is_some_and(|at| target.is_older(&at)))
-        {
+        for target in targets.iter().filter_map(|target| target.of(at.as_ref())) {
             let Some(grant) = target.grant_for(message.client_id()) else {
                 continue;
             };
@@ -282,11 +288,19 @@ impl Matcher {
 }
 
 impl Target {
-    /// Whether an entry was applied before the client subscribed.
-    fn is_older(&self, at: &At) -> bool {
-        self.since
-            .get(usize::from(at.shard.group.0))
-            .is_some_and(|since| at.index <= *since)
+    /// Those of its subscriptions that a message is for. None: the client has subscribed later.
+    fn of(&self, at: Option<&At>) -> Option<Cow<'_, Target>> {
+        let Some(at) = at else {
+            return Some(Cow::Borrowed(self));
+        };
+        if is_older(at, &self.since) {
+            return None;
+        }
+        if !self.parts.iter().any(|part| is_older(at, &part.since)) {
+            return Some(Cow::Borrowed(self));
+        }
+        let there: Vec<&Subscriber> = self.parts.iter().filter(|part| !is_older(at, &part.since)).collect();
+        Target::merge(&there).map(Cow::Owned)
     }
 
     /// What this client gets of a message that `publisher` sent.
@@ -297,6 +311,13 @@ impl Target {
             Some(&self.grant)
         }
     }
+}
+
+/// Whether a message was applied before a subscription was made.
+fn is_older(at: &At, since: &[LogIndex]) -> bool {
+    since
+        .get(usize::from(at.shard.group.0))
+        .is_some_and(|since| at.index <= *since)
 }
 
 #[cfg(test)]
@@ -461,7 +482,23 @@ mod tests {
         // The same again makes no gap, and another one keeps the earlier start.
         subscriptions.subscribe(&filter("a/b"), since(9));
         assert_eq!(matcher.deliver(record("p"), at(6)).queued, 1);
-        subscriptions.subscribe(&filter("a/+"), since(12));
-        assert_eq!(matcher.deliver(record("p"), at(6)).queued, 1);
+        let younger = Subscriber {
+            qos: Qos::ExactlyOnce,
+            id: Some(4),
+            ..since(12)
+        };
+        subscriptions.subscribe(&filter("a/+"), younger);
+        // It has no part in what came before it, though the client gets that.
+        for (index, qos, ids) in [(6, Qos::AtLeastOnce, None), (13, Qos::ExactlyOnce, Some(vec![4]))] {
+            let mut got = Vec::new();
+            let sent = Record {
+                qos: Qos::ExactlyOnce,
+                ..record("p")
+            };
+            matcher.each(sent, at(index), |_, delivery| {
+                got.push((delivery.qos, delivery.subscription_ids.map(|ids| ids.to_vec())));
+            });
+            assert_eq!(got, [(qos, ids)], "{index}");
+        }
     }
 }

@@ -428,6 +428,31 @@ async fn a_session_gets_the_newest_of_what_it_missed_within_its_limits() {
     }
 }
 
+/// All at one time, as from a device that empties its buffer.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_count_messages_also_where_many_came_at_once() {
+    let server = Server::start(&["broker.session_messages_max=50"]).await;
+    let (mut device, _) = open(&server, "device", STAY).await;
+    device.subscribe("much/#", Qos::AtLeastOnce).await;
+    drop(device);
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    for id in 1..=600u16 {
+        let sent = message("much/one", Qos::AtLeastOnce, id, id.to_string());
+        publisher.publish(sent).await;
+    }
+    for id in 1..=600u16 {
+        publisher.expect(Packet::PubAck(ack(id))).await;
+    }
+    let mut device = resume(&server, "device").await;
+    let mut got = Vec::new();
+    while let Some(Packet::Publish(publish)) = device.receive_within(Duration::from_millis(400)).await {
+        got.push(number(&publish));
+        device.acknowledge(&publish).await;
+    }
+    assert_eq!(got, (551..=600).collect::<Vec<u64>>());
+    server.stop().await;
+}
+
 /// Shows 5.0: 4.6.0-5 4.6.0-6
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_comes_back_under_load_gets_everything_once() {

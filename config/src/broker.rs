@@ -21,6 +21,7 @@ pub struct BrokerConfig {
     pub tls_certificate: PathBuf,
     pub tls_key: PathBuf,
     pub packet_max: ByteSize,
+    pub payload_format_check: bool,
     pub connect_timeout: Millis,
     pub connections_max: usize,
     pub receive_max: u16,

@@ -79,6 +79,7 @@ impl Fixture {
             cursor: Cursor::new(GROUP, self.start),
             until: LogIndex(u64::MAX),
             wanted_from: TimestampMs(i64::MIN),
+            left_out: None,
             hashes: filter_hashes(&filter),
         };
         let mut got = Vec::new();

@@ -21,6 +21,7 @@ use crate::sessions::Wish;
 #[allow(missing_docs)]
 pub struct SessionLimits {
     pub packet_max: u32,
+    pub payload_format_check: bool,
     pub receive_max: u16,
     pub inflight_max: u16,
     pub topic_alias_max: u16,
@@ -35,6 +36,7 @@ impl From<&BrokerConfig> for SessionLimits {
     fn from(config: &BrokerConfig) -> SessionLimits {
         SessionLimits {
             packet_max: u32::try_from(config.packet_max.0).unwrap_or(u32::MAX),
+            payload_format_check: config.payload_format_check,
             receive_max: config.receive_max,
             inflight_max: config.inflight_max,
             topic_alias_max: config.topic_alias_max,
@@ -152,6 +154,7 @@ pub fn accept(
         outbound_aliases: OutboundAliases::new(wishes.alias_max.min(OUTBOUND_ALIASES_MAX)),
         inflight: Inflight::new(wishes.receive_max.min(limits.inflight_max)),
         packet_max: connect.packet_max(),
+        payload_format_check: limits.payload_format_check,
         subscriptions_max: limits.subscriptions_max,
         subscriptions: Default::default(),
         filters_bytes: 0,

@@ -74,6 +74,11 @@ impl Session {
                 return Ok(());
             }
         };
+        if self.payload_format_check && !has_its_format(&publish) {
+            let error = PublishError::PayloadFormat;
+            actions.push(Action::Refuse { answer, error });
+            return Ok(());
+        }
         let (payload, qos, retain) = (publish.payload, publish.qos, publish.retain);
         let message = Message {
             topic,
@@ -202,4 +207,12 @@ impl Session {
         };
         self.unacknowledged = self.unacknowledged.saturating_sub(usize::from(done));
     }
+}
+
+/// The payload is what the Payload Format Indicator says [MQTT 5.0, 3.3.2.3.2].
+fn has_its_format(publish: &Publish) -> bool {
+    let says_text = publish
+        .properties
+        .find(|property| matches!(property, Property::PayloadFormatIndicator(true)).then_some(()));
+    says_text.is_none() || std::str::from_utf8(&publish.payload).is_ok()
 }

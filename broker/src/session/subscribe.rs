@@ -222,6 +222,15 @@ impl Session {
         // A copy of the text, which is a slice of a whole read buffer.
         let text = ByteString::from(&**text);
         let subscription = Subscription::parse(&text, options, id).ok_or(Reason::TOPIC_FILTER_INVALID)?;
+        // Streams and views are read, by each for itself; to compete for a stream there is `$queue`.
+        let shared = subscription.share.is_some().then(|| subscription.filter.as_str());
+        if shared.is_some_and(|filter| {
+            ["$stream", "$view", "$queue"]
+                .iter()
+                .any(|name| begins_with_level(filter, name))
+        }) {
+            return Err(Reason::TOPIC_FILTER_INVALID);
+        }
         let existed = self.subscriptions.get(&*text);
         let too_long = self.filters_bytes + text.len() > FILTERS_BYTES_MAX;
         if existed.is_none() && (self.subscriptions.len() + self.replays.len() >= self.subscriptions_max || too_long) {

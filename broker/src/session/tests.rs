@@ -10,6 +10,7 @@ use crate::packet::{Ack, Connect, Decoder, Publish, Subscribe, Unsubscribe};
 
 const LIMITS: SessionLimits = SessionLimits {
     packet_max: 1024,
+    payload_format_check: true,
     receive_max: 2,
     inflight_max: 2,
     topic_alias_max: 4,
@@ -158,6 +159,52 @@ fn a_client_id_that_is_too_long_is_refused() {
         assert!(accept(&connect(4096), &LIMITS, || unreachable!()).is_ok());
         let (reason, _) = accept(&connect(4097), &LIMITS, || unreachable!()).unwrap_err();
         assert_eq!(reason, Reason::CLIENT_IDENTIFIER_NOT_VALID);
+    }
+}
+
+/// What becomes of a PUBLISH with this payload whose Payload Format Indicator says text.
+fn sent_as_text(payload: &'static [u8]) -> Action {
+    let Packet::Publish(mut publish) = publish(1) else {
+        unreachable!()
+    };
+    publish.properties = [Property::PayloadFormatIndicator(true)].into_iter().collect();
+    publish.payload = payload.into();
+    let mut actions = Vec::new();
+    let mut new = session(Version::V5);
+    new.receive(Packet::Publish(publish), &mut actions).unwrap();
+    actions.remove(0)
+}
+
+#[test]
+fn a_payload_that_says_it_is_text_is_checked_where_that_is_asked_for() {
+    let accepted = sent_as_text("täxt".as_bytes());
+    assert!(matches!(accepted, Action::Publish { .. }), "{accepted:?}");
+    match sent_as_text(&[0xff, 0xfe]) {
+        Action::Refuse { error, .. } => assert_eq!(error.reason(), Some(Reason::PAYLOAD_FORMAT_INVALID)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_or_view_cannot_be_shared() {
+    for (filter, code) in [
+        ("$share/g/a/#", 0),
+        ("$share/g/$stream/s", 0x8f),
+        ("$share/g/$view/v/k", 0x8f),
+        ("$share/g/$queue/s", 0x8f),
+    ] {
+        let mut actions = Vec::new();
+        let subscribe = Packet::Subscribe(Subscribe {
+            packet_id: id(1),
+            properties: Properties::default(),
+            subscriptions: [(filter.into(), Default::default())].into_iter().collect(),
+        });
+        session(Version::V5).receive(subscribe, &mut actions).unwrap();
+        let reasons = actions.into_iter().find_map(|action| match action {
+            Action::SendSaved(Packet::SubAck(ack)) => Some(ack.reasons),
+            _ => None,
+        });
+        assert_eq!(reasons.unwrap()[0], code, "{filter}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -42,6 +42,8 @@ pub struct RocksEngine {
     slices: RwLock<BTreeSet<SliceId>>,
     /// What the merge that runs leaves out.
     garbage: Arc<RwLock<Garbage>>,
+    /// Why a flush failed: RocksDB would wait for ever in the next one.
+    flush_failed: OnceLock<EngineError>,
 }
 
 impl RocksEngine {
@@ -69,6 +71,7 @@ impl RocksEngine {
             slice_options,
             slices: RwLock::new(slices),
             garbage,
+            flush_failed: OnceLock::new(),
         })
     }
 
@@ -89,6 +92,7 @@ impl RocksEngine {
             slice_options,
             slices: RwLock::new(slices),
             garbage,
+            flush_failed: OnceLock::new(),
         })
     }
 
@@ -287,6 +291,9 @@ impl Engine for RocksEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
+        if let Some(error) = self.flush_failed.get() {
+            return Err(error.clone());
+        }
         let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
         let families = slices.iter().map(|slice| Family::Slice(*slice)).chain([Family::State]);
         let families = families
@@ -296,7 +303,11 @@ impl Engine for RocksEngine {
         let handles: Vec<_> = families.iter().flatten().collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_cfs_opt(&handles, &options).map_err(engine_error)
+        let flushed = self.db.flush_cfs_opt(&handles, &options).map_err(engine_error);
+        flushed.inspect_err(|error| {
+            // Another thread's failure says as much.
+            let _ = self.flush_failed.set(error.clone());
+        })
     }
 
     fn slices(&self) -> Vec<SliceId> {
@@ -359,5 +370,27 @@ impl Engine for RocksEngine {
                 .sum(),
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The maintenance thread flushes once more when the store stops, whatever became of the flush before that.
+    #[test]
+    fn after_a_flush_that_failed_the_next_one_fails_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::open(folder.path(), 1 << 20).unwrap();
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        for key in [b"a", b"b"] {
+            let mut writes = Writes::default();
+            writes.put(Family::State, key.to_vec(), Bytes::from_static(b"value"));
+            // Not taken any more once RocksDB knows.
+            let _ = engine.write(writes);
+            assert!(engine.flush().is_err());
+        }
+        // It would flush again when it is closed.
+        std::mem::forget(engine);
     }
 }
