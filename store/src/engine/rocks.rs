@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -23,6 +24,11 @@ use crate::manifest;
 /// before that leaves a large file and a small one each time, and twice as many files are joined twice as early.
 const WRITE_BUFFER_BYTES: usize = 96 << 20;
 const WRITE_BUFFERS: i32 = 3;
+/// How often a flush is looked at.
+const FLUSH_LOOK_MIN: Duration = Duration::from_micros(200);
+const FLUSH_LOOK_MAX: Duration = Duration::from_millis(10);
+/// A flush that has not begun again so long after an error does not.
+const FLUSH_GIVEN_UP: Duration = Duration::from_secs(1);
 /// The block cache of a database that is only looked at.
 const LOOK_CACHE_BYTES: usize = 32 << 20;
 /// Files of an open slice after which RocksDB joins some: many small ones make short reads slow (4 against 128 files:
@@ -42,7 +48,7 @@ pub struct RocksEngine {
     slices: RwLock<BTreeSet<SliceId>>,
     /// What the merge that runs leaves out.
     garbage: Arc<RwLock<Garbage>>,
-    /// Why a flush failed: RocksDB would wait for ever in the next one.
+    /// Why a flush failed: nothing is durable any more, and the store stops.
     flush_failed: OnceLock<EngineError>,
 }
 
@@ -105,6 +111,50 @@ impl RocksEngine {
             },
             Family::Slice(slice) => Ok(self.db.cf_handle(&name(slice))),
         }
+    }
+
+    /// Starts a flush and waits for it. RocksDB's own waiting never ends where a flush fails: without paranoid checks that is no
+    /// error to it, and nothing is tried again.
+    fn flush_all(&self) -> Result<(), EngineError> {
+        let slices = self.slices().into_iter().map(Family::Slice);
+        let names: Vec<Family> = slices.chain([Family::State]).collect();
+        let families = names.iter().map(|name| self.family(*name));
+        let families = families.collect::<Result<Vec<_>, _>>()?;
+        let handles: Vec<_> = families.iter().flatten().collect();
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        let errors_before = self.number(properties::BACKGROUND_ERRORS)?;
+        self.db.flush_cfs_opt(&handles, &options).map_err(engine_error)?;
+        let (mut pause, mut gave_up) = (FLUSH_LOOK_MIN, None);
+        loop {
+            let mut waiting = 0;
+            for family in handles.iter().copied() {
+                let tables = self
+                    .db
+                    .property_int_value_cf(family, properties::NUM_IMMUTABLE_MEM_TABLE);
+                waiting += tables.map_err(engine_error)?.unwrap_or(0);
+            }
+            if waiting == 0 {
+                return Ok(());
+            }
+            // A merge that fails counts as an error too, but while a flush runs or is about to, nothing is decided.
+            let idle = self.number(properties::NUM_RUNNING_FLUSHES)? == 0;
+            gave_up = match idle && self.number(properties::BACKGROUND_ERRORS)? > errors_before {
+                true => gave_up.or(Some(Instant::now())),
+                false => None,
+            };
+            if gave_up.is_some_and(|at| at.elapsed() >= FLUSH_GIVEN_UP) {
+                let log = self.db.path().join("LOG");
+                return Err(EngineError(format!("a flush failed; {} says why", log.display())));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(FLUSH_LOOK_MAX);
+        }
+    }
+
+    fn number(&self, property: &properties::PropName) -> Result<u64, EngineError> {
+        let value = self.db.property_int_value(property).map_err(engine_error)?;
+        Ok(value.unwrap_or(0))
     }
 
     fn read(&self, family: Family, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, EngineError> {
@@ -294,16 +344,7 @@ impl Engine for RocksEngine {
         if let Some(error) = self.flush_failed.get() {
             return Err(error.clone());
         }
-        let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
-        let families = slices.iter().map(|slice| Family::Slice(*slice)).chain([Family::State]);
-        let families = families
-            .map(|family| self.family(family))
-            .collect::<Result<Vec<_>, _>>()?;
-        drop(slices);
-        let handles: Vec<_> = families.iter().flatten().collect();
-        let mut options = FlushOptions::default();
-        options.set_wait(true);
-        let flushed = self.db.flush_cfs_opt(&handles, &options).map_err(engine_error);
+        let flushed = self.flush_all();
         flushed.inspect_err(|error| {
             // Another thread's failure says as much.
             let _ = self.flush_failed.set(error.clone());
