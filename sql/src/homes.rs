@@ -1,6 +1,6 @@
 //! FROM a topic filter: which streams are home to its messages now, and how each of them is read.
 //!
-//! See decision 13. A message lies in its home stream, and copies of it in the other streams that capture it. All streams
+//! See decision 14. A message lies in its home stream, and copies of it in the other streams that capture it. All streams
 //! are read one of whose captures has a topic in common with the filter; a record of them is a row where its topic matches
 //! and it is no copy. So a stream may be read in vain, and no message is missed or comes twice, however streams come and go.
 

@@ -209,7 +209,7 @@ pub enum Op {
 }
 
 /// Reads what clients published to the topics of a filter, from all streams that are home to some of it, those too that
-/// are made later (decision 13). Its schema has one column per entry of `columns`.
+/// are made later (decision 14). Its schema has one column per entry of `columns`.
 #[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Homes {
     /// The filter, as written; its `{name}` levels give the `Capture` columns their values.
