@@ -291,14 +291,7 @@ impl Reader {
                 false,
             );
         }
-        let is_wanted = match (&self.replay.filter, &record.topic) {
-            (None, _) => true,
-            // Also what has no topic, as results of queries.
-            (Some(filter), _) if filter.as_str() == "#" => true,
-            (Some(filter), Some(topic)) => filter.matches(topic),
-            (Some(_), None) => false,
-        };
-        if !is_wanted {
+        if !is_wanted(self.replay.filter.as_ref(), record.topic.as_ref()) {
             return None;
         }
         Some(self.delivery_of(placed(&self.replay.stream, shard, offset, record)?))
@@ -313,6 +306,17 @@ impl Reader {
             giver: self.replayed.clone().map(Giver::Replay),
             message: message.into(),
         }
+    }
+}
+
+/// Whether the filter behind a stream's name takes a record.
+fn is_wanted(filter: Option<&TopicFilter>, topic: Option<&TopicName>) -> bool {
+    match (filter, topic) {
+        (None, _) => true,
+        // Also what has no topic, as results of queries.
+        (Some(filter), _) if filter.as_str() == "#" => true,
+        (Some(filter), Some(topic)) => filter.matches(topic),
+        (Some(_), None) => false,
     }
 }
 
@@ -393,6 +397,15 @@ mod tests {
         ] {
             assert_eq!(Start::parse(text), start, "{text}");
         }
+    }
+
+    #[test]
+    fn all_of_a_stream_is_also_what_has_no_topic() {
+        let filter = |text: &'static str| TopicFilter::new(text).unwrap();
+        let topic = TopicName::new("a/b").unwrap();
+        assert!(is_wanted(None, None) && is_wanted(Some(&filter("#")), None));
+        assert!(is_wanted(Some(&filter("#")), Some(&topic)) && is_wanted(Some(&filter("a/+")), Some(&topic)));
+        assert!(!is_wanted(Some(&filter("+/+")), None) && !is_wanted(Some(&filter("b/#")), Some(&topic)));
     }
 
     #[test]
