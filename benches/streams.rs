@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use headwater_config::{Config, StoreConfig};
-use headwater_store::{Batch, Placement, Record, ShardId, Store, StreamForm, StreamOptions, StreamSpec, SystemClock};
+use headwater_store::{
+    Ack, Batch, Placement, Record, ShardId, Store, StreamForm, StreamOptions, StreamSpec, SystemClock,
+};
 
 const PAYLOAD_BYTES: usize = 256;
 /// As many streams are written to, at most.
@@ -82,6 +84,7 @@ async fn create(store: &Store, name: &str) -> Result<ShardId> {
         captures: Vec::new(),
         form: StreamForm::Append,
         options: StreamOptions::default(),
+        ack: Ack::default(),
         sql: format!("CREATE STREAM {name}"),
     };
     Ok(store.create_stream(spec).await?.shard(0))

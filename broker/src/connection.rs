@@ -33,7 +33,7 @@ use crate::limits::{
 use crate::listener::Shared;
 use crate::outbox::Delivery;
 use crate::packet::{Decoder, Packet, Reason};
-use crate::pipeline::{Answer, Outcome, Pipeline};
+use crate::pipeline::{Answer, Lost, Outcome, Pipeline};
 use crate::publish::Origin;
 use crate::replay::Start;
 use crate::retained::Scan;
@@ -177,6 +177,11 @@ impl Connection {
             if let Some(answer) = answer {
                 self.session.acknowledge(answer, &outcome, &mut self.output.ready)?;
             }
+        }
+        if let Some(lost) = self.pipeline.take_lost() {
+            let Lost { messages, error } = lost;
+            self.shared.metrics.acknowledged_lost.increment(messages);
+            tracing::error!(client_id = %self.client.client_id, messages, %error, "acknowledged from memory, and then not committed");
         }
         if acknowledged > 0 {
             self.shared.metrics.acknowledged_messages.increment(acknowledged);

@@ -43,6 +43,7 @@ pub struct Metrics {
     pub sent_bytes: Total,
     pub received_messages: Total,
     pub acknowledged_messages: Total,
+    pub acknowledged_lost: Total,
     pub refused_messages: Total,
     pub delivered_messages: Total,
     pub queued_messages: Total,
@@ -69,6 +70,7 @@ impl Metrics {
             sent_bytes: Total::of(counter!("headwater_mqtt_sent_bytes_total")),
             received_messages: Total::of(counter!("headwater_mqtt_received_messages_total")),
             acknowledged_messages: Total::of(counter!("headwater_mqtt_acknowledged_messages_total")),
+            acknowledged_lost: Total::of(counter!("headwater_mqtt_acknowledged_lost_messages_total")),
             refused_messages: Total::of(counter!("headwater_mqtt_refused_messages_total")),
             delivered_messages: Total::of(counter!("headwater_mqtt_delivered_messages_total")),
             queued_messages: Total::of(counter!("headwater_mqtt_queued_messages_total")),
@@ -116,7 +118,11 @@ fn describe() {
     describe_counter!("headwater_mqtt_received_messages_total", "PUBLISH packets received");
     describe_counter!(
         "headwater_mqtt_acknowledged_messages_total",
-        "QoS 1 and 2 messages committed and acknowledged"
+        "QoS 1 and 2 messages acknowledged"
+    );
+    describe_counter!(
+        "headwater_mqtt_acknowledged_lost_messages_total",
+        "messages that were acknowledged from memory (ACK = 'memory') and then not committed"
     );
     describe_counter!(
         "headwater_mqtt_refused_messages_total",

@@ -8,6 +8,10 @@
 //! routed again and written one by one, before anything newer: a chunk of a newer routing is only submitted when
 //! all older ones are settled, so a refused message is never overtaken by a later one of the same topic.
 //!
+//! A QoS 1 message whose home stream says `ACK = 'memory'` is acknowledged as soon as its Batch is submitted, if all
+//! messages before it are answered. Its chunk stays here until it is committed like any other: what fails then is
+//! counted, because nobody can be told any more.
+//!
 //! In a session that outlives its connection, the packet id of a QoS 2 message is remembered in the message's own Batch
 //! (`sessions`). Such a Batch is conditional; what else is in it shares its fate.
 
@@ -17,7 +21,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use headwater_store::{Batch, GroupId, Receipt, Record, RouteRevision, Store, Submission, WriteError};
+use headwater_store::{
+    Ack as StreamAck, Batch, GroupId, Receipt, Record, RouteRevision, Store, Submission, WriteError,
+};
 
 use crate::error::PublishError;
 use crate::limits::MATCHED_TOPICS_PER_CONNECTION_MAX;
@@ -58,6 +64,20 @@ pub struct Pipeline {
     revision: RouteRevision,
     /// Of the last message that was added.
     newest: RouteRevision,
+    /// So many chunks at the front of `submitted` have been answered in full, ahead of their commit.
+    answered: usize,
+    /// Messages that were acknowledged and whose Batches have not landed.
+    promised: u64,
+    lost: Option<Lost>,
+}
+
+/// Messages that were acknowledged and then not committed.
+#[derive(Debug)]
+pub struct Lost {
+    /// How many.
+    pub messages: u64,
+    /// Why the last of them was not.
+    pub error: PublishError,
 }
 
 #[derive(Default)]
@@ -68,12 +88,28 @@ struct Chunk {
     flights: Vec<Flight>,
     /// Some of its messages' packet ids are remembered.
     receives: bool,
+    /// The first entry that may still have to be answered.
+    next: usize,
 }
 
 /// One message of a chunk.
 struct Entry {
     answer: Option<Answer>,
+    due: Due,
     cargo: Cargo,
+}
+
+/// When an entry is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// With its whole chunk.
+    Committed,
+    /// Once its Batch is submitted.
+    Accepted,
+    /// It has been, with a yes that has yet to come true.
+    Promised,
+    /// It has been.
+    Answered,
 }
 
 enum Cargo {
@@ -87,7 +123,11 @@ enum Cargo {
 
 /// One Batch under way.
 enum Flight {
-    Pending(Receipt),
+    Pending {
+        receipt: Receipt,
+        /// In the memory of a leader, and it hangs on no condition.
+        accepted: bool,
+    },
     Landed(Result<(), WriteError>),
 }
 
@@ -105,6 +145,9 @@ impl Pipeline {
             submitted: VecDeque::new(),
             revision: RouteRevision::default(),
             newest: RouteRevision::default(),
+            answered: 0,
+            promised: 0,
+            lost: None,
         }
     }
 
@@ -143,10 +186,13 @@ impl Pipeline {
             receiver.remember(&mut chunk.batches[flight], id);
             chunk.receives = true;
         }
-        chunk.entries.push(Entry {
-            answer,
-            cargo: Cargo::Flying { flight, message },
-        });
+        let due = match (route.ack, answer) {
+            // A PUBREC that came early could be taken back: decision 15.
+            (StreamAck::Memory, Some(Answer::Ack(_))) => Due::Accepted,
+            _ => Due::Committed,
+        };
+        let cargo = Cargo::Flying { flight, message };
+        chunk.entries.push(Entry { answer, due, cargo });
         tally
     }
 
@@ -155,10 +201,7 @@ impl Pipeline {
         let answer = Some(Answer::Comp(id));
         let place = self.receiver.as_ref().and_then(|receiver| receiver.place(id));
         let (Some(group), Some(receiver)) = (place, &mut self.receiver) else {
-            self.building.entries.push(Entry {
-                answer,
-                cargo: Cargo::Settled(Ok(())),
-            });
+            self.building.entries.push(Entry::settled(answer, Ok(())));
             return;
         };
         if self.building.batches.is_empty() {
@@ -177,24 +220,19 @@ impl Pipeline {
         self.building.receives = true;
         self.building.entries.push(Entry {
             answer,
+            due: Due::Committed,
             cargo: Cargo::Releasing { flight, batch },
         });
     }
 
     /// Adds a message that is not for the log; its answer waits for its turn.
     pub fn settle(&mut self, answer: Option<Answer>) {
-        self.building.entries.push(Entry {
-            answer,
-            cargo: Cargo::Settled(Ok(())),
-        });
+        self.building.entries.push(Entry::settled(answer, Ok(())));
     }
 
     /// Adds a message that is refused; its answer waits for its turn.
     pub fn refuse(&mut self, answer: Option<Answer>, error: PublishError) {
-        self.building.entries.push(Entry {
-            answer,
-            cargo: Cargo::Settled(Err(error)),
-        });
+        self.building.entries.push(Entry::settled(answer, Err(error)));
     }
 
     /// Ends the chunk that is being built. [`Pipeline::poll`] submits it.
@@ -212,6 +250,16 @@ impl Pipeline {
     /// True when every message has its outcome.
     pub fn is_empty(&self) -> bool {
         !self.is_busy() && self.submitted.is_empty() && self.building.entries.is_empty()
+    }
+
+    /// What was acknowledged and has failed since the last call.
+    pub fn take_lost(&mut self) -> Option<Lost> {
+        self.lost.take()
+    }
+
+    /// Messages that were acknowledged and may yet fail.
+    pub fn promised(&self) -> u64 {
+        self.promised
     }
 
     /// Moves everything on, and adds what became of messages to `outcomes`, in order. Returns whether anything moved;
@@ -233,7 +281,19 @@ impl Pipeline {
         while self.work.is_none() && self.poll_first(context, outcomes) {
             moved = true;
         }
-        moved
+        self.answer_accepted(outcomes) | moved
+    }
+
+    /// Reports what need not wait for its commit, as far as nothing before it has to.
+    fn answer_accepted(&mut self, outcomes: &mut Vec<(Option<Answer>, Outcome)>) -> bool {
+        let before = outcomes.len();
+        while let Some(chunk) = self.submitted.get_mut(self.answered) {
+            if !chunk.answer_accepted(outcomes, &mut self.promised) {
+                break;
+            }
+            self.answered += 1;
+        }
+        outcomes.len() > before
     }
 
     /// Starts to submit the next chunk, if there is one and it may go.
@@ -275,8 +335,9 @@ impl Pipeline {
                     .extend(failed.iter().map(|_| Flight::Landed(Err(error.clone()))));
             }
             for batch in std::mem::take(&mut chunk.batches) {
+                let accepted = is_accepted(&store, &batch);
                 chunk.flights.push(match store.submit(batch).await {
-                    Ok(receipt) => Flight::Pending(receipt),
+                    Ok(receipt) => Flight::Pending { receipt, accepted },
                     Err(error) => Flight::Landed(Err(error)),
                 });
             }
@@ -307,7 +368,13 @@ impl Pipeline {
             return true;
         }
         if let Some(chunk) = self.submitted.pop_front() {
-            chunk.report(outcomes);
+            self.answered = self.answered.saturating_sub(1);
+            let (promised, lost) = chunk.report(outcomes);
+            self.promised -= promised;
+            if let Some(lost) = lost {
+                let messages = self.lost.take().map_or(0, |before| before.messages) + lost.messages;
+                self.lost = Some(Lost { messages, ..lost });
+            }
         }
         // Whoever waited for the older routing's chunks may go now.
         if !self.waiting.is_empty() {
@@ -331,8 +398,9 @@ impl Chunk {
     fn submit_now(&mut self, store: &Store) -> bool {
         let mut batches = std::mem::take(&mut self.batches).into_iter();
         while let Some(batch) = batches.next() {
+            let accepted = is_accepted(store, &batch);
             match store.submit_now(batch) {
-                Submission::Sent(receipt) => self.flights.push(Flight::Pending(receipt)),
+                Submission::Sent(receipt) => self.flights.push(Flight::Pending { receipt, accepted }),
                 Submission::Refused(error) => self.flights.push(Flight::Landed(Err(error))),
                 Submission::Waits(batch) => {
                     self.batches = std::iter::once(batch).chain(batches).collect();
@@ -345,7 +413,7 @@ impl Chunk {
 
     fn poll_flights(&mut self, context: &mut Context<'_>) -> Poll<()> {
         for flight in &mut self.flights {
-            if let Flight::Pending(receipt) = flight {
+            if let Flight::Pending { receipt, .. } = flight {
                 match Pin::new(receipt).poll(context) {
                     Poll::Ready(outcome) => *flight = Flight::Landed(outcome.map(drop)),
                     Poll::Pending => return Poll::Pending,
@@ -355,16 +423,70 @@ impl Chunk {
         Poll::Ready(())
     }
 
-    fn report(self, outcomes: &mut Vec<(Option<Answer>, Outcome)>) {
+    /// Answers entries that may be answered before the chunk has landed, up to the first that may not. Whether that was
+    /// all of them.
+    fn answer_accepted(&mut self, outcomes: &mut Vec<(Option<Answer>, Outcome)>, promised: &mut u64) -> bool {
+        while let Some(entry) = self.entries.get_mut(self.next) {
+            // What nobody waits for is reported with the chunk.
+            if entry.answer.is_some() {
+                let Some((due, outcome)) = entry.early(&self.flights) else {
+                    return false;
+                };
+                *promised += u64::from(due == Due::Promised);
+                entry.due = due;
+                outcomes.push((entry.answer, outcome));
+            }
+            self.next += 1;
+        }
+        true
+    }
+
+    /// Reports what was not answered before. Gives how many yeses of those have come true or not, and the last that has
+    /// not.
+    fn report(self, outcomes: &mut Vec<(Option<Answer>, Outcome)>) -> (u64, Option<Lost>) {
+        let (mut promised, mut lost) = (0, None);
         for entry in self.entries {
             let outcome = match entry.cargo {
                 Cargo::Settled(outcome) => outcome,
                 Cargo::Flying { flight, .. } | Cargo::Releasing { flight, .. } => match &self.flights[flight] {
                     Flight::Landed(outcome) => outcome.clone().map_err(PublishError::from),
-                    Flight::Pending(_) => unreachable!("a chunk is reported when all its flights have landed"),
+                    Flight::Pending { .. } => unreachable!("a chunk is reported when all its flights have landed"),
                 },
             };
-            outcomes.push((entry.answer, outcome));
+            match (entry.due, outcome) {
+                (Due::Committed | Due::Accepted, outcome) => outcomes.push((entry.answer, outcome)),
+                (Due::Answered, _) => {}
+                (Due::Promised, outcome) => {
+                    promised += 1;
+                    if let Err(error) = outcome {
+                        let messages = lost.map_or(0, |lost: Lost| lost.messages) + 1;
+                        lost = Some(Lost { messages, error });
+                    }
+                }
+            }
+        }
+        (promised, lost)
+    }
+}
+
+impl Entry {
+    /// What needs no Batch.
+    fn settled(answer: Option<Answer>, outcome: Outcome) -> Entry {
+        let (due, cargo) = (Due::Committed, Cargo::Settled(outcome));
+        Entry { answer, due, cargo }
+    }
+
+    /// What it can be answered with before its chunk has landed.
+    fn early(&self, flights: &[Flight]) -> Option<(Due, Outcome)> {
+        match (&self.cargo, self.due) {
+            (Cargo::Settled(outcome), _) => Some((Due::Answered, outcome.clone())),
+            (Cargo::Flying { flight, .. }, Due::Accepted) => match &flights[*flight] {
+                Flight::Pending { accepted, .. } => accepted.then_some((Due::Promised, Ok(()))),
+                // It is written again.
+                flight if flight.is_stale() => None,
+                Flight::Landed(outcome) => Some((Due::Answered, outcome.clone().map_err(PublishError::from))),
+            },
+            _ => None,
         }
     }
 }
@@ -373,6 +495,11 @@ impl Flight {
     fn is_stale(&self) -> bool {
         matches!(self, Flight::Landed(Err(WriteError::StaleRoute { .. })))
     }
+}
+
+/// Whether a Batch that is submitted now is in the memory of a leader, and will be committed unless something breaks.
+fn is_accepted(store: &Store, batch: &Batch) -> bool {
+    batch.conditions.is_empty() && store.leads(batch.group)
 }
 
 /// Waits for everything that is under way, then writes what was refused for its routing again, in order.
@@ -512,6 +639,70 @@ mod tests {
         assert_eq!(outcomes, [1, 2, 3, 4].map(|id| (ack(id), true)));
         assert_eq!(stored(&store, "newer", "a/b").await, "123");
         store.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_acknowledged_from_memory_is_routed_again_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let fast = StreamSpec {
+            captures: vec!["a/#".into()],
+            ack: StreamAck::Memory,
+            ..StreamSpec::new("fast")
+        };
+        store.create_stream(fast).await.unwrap();
+        let mut pipeline = pipeline(&store);
+        pipeline.push(message("a/b", "1"), ack(1));
+        pipeline.push(message("a/b", "2"), ack(2));
+        pipeline.seal();
+        capture(&store, "newer", "a/b/#").await;
+        pipeline.push(message("a/b", "3"), ack(3));
+        pipeline.push(message("a/c", "-"), ack(4));
+        pipeline.seal();
+        let outcomes = run_dry(&mut pipeline).await;
+        assert_eq!(outcomes, [1, 2, 3, 4].map(|id| (ack(id), true)));
+        assert_eq!(stored(&store, "newer", "a/b").await, "123");
+        assert!(pipeline.take_lost().is_none());
+        assert_eq!(pipeline.promised(), 0, "all of it came true");
+        store.stop().await;
+    }
+
+    #[test]
+    fn a_yes_that_does_not_come_true_is_counted_and_not_reported_twice() {
+        let flying = |id, due| Entry {
+            answer: ack(id),
+            due,
+            cargo: Cargo::Flying {
+                flight: 0,
+                message: message("a/b", "x"),
+            },
+        };
+        let refused = Entry {
+            due: Due::Answered,
+            ..Entry::settled(ack(3), Err(PublishError::NoTopic))
+        };
+        let chunk = Chunk {
+            entries: vec![
+                flying(1, Due::Promised),
+                flying(2, Due::Promised),
+                refused,
+                flying(4, Due::Committed),
+            ],
+            flights: vec![Flight::Landed(Err(WriteError::Indefinite("the disk broke")))],
+            ..Chunk::default()
+        };
+        let mut outcomes = Vec::new();
+        let (promised, lost) = chunk.report(&mut outcomes);
+        let lost = lost.map(|lost| (lost.messages, lost.error.to_string()));
+        assert_eq!(
+            (promised, lost),
+            (2, Some((2, "the outcome is not known: the disk broke".into())))
+        );
+        let answers: Vec<_> = outcomes
+            .iter()
+            .map(|(answer, outcome)| (*answer, outcome.is_ok()))
+            .collect();
+        assert_eq!(answers, [(ack(4), false)]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

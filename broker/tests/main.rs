@@ -6,6 +6,7 @@ mod conformance;
 mod differential;
 mod events;
 mod hostile;
+mod memory;
 mod packets;
 mod queues;
 mod replay;

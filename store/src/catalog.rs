@@ -7,6 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+
 use crate::batch::{Put, TableId, tables};
 use crate::captures::Captures;
 use crate::control::{self, ControlError};
@@ -68,6 +72,42 @@ pub enum StreamForm {
     /// A record replaces the earlier one of its key; a tombstone deletes it.
     Upsert,
 }
+
+/// When a message whose home is the stream is acknowledged.
+///
+/// It is the last field of a stream's row, and [`Ack::Quorum`] takes no byte there: a row from before it ends one earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ack {
+    /// When it is committed.
+    #[default]
+    Quorum,
+    /// When the leader has it in memory, where the message is a QoS 1 PUBLISH.
+    Memory,
+}
+
+const ACK_MEMORY: u8 = 1;
+
+impl bincode::Encode for Ack {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        match self {
+            Ack::Quorum => Ok(()),
+            Ack::Memory => ACK_MEMORY.encode(encoder),
+        }
+    }
+}
+
+impl<C> bincode::Decode<C> for Ack {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Ack, DecodeError> {
+        match u8::decode(decoder) {
+            Ok(ACK_MEMORY) => Ok(Ack::Memory),
+            Ok(_) => Err(DecodeError::Other("an unknown ACK")),
+            Err(DecodeError::UnexpectedEnd { .. }) => Ok(Ack::Quorum),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+bincode::impl_borrow_decode!(Ack);
 
 /// A declared column.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -151,6 +191,8 @@ pub struct StreamRow {
     pub created_at_ms: i64,
     /// The statement, as it was written.
     pub sql: String,
+    /// ACK. The last field, see there.
+    pub ack: Ack,
 }
 
 impl StreamRow {
@@ -402,6 +444,28 @@ pub(crate) mod testing {
             query: None,
             created_at_ms: 0,
             sql: String::new(),
+            ack: Ack::default(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::stream;
+    use super::*;
+
+    #[test]
+    fn a_row_without_ack_is_as_it_was_before_there_was_one() {
+        let quorum = (*stream(7, "plant", &["plant/#"])).clone();
+        let memory = StreamRow {
+            ack: Ack::Memory,
+            ..quorum.clone()
+        };
+        let (short, long) = (control::encode(&quorum), control::encode(&memory));
+        assert_eq!(long[..], [&short[..], &[ACK_MEMORY]].concat());
+        assert_eq!(control::decode::<StreamRow>(&short), Ok(quorum));
+        assert_eq!(control::decode::<StreamRow>(&long), Ok(memory));
+        let unknown = [&short[..], &[2]].concat();
+        assert!(control::decode::<StreamRow>(&unknown).is_err());
     }
 }

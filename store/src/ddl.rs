@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, Condition, Put, TableId, Trim, tables};
 use crate::catalog::{
-    Catalog, CatalogMeta, ColumnRow, ConnectorRow, Placement, QueryRow, QueryState, StreamForm, StreamOptions,
+    Ack, Catalog, CatalogMeta, ColumnRow, ConnectorRow, Placement, QueryRow, QueryState, StreamForm, StreamOptions,
     StreamRow, StreamState,
 };
 use crate::control;
@@ -42,6 +42,8 @@ pub struct StreamSpec {
     pub form: StreamForm,
     /// The WITH options.
     pub options: StreamOptions,
+    /// ACK: when MQTT messages that have their home here are acknowledged.
+    pub ack: Ack,
     /// The statement.
     pub sql: String,
 }
@@ -57,6 +59,7 @@ impl StreamSpec {
             captures: Vec::new(),
             form: StreamForm::Append,
             options: StreamOptions::default(),
+            ack: Ack::default(),
             sql: String::new(),
         }
     }
@@ -438,6 +441,7 @@ impl Store {
             query,
             created_at_ms: self.now().0,
             sql: spec.sql.clone(),
+            ack: spec.ack,
         };
         change.put(tables::STREAMS, &row.name, &row);
         if captured {

@@ -107,7 +107,7 @@ mod wire;
 
 pub use batch::{Append, Batch, Committed, Condition, Put, TableId, Trim, tables};
 pub use catalog::{
-    Catalog, ColumnRow, ConnectorRow, Format, OnError, Placement, QueryRow, QueryState, StreamForm, StreamOptions,
+    Ack, Catalog, ColumnRow, ConnectorRow, Format, OnError, Placement, QueryRow, QueryState, StreamForm, StreamOptions,
     StreamRow, StreamState,
 };
 pub use check::{DumpError, DumpFilter, DumpWhat, Dumped, DumpedItem, Offline, Problem, Summary};

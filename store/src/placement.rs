@@ -11,7 +11,7 @@ use twox_hash::XxHash3_64;
 
 use crate::batch::Batch;
 use crate::captures::Captures;
-use crate::catalog::{Catalog, Placement, StreamRow};
+use crate::catalog::{Ack, Catalog, Placement, StreamRow};
 use crate::ids::{GroupId, RouteRevision, ShardId, StreamId};
 use crate::limits::ROUTES_CACHED_MAX;
 use crate::record::Record;
@@ -34,6 +34,8 @@ pub struct Route {
     pub home: ShardId,
     /// A shard of each other stream that captures the topic.
     pub copies: Vec<ShardId>,
+    /// When a message is acknowledged: as its home stream says.
+    pub ack: Ack,
 }
 
 impl Route {
@@ -140,20 +142,19 @@ impl Router {
     fn work_out(&self, topic: &TopicName) -> Option<Route> {
         let group = group_for_topic(topic.as_str(), self.groups);
         let shard = |stream: &StreamRow| stream.shard(group.0 - 1);
-        let matching = self.captures.matching(topic);
-        let mut shards: Vec<ShardId> = matching.iter().map(|stream| shard(stream)).collect();
+        let mut matching = self.captures.matching(topic);
         // Only the most specific takes the message where the default stream would be a second copy of everything.
-        let default = self.default.as_deref().map(shard);
-        if shards.len() > 1 {
-            shards.retain(|taken| Some(*taken) != default);
+        let default = self.default.as_ref();
+        if matching.len() > 1 {
+            matching.retain(|stream| default.is_none_or(|default| default.id != stream.id));
         }
-        let mut shards = shards.into_iter();
-        let home = shards.next().or(default)?;
+        let home = matching.first().or(default)?;
         Some(Route {
             group,
             revision: self.revision,
-            home,
-            copies: shards.collect(),
+            home: shard(home),
+            copies: matching.iter().skip(1).map(|stream| shard(stream)).collect(),
+            ack: home.ack,
         })
     }
 }
@@ -218,6 +219,26 @@ mod tests {
             (1, vec![]),
             "what `#` does not match has a home too"
         );
+    }
+
+    #[test]
+    fn the_home_alone_says_when_a_message_is_acknowledged() {
+        let with = |id, name, capture: &str| {
+            Arc::new(StreamRow {
+                ack: Ack::Memory,
+                ..(*stream(id, name, &[capture])).clone()
+            })
+        };
+        let router = router(&[
+            stream(1, DEFAULT_STREAM, &["#"]),
+            with(2, "fast", "plant/#"),
+            stream(3, "sure", &["plant/+/sure"]),
+        ]);
+        let acks = ["plant/x", "plant/x/sure", "car"].map(|topic| {
+            let route = router.route(&TopicName::new(topic).unwrap()).unwrap();
+            (route.ack, route.copies.len())
+        });
+        assert_eq!(acks, [(Ack::Memory, 0), (Ack::Quorum, 1), (Ack::Quorum, 0)]);
     }
 
     #[test]

@@ -590,6 +590,11 @@ impl Store {
         self.inner.shared.leadership[usize::from(group.0)].subscribe()
     }
 
+    /// Whether this node leads a group now: it takes Batches of that group.
+    pub fn leads(&self, group: GroupId) -> bool {
+        self.inner.shared.leadership[usize::from(group.0)].borrow().leading
+    }
+
     /// The data groups.
     pub fn data_groups(&self) -> impl Iterator<Item = GroupId> + use<> {
         self.inner.shared.all_groups().filter(|group| *group != CATALOG_GROUP)

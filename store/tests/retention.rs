@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use headwater_config::{ByteSize, Config, StoreConfig};
 use headwater_store::{
-    Batch, Clock, Offset, Placement, Position, Record, ShardId, Store, StreamForm, StreamOptions, StreamSpec,
+    Ack, Batch, Clock, Offset, Placement, Position, Record, ShardId, Store, StreamForm, StreamOptions, StreamSpec,
     TimestampMs,
 };
 
@@ -49,6 +49,7 @@ async fn stream(store: &Store, name: &str, duration_ms: Option<u64>) -> ShardId 
             duration_ms,
             ..StreamOptions::default()
         },
+        ack: Ack::default(),
         sql: String::new(),
     };
     store.create_stream(spec).await.unwrap().shard(0)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use headwater_config::{ByteSize, Config, StoreConfig};
 use headwater_store::{
-    Batch, CatalogError, Condition, GroupId, Offset, Placement, Position, Record, ShardId, Store, StreamForm,
+    Ack, Batch, CatalogError, Condition, GroupId, Offset, Placement, Position, Record, ShardId, Store, StreamForm,
     StreamOptions, StreamRow, StreamSpec, SystemClock, TableId, TopicName, WriteError,
 };
 
@@ -32,6 +32,7 @@ fn spec(name: &str, captures: &[&str]) -> StreamSpec {
         captures: captures.iter().map(|text| text.to_string()).collect(),
         form: StreamForm::Append,
         options: StreamOptions::default(),
+        ack: Ack::default(),
         sql: String::new(),
     }
 }

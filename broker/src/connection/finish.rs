@@ -44,6 +44,10 @@ impl Connection {
         let last = self.stream.finish(&self.output.ready);
         let _ = timeout(Duration::from_millis(FLUSH_WAIT_MS), last).await;
         let _ = timeout(drain_wait, self.acknowledge_rest()).await;
+        if self.pipeline.promised() > 0 {
+            let (client_id, messages) = (&self.client.client_id, self.pipeline.promised());
+            tracing::warn!(%client_id, messages, "acknowledged from memory, and not known to be committed: the log is slow");
+        }
         let _ = timeout(drain_wait, self.leave_session(end)).await;
         // Last: a client that comes back meanwhile waits for this one's will, so its own messages come after it.
         self.shared.clients.unregister(&self.client);

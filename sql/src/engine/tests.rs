@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use headwater_config::{Config, SqlConfig};
 use headwater_store::{
-    Offset, Placement, QuerySpec, Record, Store, StreamForm, StreamId, StreamOptions, StreamSpec, SystemClock,
+    Ack, Offset, Placement, QuerySpec, Record, Store, StreamForm, StreamId, StreamOptions, StreamSpec, SystemClock,
     TopicName, tables,
 };
 use tempfile::TempDir;
@@ -280,6 +280,7 @@ fn stream(name: &str, placement: Placement, captures: &[&str]) -> StreamSpec {
         captures: captures.iter().map(|capture| (*capture).to_owned()).collect(),
         form: StreamForm::Append,
         options: StreamOptions::default(),
+        ack: Ack::default(),
         sql: String::new(),
     }
 }

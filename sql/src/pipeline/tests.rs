@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headwater_store::{
-    Catalog, GroupId, Offset, Placement, Record, ShardId, StreamForm, StreamId, StreamOptions, StreamRow, StreamState,
-    TimestampMs,
+    Ack, Catalog, GroupId, Offset, Placement, Record, ShardId, StreamForm, StreamId, StreamOptions, StreamRow,
+    StreamState, TimestampMs,
 };
 use proptest::prelude::*;
 
@@ -46,6 +46,7 @@ fn stream(id: u64, name: &str) -> StreamRow {
         query: None,
         created_at_ms: 0,
         sql: String::new(),
+        ack: Ack::default(),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use headwater_store::{
-    Catalog, CatalogError, Format, GroupId, OnError, Placement, Qos, Record, ShardId, Store, StreamForm, StreamId,
+    Ack, Catalog, CatalogError, Format, GroupId, OnError, Placement, Qos, Record, ShardId, Store, StreamForm, StreamId,
     StreamOptions, StreamRow, StreamSpec,
 };
 use serde_json::json;
@@ -116,6 +116,7 @@ fn spec(name: String) -> StreamSpec {
             qos: Qos::AtMostOnce,
             ..StreamOptions::default()
         },
+        ack: Ack::default(),
     }
 }
 

@@ -4,7 +4,7 @@ mod node;
 
 use std::sync::Arc;
 
-use headwater_store::{Catalog, ConnectorRow, Format, QueryRow, StreamId, StreamRow, StreamState};
+use headwater_store::{Ack, Catalog, ConnectorRow, Format, QueryRow, StreamId, StreamRow, StreamState};
 use serde_json::{Value, json};
 
 use crate::ast::{ExprKind, Name, ObjectKind, Show, StatementKind};
@@ -114,6 +114,10 @@ fn stream_row(stream: &StreamRow) -> Value {
         },
         "shards": stream.shards.len(),
         "captures": stream.captures,
+        "ack": match stream.ack {
+            Ack::Quorum => "quorum",
+            Ack::Memory => "memory",
+        },
         "topic": stream.options.topic,
         "query": stream.query,
         "state": match stream.state {

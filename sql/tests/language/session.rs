@@ -9,7 +9,7 @@ use headwater_sql::plan::{Binder, Settings, explain};
 use headwater_sql::types::TimestampUs;
 use headwater_sql::{SqlError, parse};
 use headwater_store::{
-    Catalog, GroupId, Placement, StreamForm, StreamId, StreamOptions, StreamRow, StreamSpec, StreamState,
+    Ack, Catalog, GroupId, Placement, StreamForm, StreamId, StreamOptions, StreamRow, StreamSpec, StreamState,
 };
 
 /// Data groups of the session: the shards of a stream that is placed by topic.
@@ -32,6 +32,7 @@ impl Default for Session {
             captures: vec!["#".to_owned()],
             form: StreamForm::Append,
             options: StreamOptions::default(),
+            ack: Ack::default(),
             sql: String::new(),
         });
         session
@@ -119,6 +120,7 @@ impl Session {
             captures,
             form,
             options,
+            ack,
             sql,
         } = spec;
         // Of names that are made again as well, each has one of its own.
@@ -137,6 +139,7 @@ impl Session {
             query: None,
             created_at_ms: 0,
             sql,
+            ack,
         };
         self.catalog.stream_names.insert(id, name.clone());
         self.catalog.streams.insert(name, Arc::new(row));
@@ -164,10 +167,13 @@ fn describe(spec: &StreamSpec) -> String {
         write!(line, "\n  {} {}{not_null}{key}", column.name, column.data_type).unwrap();
     }
     let plain = options(&StreamOptions::default());
-    let set: Vec<String> = options(&spec.options)
+    let mut set: Vec<String> = options(&spec.options)
         .into_iter()
         .filter(|option| !plain.contains(option))
         .collect();
+    if spec.ack != Ack::default() {
+        set.push(format!("ack {:?}", spec.ack));
+    }
     if !set.is_empty() {
         write!(line, "\n  {}", set.join(", ")).unwrap();
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use headwater_store::limits::{NAME_BYTES_MAX, SHARDS_MAX};
 use headwater_store::{
-    ColumnRow, ConnectorSpec, Format, OnError, Placement, Qos, StreamForm, StreamId, StreamOptions, StreamRow,
+    Ack, ColumnRow, ConnectorSpec, Format, OnError, Placement, Qos, StreamForm, StreamId, StreamOptions, StreamRow,
     StreamSpec, StreamState, TopicFilter,
 };
 
@@ -93,6 +93,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         query: None,
         created_at_ms: 0,
         sql: sql.to_owned(),
+        ack: Ack::default(),
     };
     let shards = plain_options(&mut options, &mut row)?;
     let (key, topic) = record_options(&mut options, &mut row, query.is_some())?;
@@ -129,6 +130,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         captures,
         form,
         options,
+        ack,
         sql,
         ..
     } = row;
@@ -140,6 +142,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         captures,
         form,
         options,
+        ack,
         sql,
     };
     Ok(BoundStream { spec, plan, warnings })
@@ -311,7 +314,13 @@ fn plain_options(options: &mut Options<'_>, row: &mut StreamRow) -> Result<u16, 
     if let Some(given) = options.take("ACK")
         && given.word(&["quorum", "memory"])? == "memory"
     {
-        return Err(SqlError::not_supported("ACK = 'memory'", given.value.span));
+        if row.captures.is_empty() {
+            let message = "ACK = 'memory' without FROM TOPIC has no meaning";
+            return Err(SqlError::new(codes::BAD_OPTION, message).at(given.value.span).help(
+                "it is about the PUBACK of MQTT messages; INSERT and HTTP always wait until a record is committed",
+            ));
+        }
+        row.ack = Ack::Memory;
     }
     if let Some(given) = options.take("SCHEMA") {
         return Err(SqlError::not_supported("the option SCHEMA", given.name.span));
