@@ -22,6 +22,10 @@ use headwater_sql::{Engine, Outcome};
 use headwater_store::{Batch, Record, Store, SystemClock};
 use serde::Deserialize;
 
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RECORDS: usize = 2_000_000;
 const DEVICES: usize = 1_000;
 const RECORDS_PER_BATCH: usize = 5_000;

@@ -176,7 +176,13 @@ impl Pieces {
 
     /// A statement's outcome, or the end.
     fn begin(&mut self, outcome: Option<Outcome>, out: &mut String) {
-        let about = |rows: &RowStream| with_warnings(json!({}), rows.warnings());
+        let about = |rows: &RowStream| {
+            let as_of = match rows.as_of() {
+                [] => json!({}),
+                some => json!({ "as_of": some }),
+            };
+            with_warnings(as_of, rows.warnings())
+        };
         match outcome {
             Some(Outcome::Done { message, warnings }) => {
                 let data = with_warnings(json!({ "message": message }), &warnings);

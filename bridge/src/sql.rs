@@ -210,7 +210,11 @@ async fn collect(mut statements: Statements) -> Answer {
                     [] => String::new(),
                     some => format!(",\"warnings\":{}", json!(some)),
                 };
-                results.push(format!("{{\"rows\":[{}]{warnings}}}", rows.join(",")));
+                let as_of = match stream.as_of() {
+                    [] => String::new(),
+                    some => format!(",\"as_of\":{}", json!(some)),
+                };
+                results.push(format!("{{\"rows\":[{}]{as_of}{warnings}}}", rows.join(",")));
             }
         }
     }

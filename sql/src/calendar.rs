@@ -9,6 +9,10 @@ use jiff::tz::TimeZone;
 
 /// Microseconds in a day.
 pub const DAY_US: i64 = 86_400_000_000;
+/// 0001-01-01
+const YEAR_1_US: i64 = -719_162 * DAY_US;
+/// 10000-01-01
+const YEAR_10000_US: i64 = 2_932_897 * DAY_US;
 
 /// Text to microseconds since the epoch.
 pub fn parse_timestamp(text: &str) -> Option<i64> {
@@ -38,10 +42,84 @@ pub fn parse_time(text: &str) -> Option<i64> {
 
 /// `2010-01-01T00:00:00Z`, with a fraction of 3 or 6 digits where there is one. The raw number outside the calendar.
 pub fn format_timestamp(us: i64) -> String {
-    match civil(us) {
-        Some(moment) => format!("{}T{}Z", moment.date(), format_time(us.rem_euclid(DAY_US))),
-        None => us.to_string(),
+    let mut out = String::with_capacity("2010-01-01T00:00:00.000000Z".len());
+    write_timestamp(us, &mut out);
+    out
+}
+
+/// Appends what [`format_timestamp`] gives.
+pub fn write_timestamp(us: i64, out: &mut String) {
+    if has_plain_year(us) {
+        return write_plain(us, out);
     }
+    match civil(us) {
+        Some(moment) => out.extend([
+            moment.date().to_string().as_str(),
+            "T",
+            format_time(us.rem_euclid(DAY_US)).as_str(),
+            "Z",
+        ]),
+        None => out.push_str(&us.to_string()),
+    }
+}
+
+/// Its year is one of 1 to 9999, so that what [`format_timestamp`] gives is read as the same time again.
+pub fn has_plain_year(us: i64) -> bool {
+    (YEAR_1_US..YEAR_10000_US).contains(&us)
+}
+
+/// Each window that a query puts out is written twice, in its row and in its key: so digit by digit.
+fn write_plain(us: i64, out: &mut String) {
+    let (year, month, day) = year_month_day(us.div_euclid(DAY_US));
+    let of_day = us.rem_euclid(DAY_US);
+    let (second, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
+    for (before, number, count) in [
+        ("", year, 4),
+        ("-", month, 2),
+        ("-", day, 2),
+        ("T", second / 3600, 2),
+        (":", second / 60 % 60, 2),
+        (":", second % 60, 2),
+    ] {
+        out.push_str(before);
+        write_digits(number, count, out);
+    }
+    match (fraction, fraction % 1_000) {
+        (0, _) => {}
+        (_, 0) => {
+            out.push('.');
+            write_digits(fraction / 1_000, 3, out);
+        }
+        _ => {
+            out.push('.');
+            write_digits(fraction, 6, out);
+        }
+    }
+    out.push('Z');
+}
+
+fn write_digits(number: i64, count: u32, out: &mut String) {
+    for place in (0..count).rev() {
+        let digit = (number / 10_i64.pow(place) % 10) as u8;
+        out.push(char::from(b'0' + digit));
+    }
+}
+
+/// Of days since the epoch (H. Hinnant, chrono-compatible low-level date algorithms, civil_from_days).
+fn year_month_day(days: i64) -> (i64, i64, i64) {
+    let from_march = days + 719_468;
+    let era = from_march.div_euclid(146_097);
+    let day_of_era = from_march.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let months_since_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * months_since_march + 2) / 5 + 1;
+    let month = match months_since_march {
+        0..10 => months_since_march + 3,
+        _ => months_since_march - 9,
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
 }
 
 /// `2010-01-01`
@@ -235,6 +313,7 @@ impl Scanner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn timestamps_are_read_in_all_the_documented_spellings() {
@@ -308,5 +387,23 @@ mod tests {
         assert_eq!(format_timestamp(add_months(end, 1).unwrap()), "2024-02-29T00:00:00Z");
         assert_eq!(add_months(end, i32::MAX), None);
         assert_eq!(extract("dow", at), Some(4));
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_written_as_the_calendar_has_them(
+            us in prop_oneof![any::<i64>(), YEAR_1_US - DAY_US..YEAR_10000_US + DAY_US, 0..2 * DAY_US],
+            whole in prop_oneof![Just(1), Just(1_000), Just(1_000_000), Just(DAY_US)],
+        ) {
+            let us = us / whole * whole;
+            let expected = match civil(us) {
+                Some(moment) => format!("{}T{}Z", moment.date(), format_time(us.rem_euclid(DAY_US))),
+                None => us.to_string(),
+            };
+            prop_assert_eq!(&format_timestamp(us), &expected);
+            if has_plain_year(us) {
+                prop_assert_eq!(parse_timestamp(&expected), Some(us));
+            }
+        }
     }
 }

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use bytestring::ByteString;
 use headwater_store::{Format, Header, OnError, Record, ShardId, TopicFilter, TopicName};
@@ -329,9 +331,13 @@ fn add_in_place(
     }
 }
 
-/// The value of a column of that type.
+/// The value of a column of that type. Of JSON alone it is text where BYTEA is wanted: base64, as BYTEA is printed.
 fn declared(value: Value, data_type: &DataType) -> Result<Value, Fault> {
     match (data_type, &value) {
+        (DataType::Bytea, Value::String(text)) => match BASE64.decode(text.as_bytes()) {
+            Ok(bytes) => Ok(Value::Bytea(bytes.into())),
+            Err(_) => Err(Fault::BadCast),
+        },
         (DataType::Any, _) | (DataType::Integer, Value::Integer(_)) | (DataType::Boolean, Value::Boolean(_)) => {
             Ok(value)
         }

@@ -57,6 +57,9 @@ pub const HUB_SAVES: usize = 100;
 /// Payload bytes that one step takes in, and bytes of values that its closing windows bring, so that what it puts out
 /// fits a Batch. Where it still does not, the task makes smaller steps.
 pub const STEP_BYTES_MAX: usize = 8 << 20;
+/// Records of a step that operators take in at once: so few that they stay in the processor's cache with all that is made
+/// of them.
+pub const PIECE_RECORDS: usize = 4_096;
 /// Late rows and errors of one step that are written to the query's own streams; more are only counted.
 pub const SIDE_ROWS_PER_STEP_MAX: usize = 1_000;
 /// Bytes of them.

@@ -28,6 +28,7 @@ pub enum Outcome {
 pub struct RowStream {
     rows: mpsc::Receiver<Result<String, SqlError>>,
     warnings: Vec<String>,
+    as_of: Vec<String>,
 }
 
 /// The query's end of a [`RowStream`].
@@ -37,8 +38,7 @@ impl RowStream {
     /// A channel of rows.
     pub(crate) fn channel() -> (RowSender, RowStream) {
         let (sender, rows) = mpsc::channel(ROWS_BUFFERED_MAX);
-        let warnings = Vec::new();
-        (sender, RowStream { rows, warnings })
+        (sender, RowStream::of(rows))
     }
 
     /// Rows that are there already.
@@ -48,10 +48,27 @@ impl RowStream {
             // The channel has room for all of them and its receiver is held here.
             let _ = sender.try_send(Ok(row));
         }
+        RowStream::of(stream)
+    }
+
+    fn of(rows: mpsc::Receiver<Result<String, SqlError>>) -> RowStream {
         RowStream {
-            rows: stream,
+            rows,
             warnings: Vec::new(),
+            as_of: Vec::new(),
         }
+    }
+
+    /// With how far the views are that it reads.
+    pub(crate) fn as_of_records(mut self, as_of: Vec<String>) -> RowStream {
+        self.as_of = as_of;
+        self
+    }
+
+    /// The last records, `stream:shard:offset`, that are in the rows of the views it reads; there may be later ones too.
+    /// Empty where it reads none.
+    pub fn as_of(&self) -> &[String] {
+        &self.as_of
     }
 
     /// With what looks like a slip in the statement.
@@ -80,8 +97,10 @@ impl RowStream {
 
     /// The same rows, all of them read.
     pub(crate) async fn gathered(mut self) -> Result<RowStream, SqlError> {
-        let warnings = std::mem::take(&mut self.warnings);
-        Ok(RowStream::ready(self.collect().await?).warned(warnings))
+        let (warnings, as_of) = (std::mem::take(&mut self.warnings), std::mem::take(&mut self.as_of));
+        Ok(RowStream::ready(self.collect().await?)
+            .warned(warnings)
+            .as_of_records(as_of))
     }
 
     /// All rows to the end.

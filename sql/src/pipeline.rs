@@ -20,7 +20,7 @@ use crate::decode::{Decoded, Decoder};
 use crate::function::Scope;
 use headwater_store::limits::BATCH_BYTES_MAX;
 
-use crate::limits::STEP_BYTES_MAX;
+use crate::limits::{PIECE_RECORDS, STEP_BYTES_MAX};
 use crate::operator::{self, Operator, Place, Port};
 use crate::plan::physical::{Node, Op, OperatorId, Plan, PlanError};
 use crate::step::{Gathered, LateRow, SinkRow, State, Step, Stop, TimerKind};
@@ -179,7 +179,9 @@ impl Pipeline {
         for number in (0..self.sources.len()).rev() {
             let source = &self.sources[number];
             let own = |(id, _): &&(RecordId, Record)| source.decoder(id.shard.stream).is_some();
-            if alone || records.iter().all(|record| own(&record)) {
+            if alone {
+                self.read_in_pieces(number, records, now)?;
+            } else if records.iter().all(|record| own(&record)) {
                 self.read(number, records, now)?;
             } else {
                 let own: Vec<_> = records.iter().filter(own).cloned().collect();
@@ -187,6 +189,19 @@ impl Pipeline {
             }
         }
         self.drain(now)
+    }
+
+    /// Where there is one source, what comes of some records need not wait for the others: so many at once that they and
+    /// their columns stay in the processor's cache. All but the last piece is worked off.
+    fn read_in_pieces(&mut self, source: usize, records: &[(RecordId, Record)], now: TimestampUs) -> Result<(), Stop> {
+        let mut pieces = records.chunks(PIECE_RECORDS).peekable();
+        while let Some(piece) = pieces.next() {
+            self.read(source, piece, now)?;
+            if pieces.peek().is_some() {
+                self.drain_all(now)?;
+            }
+        }
+        Ok(())
     }
 
     /// As above, record by record: what comes of one does not depend on which others are of its step.
@@ -302,7 +317,9 @@ impl Pipeline {
             shared_late,
             row_bytes: _,
             timer_bytes: _,
+            rows_expected: _,
         } = std::mem::take(&mut self.gathered);
+        self.gathered.rows_expected = rows.len();
         let puts = self.state.take_puts();
         Ok(Finished {
             rows,

@@ -122,6 +122,7 @@ fn write_value(value: &Value, out: &mut String) {
         Value::Null | Value::Boolean(_) | Value::Integer(_) => value.write_json(out),
         Value::Float(_) | Value::Decimal(_) => write_number(value, out),
         Value::String(text) => write_text(text, out),
+        Value::Timestamp(us) if calendar::has_plain_year(*us) => value.write_json(out),
         Value::Timestamp(us) => match calendar::format_timestamp(*us) {
             shown if reads_as_timestamp(&shown) => value.write_json(out),
             // Before or after all years that have a name.

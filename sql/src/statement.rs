@@ -211,9 +211,12 @@ impl Engine {
 
     async fn select(&self, binder: &Binder<'_>, select: &Select) -> Result<Outcome, SqlError> {
         let bound = binder.select(select)?;
+        // Asked before the rows are read: they are so far at least.
+        let as_of = self.as_of(binder.catalog(), &bound.plan).await;
+        let with = |rows: RowStream| rows.warned(bound.warnings).as_of_records(as_of);
         Ok(match bound.push {
-            true => Outcome::Changes(self.push(&bound.plan).await?.warned(bound.warnings)),
-            false => Outcome::Rows(self.read(&bound.plan).await?.warned(bound.warnings)),
+            true => Outcome::Changes(with(self.push(&bound.plan).await?)),
+            false => Outcome::Rows(with(self.read(&bound.plan).await?)),
         })
     }
 

@@ -110,6 +110,8 @@ pub struct Gathered {
     pub shared_late: Vec<LateRow>,
     /// Bytes of the values that timers have brought.
     pub timer_bytes: usize,
+    /// As many as the step before has put out: steps of a backlog are like each other.
+    pub rows_expected: usize,
 }
 
 /// The view that one operator has of the step.
@@ -174,7 +176,8 @@ impl Step<'_> {
 
     /// So many rows will be put out.
     pub fn reserve_rows(&mut self, rows: usize) {
-        self.gathered.rows.reserve(rows);
+        let expected = std::mem::take(&mut self.gathered.rows_expected);
+        self.gathered.rows.reserve(rows.max(expected));
     }
 
     /// Puts a row out of the query.

@@ -75,6 +75,86 @@ impl Interval {
     }
 }
 
+/// A text that is no interval.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an interval")]
+pub struct UnknownInterval(pub String);
+
+impl FromStr for Interval {
+    type Err = UnknownInterval;
+
+    /// Reads what Display writes, `P1DT0.5S`, and counts with their units, `1 day 30 minutes`.
+    fn from_str(text: &str) -> Result<Interval, UnknownInterval> {
+        let text = text.trim();
+        let read = match text.strip_prefix(['P', 'p']) {
+            Some(parts) => iso_interval(parts),
+            None => spelled_interval(text),
+        };
+        read.ok_or_else(|| UnknownInterval(text.to_owned()))
+    }
+}
+
+/// Counts and units in turn, at least one pair.
+fn spelled_interval(text: &str) -> Option<Interval> {
+    let mut words = text.split_whitespace();
+    let mut sum = None;
+    while let Some(count) = words.next() {
+        let next = Interval::of(count.parse().ok()?, words.next()?)?;
+        sum = Some(plus(sum.unwrap_or_default(), next)?);
+    }
+    sum
+}
+
+/// What stands behind the P of ISO 8601, section 5.5.2.2: a fraction stands in the seconds alone.
+fn iso_interval(mut rest: &str) -> Option<Interval> {
+    let (mut sum, mut in_time) = (None, false);
+    while !rest.is_empty() {
+        if let Some(time) = rest.strip_prefix(['T', 't']).filter(|_| !in_time) {
+            (rest, in_time) = (time, true);
+        }
+        let end = rest.find(|c: char| c.is_ascii_alphabetic())?;
+        let (number, unit) = (&rest[..end], rest.as_bytes()[end].to_ascii_uppercase());
+        rest = &rest[end + 1..];
+        let next = match (unit, in_time) {
+            (b'S', true) => seconds(number)?,
+            (unit, in_time) => {
+                let unit = match (unit, in_time) {
+                    (b'Y', false) => "YEAR",
+                    (b'M', false) => "MONTH",
+                    (b'W', false) => "WEEK",
+                    (b'D', false) => "DAY",
+                    (b'H', true) => "HOUR",
+                    (b'M', true) => "MINUTE",
+                    _ => return None,
+                };
+                Interval::of(number.parse().ok()?, unit)?
+            }
+        };
+        sum = Some(plus(sum.unwrap_or_default(), next)?);
+    }
+    sum
+}
+
+/// Seconds, down to microseconds; digits behind those do not count.
+fn seconds(text: &str) -> Option<Interval> {
+    let (whole, fraction) = text.split_once(['.', ',']).unwrap_or((text, ""));
+    let digits = fraction.bytes().all(|digit| digit.is_ascii_digit());
+    let below: i64 = match digits {
+        true => format!("{fraction:0<6.6}").parse().ok()?,
+        false => return None,
+    };
+    let seconds = Interval::of(whole.parse().ok()?, "SECOND")?;
+    let sign = if whole.starts_with('-') { -1 } else { 1 };
+    plus(seconds, Interval::from_us(sign * below))
+}
+
+fn plus(a: Interval, b: Interval) -> Option<Interval> {
+    Some(Interval {
+        months: a.months.checked_add(b.months)?,
+        us: a.us.checked_add(b.us)?,
+    })
+}
+
 impl fmt::Display for Interval {
     /// ISO 8601, as `P1M`, `PT10S` or `P1DT0.5S`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -370,5 +450,51 @@ mod tests {
         assert_eq!(Interval::of(1, "fortnight"), None);
         assert_eq!(Interval::of(i64::MAX, "DAY"), None);
         assert_eq!(Interval::of(1, "MONTH").unwrap().fixed_us(), None);
+    }
+
+    #[test]
+    fn intervals_read_what_they_write_and_what_people_write() {
+        let read = |text: &str| text.parse::<Interval>().map(|interval| interval.to_string());
+        for text in [
+            "PT10S",
+            "PT1H30M",
+            "P2D",
+            "P1Y2M",
+            "P1Y2M3DT4H5M6.5S",
+            "PT0S",
+            "PT-1.5S",
+            "PT-0.5S",
+            "PT0.000001S",
+            "P-1DT-1H",
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(text));
+        }
+        assert_eq!(read(" 3 days ").as_deref(), Ok("P3D"));
+        assert_eq!(read("1 hour 30 MINUTES").as_deref(), Ok("PT1H30M"));
+        assert_eq!(read("-5 seconds").as_deref(), Ok("PT-5S"));
+        assert_eq!(read("p2w").as_deref(), Ok("P14D"));
+        for wrong in [
+            "",
+            "P",
+            "PT",
+            "3",
+            "days",
+            "3 parsecs",
+            "1 day 2",
+            "1.5 days",
+            "PT1.5M",
+            "P1H",
+            "PT1D",
+            "PTT1S",
+            "PT.S",
+            "P1",
+            "PT1.xS",
+            "P99999999999Y",
+            "PT9223372036854775807H",
+            "Pé",
+            "+",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }

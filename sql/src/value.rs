@@ -250,7 +250,12 @@ impl Value {
             Value::Bytea(bytes) => write!(out, "\"{}\"", BASE64.encode(bytes)),
             Value::Date(days) => write!(out, "\"{}\"", calendar::format_date(*days)),
             Value::Time(us) => write!(out, "\"{}\"", calendar::format_time(*us)),
-            Value::Timestamp(us) => write!(out, "\"{}\"", calendar::format_timestamp(*us)),
+            Value::Timestamp(us) => {
+                out.push('"');
+                calendar::write_timestamp(*us, out);
+                out.push('"');
+                Ok(())
+            }
             Value::Interval(interval) => write!(out, "\"{interval}\""),
             Value::Array(items) => {
                 for (at, item) in items.iter().enumerate() {

@@ -6,9 +6,11 @@ use headwater_store::{Catalog, GroupId, Offset, QueryRow, ReadError, ShardId, ta
 
 use super::Engine;
 use crate::limits::{STATE_COUNT_ROWS_MAX, STATE_SCAN_ROWS};
+use crate::plan::physical::Plan;
 use crate::query::task::TaskPosition;
 use crate::query::{Progress, begins};
 use crate::types::TimestampUs;
+use crate::view::View;
 
 /// Over all tasks of a query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,22 +42,30 @@ impl QueryPosition {
 impl Engine {
     /// See [`QueryPosition`].
     pub(crate) async fn query_position(&self, catalog: &Catalog, query: &QueryRow) -> QueryPosition {
+        let mut position = self.committed_position(catalog, query).await.unwrap_or_default();
         let groups = catalog.stream_by_id(query.output).map(|stream| stream.shards.clone());
-        let running = self.inner.statuses.positions(query.id);
-        let mut position = QueryPosition::default();
-        let mut positions: Vec<TaskPosition> = Vec::new();
         for group in groups.unwrap_or_default() {
             let bytes = self.state_bytes(query.id, group).await.ok();
             position.state_bytes = bytes.map(|bytes| position.state_bytes.unwrap_or(0) + bytes);
-            match running.get(&group) {
+        }
+        if !position.cursors.is_empty() {
+            position.lag = self.behind(position.cursors.clone()).await.ok();
+        }
+        position
+    }
+
+    /// What its tasks say without looking at anything else: no lag, no bytes. None: one of them cannot be asked.
+    async fn committed_position(&self, catalog: &Catalog, query: &QueryRow) -> Option<QueryPosition> {
+        let running = self.inner.statuses.positions(query.id);
+        let mut position = QueryPosition::default();
+        let mut positions: Vec<TaskPosition> = Vec::new();
+        for group in &catalog.stream_by_id(query.output)?.shards {
+            match running.get(group) {
                 Some(live) => {
                     position.windows = Some(position.windows.unwrap_or(0) + live.windows as u64);
                     positions.push(live.clone());
                 }
-                None => match self.saved_position(catalog, query, group).await {
-                    Some(saved) => positions.push(saved),
-                    None => return position,
-                },
+                None => positions.push(self.saved_position(catalog, query, *group).await?),
             }
         }
         position.watermark = positions
@@ -63,14 +73,28 @@ impl Engine {
             .map(|task| task.watermark)
             .min()
             .filter(|at| *at != TimestampUs::MIN);
-        let mut furthest_behind: BTreeMap<ShardId, Offset> = BTreeMap::new();
         for (shard, next) in positions.into_iter().flat_map(|task| task.cursors) {
-            let known = furthest_behind.entry(shard).or_insert(next);
+            let known = position.cursors.entry(shard).or_insert(next);
             *known = next.min(*known);
         }
-        position.cursors = furthest_behind.clone();
-        position.lag = self.behind(furthest_behind).await.ok();
-        position
+        Some(position)
+    }
+
+    /// Up to which records of their sources the views are, at least, that a plan reads from now on.
+    pub(crate) async fn as_of(&self, catalog: &Catalog, plan: &Plan) -> Vec<String> {
+        let mut as_of = Vec::new();
+        for (_, source) in plan.sources() {
+            let query = View::of(catalog, source)
+                .and_then(|_| catalog.stream_by_id(source.stream)?.query.as_ref())
+                .and_then(|query| catalog.queries.get(query));
+            let Some(query) = query else { continue };
+            if let Some(position) = self.committed_position(catalog, query).await {
+                as_of.extend(position.as_of(catalog));
+            }
+        }
+        as_of.sort_unstable();
+        as_of.dedup();
+        as_of
     }
 
     async fn behind(&self, cursors: BTreeMap<ShardId, Offset>) -> Result<u64, ReadError> {

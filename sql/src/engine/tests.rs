@@ -2,6 +2,7 @@
 
 mod joins;
 mod large;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -44,6 +44,17 @@ pub(crate) fn whole(text: &str) -> Option<Found> {
     (scanner.at == text.len()).then_some(found)
 }
 
+/// Of one length: eight bytes at a time, which for names is faster than to call what compares any memory.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let (a_eights, a_rest) = a.as_chunks::<8>();
+    let (b_eights, b_rest) = b.as_chunks::<8>();
+    let eights = a_eights.iter().zip(b_eights);
+    let rest = a_rest.iter().zip(b_rest);
+    eights.fold(true, |same, (a, b)| {
+        same & (u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+    }) && rest.fold(true, |same, (a, b)| same & (a == b))
+}
+
 /// The cursor.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
@@ -181,7 +192,10 @@ impl<'a> Scanner<'a> {
 
     /// Passes these bytes, if they are next.
     pub fn pass(&mut self, bytes: &[u8]) -> bool {
-        let there = self.bytes[self.at..].starts_with(bytes);
+        let there = self
+            .bytes
+            .get(self.at..self.at + bytes.len())
+            .is_some_and(|next| same(next, bytes));
         if there {
             self.at += bytes.len();
         }

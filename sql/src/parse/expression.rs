@@ -387,12 +387,13 @@ fn primary(input: Tokens<'_>) -> Parsed<'_, Expr> {
     .parse(input)
 }
 
-/// `TIMESTAMP '…'`, `DATE '…'`; without a string behind them the words are names.
+/// `TIMESTAMP '…'`, `DATE '…'`, `TIME '…'`; without a string behind them the words are names.
 fn moment(input: Tokens<'_>) -> Parsed<'_, Expr> {
-    let (rest, word) = alt((keyword("TIMESTAMP"), keyword("DATE"))).parse(input)?;
+    let (rest, word) = alt((keyword("TIMESTAMP"), keyword("DATE"), keyword("TIME"))).parse(input)?;
     let (rest, value) = text("a string")(rest)?;
     let kind = match word.kind {
         Kind::Word(Some("DATE")) => ExprKind::Date(value.text),
+        Kind::Word(Some("TIME")) => ExprKind::Time(value.text),
         _ => ExprKind::Timestamp(value.text),
     };
     Ok((rest, Expr::new(kind, input.span_to(rest))))

@@ -25,7 +25,7 @@ const UNITS: &[&str] = &[
     "YEAR",
 ];
 
-/// `INTERVAL '10' SECOND`, `INTERVAL 10 SECONDS`, `INTERVAL '10 seconds'`. Without a count behind it the word is a name.
+/// `INTERVAL '10' SECOND`, `INTERVAL 10 SECONDS`, `INTERVAL '1 hour 30 minutes'`, `INTERVAL 'PT1H30M'`. Without a count behind it the word is a name.
 pub fn interval(input: Tokens<'_>) -> Parsed<'_, Interval> {
     let (rest, _) = keyword("INTERVAL")(input)?;
     let (rest, sign) = opt(symbol("-")).parse(rest)?;
@@ -34,6 +34,17 @@ pub fn interval(input: Tokens<'_>) -> Parsed<'_, Interval> {
     });
     let number = map(number("a number"), |token| (token.text.to_owned(), token.span));
     let (rest, (count, count_span)) = alt((number, text)).parse(rest)?;
+    if let Ok(value) = count.parse::<types::Interval>() {
+        let value = match sign {
+            Some(_) => types::Interval {
+                months: value.months.saturating_neg(),
+                us: value.us.saturating_neg(),
+            },
+            None => value,
+        };
+        let span = input.span_to(rest);
+        return Ok((rest, Interval { value, span }));
+    }
     let (rest, unit, unit_span) = match count.trim().split_once(' ') {
         Some((_, unit)) => (rest, unit.trim().to_owned(), count_span),
         None => {

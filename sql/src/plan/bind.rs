@@ -94,6 +94,11 @@ impl<'a> Binder<'a> {
         select::alone(self, select)
     }
 
+    /// The snapshot that names are looked up in.
+    pub fn catalog(&self) -> &'a Catalog {
+        self.catalog
+    }
+
     /// CREATE STREAM, with or without AS SELECT. `sql` is kept in the catalog.
     pub fn create_stream(&self, create: &ast::CreateStream, sql: &str) -> Result<BoundStream, SqlError> {
         create::stream(self, create, sql)

@@ -17,7 +17,7 @@ use crate::change::RecordId;
 use crate::decode::BadRecord;
 use crate::limits::{FOLLOW_BYTES, HUB_SAVES};
 use crate::metrics;
-use crate::share::{Hubs, Item, Share, Subscription, Watch, records};
+use crate::share::{Hubs, Item, Share, Subscription, Watch, leave, records};
 use crate::step::{Committed, Stop};
 use crate::types::TimestampUs;
 
@@ -245,6 +245,7 @@ impl Serving<'_> {
             bounds.push((*shard, first, end));
         }
         let mut follower = self.context.store.follow_from(tables);
+        let mut spare = None;
         loop {
             let cursors = self.core.tables();
             let next = |shard: &ShardId| cursors.iter().find(|(known, _)| known == shard).map(|(_, next)| *next);
@@ -259,9 +260,10 @@ impl Serving<'_> {
                 () = stop.cancelled() => return self.save().await.and(Err(Ended::Stopped)),
                 found = follower.next(FOLLOW_BYTES) => found.map_err(read_failed)?,
             };
-            for records in records(found, self.context.step_records_max).map_err(read_failed)? {
+            for records in records(found, self.context.step_records_max, &mut spare).map_err(read_failed)? {
                 self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
                 self.step(&records).await?;
+                leave(records, &mut spare);
             }
         }
     }
@@ -289,6 +291,7 @@ impl Serving<'_> {
         let mut joined: Option<Subscription> = None;
         let mut may_join = self.core.share().is_some();
         let mut at_end = may_join && self.is_at_end().await;
+        let mut spare = None;
         loop {
             if may_join && at_end && joined.is_none() && self.size.is_full() {
                 joined = self.join().await;
@@ -312,7 +315,8 @@ impl Serving<'_> {
                     }
                 }
                 found = follower.next(FOLLOW_BYTES) => {
-                    let steps = records(found.map_err(read_failed)?, self.context.step_records_max).map_err(read_failed)?;
+                    let found = found.map_err(read_failed)?;
+                    let steps = records(found, self.context.step_records_max, &mut spare).map_err(read_failed)?;
                     let behind = !follower.caught_up() || steps.len() > 1;
                     for records in steps {
                         if behind {
@@ -322,8 +326,15 @@ impl Serving<'_> {
                         if stop.is_cancelled() {
                             break;
                         }
+                        // Who has caught up sleeps, and keeps no megabytes meanwhile.
+                        if behind {
+                            leave(records, &mut spare);
+                        }
                     }
                     at_end = follower.caught_up();
+                    if at_end {
+                        spare = None;
+                    }
                 }
                 () = sleep_until(deadline) => self.tick(follower.caught_up()).await?,
             }

@@ -2,7 +2,8 @@
 
 use headwater_store::{Catalog, QueryState};
 
-use super::{Share, mapped};
+use super::Share;
+use super::hub::mapped;
 use crate::plan::physical::{Expr, Plan};
 
 /// Names that are listed; of more only the number is told.

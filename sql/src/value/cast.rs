@@ -1,6 +1,7 @@
 //! CAST, and the same rules for declared columns.
 //!
-//! A TIMESTAMP reads text (see [`crate::calendar`]) and integers as milliseconds since the epoch. NULL casts to NULL.
+//! A TIMESTAMP reads text (see [`crate::calendar`]) and integers as milliseconds since the epoch, an INTERVAL text with
+//! units or as it is printed. NULL casts to NULL.
 
 use bytestring::ByteString;
 use rust_decimal::Decimal;
@@ -10,7 +11,7 @@ use rust_decimal::prelude::{FromPrimitive, ToPrimitive};
 use super::{Fault, Value};
 use crate::calendar;
 use crate::json;
-use crate::types::DataType;
+use crate::types::{DataType, Interval};
 
 /// `value` as a value of type `to`.
 pub(crate) fn cast(value: &Value, to: &DataType) -> Result<Value, Fault> {
@@ -28,7 +29,7 @@ pub(crate) fn cast(value: &Value, to: &DataType) -> Result<Value, Fault> {
         DataType::Date => date(value).map(Value::Date),
         DataType::Time => time(value).map(Value::Time),
         DataType::Timestamp => timestamp(value).map(Value::Timestamp),
-        DataType::Interval => matches!(value, Value::Interval(_)).then(|| value.clone()),
+        DataType::Interval => interval(value).map(Value::Interval),
         DataType::Jsonb => jsonb(value),
         DataType::Array(of) => return array(value, of),
     };
@@ -159,6 +160,14 @@ fn timestamp(value: &Value) -> Option<i64> {
     }
 }
 
+fn interval(value: &Value) -> Option<Interval> {
+    match value {
+        Value::Interval(interval) => Some(*interval),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
 /// Text is read as JSON; what stands for a plain SQL value becomes that value.
 fn jsonb(value: &Value) -> Option<Value> {
     match value {
@@ -222,6 +231,9 @@ mod tests {
             Ok("{\"a\":[1,2]}".into())
         );
         assert_eq!(to(Value::String("[1, \"2\"]".into()), "INTEGER[]"), Ok("[1,2]".into()));
+        assert_eq!(to(Value::String("3 days".into()), "INTERVAL"), Ok("\"P3D\"".into()));
+        assert_eq!(to(Value::String("PT1H5M".into()), "INTERVAL"), Ok("\"PT1H5M\"".into()));
+        assert_eq!(to(Value::Integer(3), "INTERVAL"), Err(Fault::BadCast));
         assert_eq!(to(Value::Null, "INTEGER"), Ok("null".into()));
     }
 }

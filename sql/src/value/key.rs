@@ -185,7 +185,12 @@ fn decode_number(bytes: &mut &[u8]) -> Option<Value> {
 }
 
 fn encode_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.reserve(bytes.len() + 3);
     out.push(tag);
+    if !bytes.contains(&0) {
+        out.extend_from_slice(bytes);
+        return out.extend_from_slice(&[0x00, 0x01]);
+    }
     let mut pieces = bytes.split(|byte| *byte == 0);
     out.extend_from_slice(pieces.next().unwrap_or_default());
     for piece in pieces {
@@ -198,13 +203,15 @@ fn encode_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
 fn decode_bytes(bytes: &mut &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     loop {
-        match take::<1>(bytes)?[0] {
-            0 => match take::<1>(bytes)?[0] {
-                0xFF => out.push(0),
-                0x01 => return Some(out),
-                _ => return None,
-            },
-            byte => out.push(byte),
+        let zero = bytes.iter().position(|byte| *byte == 0)?;
+        let (piece, rest) = bytes.split_at(zero);
+        let (after, rest) = rest[1..].split_first()?;
+        *bytes = rest;
+        out.extend_from_slice(piece);
+        match after {
+            0xFF => out.push(0),
+            0x01 => return Some(out),
+            _ => return None,
         }
     }
 }

@@ -265,6 +265,7 @@ fn expr(node: &Expr) -> String {
         ExprKind::Interval(interval) => length(interval.value),
         ExprKind::Timestamp(text) => format!("timestamp '{text}'"),
         ExprKind::Date(text) => format!("date '{text}'"),
+        ExprKind::Time(text) => format!("time '{text}'"),
         ExprKind::Array(items) => format!("[{}]", list(items)),
         ExprKind::Name(name) if name.quote == Quote::None => name.text.clone(),
         ExprKind::Name(name) => format!("\"{}\"", name.text),

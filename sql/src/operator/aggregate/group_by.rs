@@ -220,13 +220,21 @@ impl Operator for GroupBy {
     fn apply(&mut self, _: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let inputs = self.shared.inputs(delta, step);
         let mut bytes = Vec::new();
+        // Rows of one window come one after the other.
+        let (mut window, mut window_bytes) = (None, Vec::new());
         for row in 0..delta.len() {
             bytes.clear();
             inputs.encode_group(row, &mut bytes);
             // The window is no part of what spreads.
             let spread_by = bytes.len();
             if self.shared.window.is_some() {
-                encode_key(&Value::Timestamp(self.shared.window_of(delta, row).0), &mut bytes);
+                let start = self.shared.window_of(delta, row).0;
+                if window != Some(start) {
+                    window = Some(start);
+                    window_bytes.clear();
+                    encode_key(&Value::Timestamp(start), &mut window_bytes);
+                }
+                bytes.extend_from_slice(&window_bytes);
             }
             // Nearly always it has changed in this step already: then one look is enough.
             let known = self.groups.get_mut(&bytes[..]);

@@ -355,6 +355,9 @@ impl<'a> Expressions<'a> {
             };
         } else if let Some(found) = self.named_elsewhere(&name, place)? {
             return into(found, steps, ast.span);
+        } else if let Some(one) = self.scope.merged(&name.text) {
+            let one = one.clone();
+            return self.merged(one, steps, ast.span, place);
         }
         if name.quote == Quote::Double && self.scope.is_open() {
             self.warnings.push(format!(
@@ -364,6 +367,28 @@ impl<'a> Expressions<'a> {
         }
         let column = self.scope.resolve(&name, &mut steps, part)?;
         self.column(column, steps, ast.span, place)
+    }
+
+    /// The column that USING made of two, and what is left of a path into it.
+    fn merged(&mut self, one: Expr, steps: Steps, span: Span, place: Place) -> Result<Typed, SqlError> {
+        let data_type = match &one {
+            Expr::Call { arguments, .. } => {
+                let types: Vec<_> = arguments
+                    .iter()
+                    .map(|side| side.data_type(&self.scope.schema))
+                    .collect();
+                common_type(types.iter())
+            }
+            column => column.data_type(&self.scope.schema),
+        };
+        if let Some(grouping) = self.grouping.as_mut().filter(|_| place.after_grouping()) {
+            one.walk(&mut |node| {
+                if let Expr::Column(column) = node {
+                    grouping.ungrouped.push((*column, span));
+                }
+            });
+        }
+        into(Typed::new(one, data_type), steps, span)
     }
 
     /// A column of the scope, and what is left of a path into it.

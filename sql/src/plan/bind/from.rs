@@ -302,14 +302,14 @@ impl<'a> From<'a> {
             if joined.tables && joined.kind == JoinKind::Full {
                 let of_pair = self.is_one_to_one(number, joined, expressions);
                 key = match of_pair {
-                    true => joined.key_values().collect(),
+                    true => joined.values.clone(),
                     false => key,
                 };
                 self.tell_sides_apart(number + 1, of_pair, &mut key, expressions);
             } else if joined.tables && !self.is_one_to_one(number, joined, expressions) {
                 key.extend(self.key_of(number + 1, expressions));
             } else if key.is_empty() || joined.tables || lone_right {
-                key = joined.key_values().collect();
+                key = joined.values.clone();
             }
         }
         self.key = key;

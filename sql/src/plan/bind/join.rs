@@ -5,7 +5,8 @@ use crate::error::{SqlError, codes};
 use crate::plan::bind::expression::{Expressions, Place};
 use crate::plan::bind::path::Steps;
 use crate::plan::bind::scope::Scope;
-use crate::plan::physical::{BinaryOp, ColumnId, Expr, JoinKind};
+use crate::plan::physical::{BinaryOp, Expr, JoinKind};
+use crate::span::Span;
 
 /// A bound join, over the columns of all sides so far.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Joined {
     pub kind: JoinKind,
     /// Pairs that must be equal: of what stands on the left, and of the right side.
     pub keys: Vec<(Expr, Expr)>,
+    /// What is equal, whichever side is there: the key of a row.
+    pub values: Vec<Expr>,
     /// What else ON says of an inner join.
     pub rest: Option<Expr>,
     /// None: the right side is a table.
@@ -48,23 +51,26 @@ pub fn join<'a>(
         );
     }
     let (mut keys, mut rest) = (Vec::new(), Vec::new());
+    let mut on_span = join.span;
     match &join.on {
         On::Names(names) => {
             for name in names {
                 let left = left_of_using(name, right, expressions)?;
                 let of_right = expressions.scope.resolve(name, &mut Steps::default(), Some(right))?;
-                keys.push((Expr::Column(left), Expr::Column(of_right)));
+                let pair = (left, Expr::Column(of_right));
+                let one = match join.kind {
+                    JoinKind::Inner | JoinKind::Left => pair.0.clone(),
+                    JoinKind::Right => pair.1.clone(),
+                    JoinKind::Full => either(&pair),
+                };
+                expressions.scope.merge(name, one);
+                keys.push(pair);
             }
         }
         On::Condition(on) => {
+            on_span = on.span;
             let bound = expressions.condition(on, Place::Argument, "ON")?;
             split(bound, right, &expressions.scope, &mut keys, &mut rest);
-            if !rest.is_empty() && join.kind != JoinKind::Inner {
-                return Err(
-                    SqlError::not_supported("ON of an outer join with more than `left = right`", on.span)
-                        .help("write what else must hold of one side in a query before the join"),
-                );
-            }
             if keys.is_empty() {
                 return Err(
                     SqlError::new(codes::WRONG_TYPE, "ON must say what is equal on both sides")
@@ -75,21 +81,64 @@ pub fn join<'a>(
         }
         On::Nothing => return Err(SqlError::internal("a join without ON").at(join.span)),
     }
+    let values = keys.iter().map(either).collect();
+    if join.kind != JoinKind::Inner {
+        for condition in rest.drain(..) {
+            only_where(condition, right, &expressions.scope, &mut keys, on_span)?;
+        }
+    }
     Ok(Joined {
         kind: join.kind,
         keys,
+        values,
         rest: Expr::all(rest),
         within_us,
         tables,
     })
 }
 
-/// The column of USING on the left: of the first side, or of the one that has declared it.
-fn left_of_using(name: &ast::Name, right: usize, expressions: &mut Expressions<'_>) -> Result<ColumnId, SqlError> {
+/// The value that a row has in it, whichever side is there.
+fn either((left, right): &(Expr, Expr)) -> Expr {
+    Expr::Call {
+        function: "COALESCE".to_owned(),
+        arguments: vec![left.clone(), right.clone()],
+    }
+}
+
+/// In an outer join a row of which a condition does not hold matches nothing, as if its key were NULL.
+fn only_where(
+    condition: Expr,
+    right: usize,
+    scope: &Scope<'_>,
+    keys: &mut [(Expr, Expr)],
+    on: Span,
+) -> Result<(), SqlError> {
+    let Some(of_right) = is_right(&condition, right, scope) else {
+        return Err(
+            SqlError::not_supported("ON of an outer join that compares both sides other than with `=`", on)
+                .help("each condition beside `left = right` may be about one side; compare the sides in CASE or WHERE"),
+        );
+    };
+    if let Some((left_key, right_key)) = keys.first_mut() {
+        let key = if of_right { right_key } else { left_key };
+        *key = Expr::Case {
+            branches: vec![(condition, key.clone())],
+            otherwise: None,
+        };
+    }
+    Ok(())
+}
+
+/// The column of USING on the left: what an earlier USING made of both, else of the first side, or of the one that has
+/// declared it.
+fn left_of_using(name: &ast::Name, right: usize, expressions: &mut Expressions<'_>) -> Result<Expr, SqlError> {
     let scope = &mut expressions.scope;
+    if let Some(one) = scope.merged(&name.text) {
+        return Ok(one.clone());
+    }
     let declares = |part: &usize| scope.declared(*part).iter().any(|(declared, _)| *declared == name.text);
     let part = (0..right).find(declares).unwrap_or(0);
-    scope.resolve(name, &mut Steps::default(), Some(part))
+    scope.resolve(name, &mut Steps::default(), Some(part)).map(Expr::Column)
 }
 
 /// WITHIN, which two streams need, and nothing else can have.
@@ -149,22 +198,24 @@ fn example(on: &ast::Expr, right: usize, scope: &Scope<'_>) -> String {
     format!("write ON {}.{column} = {}.{column}", scope.name(0), scope.name(right))
 }
 
+/// Some(true): it is of the right side alone; Some(false): of what stands on the left alone.
+fn is_right(expr: &Expr, right: usize, scope: &Scope<'_>) -> Option<bool> {
+    let mut sides = Vec::new();
+    expr.walk(&mut |node| {
+        if let Expr::Column(column) = node {
+            sides.push(scope.local(*column).0 == right);
+        }
+    });
+    sides.dedup();
+    match sides.as_slice() {
+        [one] => Some(*one),
+        _ => None,
+    }
+}
+
 /// Takes the pairs out of a chain of ANDs.
 fn split(expr: Expr, right_part: usize, scope: &Scope<'_>, keys: &mut Vec<(Expr, Expr)>, rest: &mut Vec<Expr>) {
-    // Some(true): of the right side alone; Some(false): of what stands on the left alone.
-    let is_right = |expr: &Expr| {
-        let mut sides = Vec::new();
-        expr.walk(&mut |node| {
-            if let Expr::Column(column) = node {
-                sides.push(scope.local(*column).0 == right_part);
-            }
-        });
-        sides.dedup();
-        match sides.as_slice() {
-            [one] => Some(*one),
-            _ => None,
-        }
-    };
+    let is_right = |expr: &Expr| is_right(expr, right_part, scope);
     match expr {
         Expr::Binary {
             op: BinaryOp::And,
@@ -189,16 +240,6 @@ fn split(expr: Expr, right_part: usize, scope: &Scope<'_>, keys: &mut Vec<(Expr,
             });
         }
         other => rest.push(other),
-    }
-}
-
-impl Joined {
-    /// The value that a row's key has in it, whichever side is there.
-    pub fn key_values(&self) -> impl Iterator<Item = Expr> + '_ {
-        self.keys.iter().map(|(left, right)| Expr::Call {
-            function: "COALESCE".to_owned(),
-            arguments: vec![left.clone(), right.clone()],
-        })
     }
 }
 

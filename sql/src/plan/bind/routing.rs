@@ -7,7 +7,7 @@ use crate::error::{SqlError, codes};
 use crate::plan::bind::expression::{Expressions, Grouping, Place, Typed};
 use crate::plan::bind::projection::Projection;
 use crate::plan::bind::template::ParsedTemplate;
-use crate::plan::physical::{ColumnId, Expr, Routing, Sink, Template, TemplatePart};
+use crate::plan::physical::{ColumnId, Expr, Routing, Schema, Sink, Template, TemplatePart};
 use crate::record_key::as_it_is;
 use crate::types::{DataType, Literal};
 
@@ -56,6 +56,11 @@ pub fn routing(
         true => as_it_is(expr),
         false => expr,
     };
+    if let (Some(template), Some(Output { retain: true, .. }), true) = (&template, output, named) {
+        let schema = expressions.item_schema();
+        let warning = left_out(template, &key, &schema);
+        expressions.warnings.extend(warning);
+    }
     let to_source = |expr: &Expr| over_source(expr, expressions.grouping.as_ref());
     let exchange = Routing {
         topic: template.as_ref().map(|template| map_template(template, to_source)),
@@ -179,6 +184,28 @@ fn check_template(
         }
     }
     Ok(())
+}
+
+/// What is to be said of a topic with RETAIN that rows of several keys share.
+fn left_out(template: &Template, key: &[Typed], schema: &Schema) -> Option<String> {
+    let is_in = |part: &&Typed| {
+        let same = |of: &TemplatePart| matches!(of, TemplatePart::Value { expr, .. } if *expr == part.expr);
+        matches!(part.expr, Expr::Literal(_)) || template.parts.iter().any(same)
+    };
+    let missing: Vec<String> = key
+        .iter()
+        .filter(|part| !is_in(part))
+        .map(|part| match &part.expr {
+            Expr::Column(column) => format!("`{}`", schema.columns[column.index()].name),
+            _ => "a part".to_owned(),
+        })
+        .collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "TOPIC leaves out {} of the key: rows of several keys share one retained message, and the last to change is the one that stays",
+            missing.join(", ")
+        )
+    })
 }
 
 fn map_template(template: &Template, mut map: impl FnMut(&Expr) -> Expr) -> Template {

@@ -41,6 +41,8 @@ pub struct Scope<'a> {
     pub schema: Schema,
     /// Names without a qualifier are of this part.
     focus: Option<usize>,
+    /// What USING made one column of.
+    merged: Vec<(String, Expr)>,
 }
 
 /// A column of a part.
@@ -136,6 +138,7 @@ impl<'a> Scope<'a> {
             columns: Vec::new(),
             schema: Schema::default(),
             focus: None,
+            merged: Vec::new(),
         }
     }
 
@@ -210,6 +213,18 @@ impl<'a> Scope<'a> {
         let result = run(expressions);
         expressions.scope.focus = before;
         result
+    }
+
+    /// From now on the name without a qualifier is that: USING has made one column of two.
+    pub fn merge(&mut self, name: &Name, one: Expr) {
+        self.merged.retain(|(known, _)| *known != name.text);
+        self.merged.push((name.text.clone(), one));
+    }
+
+    /// What USING made one column of, where names may be of several sides.
+    pub fn merged(&self, name: &str) -> Option<&Expr> {
+        let (_, one) = self.merged.iter().find(|(known, _)| known == name)?;
+        self.focus.is_none().then_some(one)
     }
 
     /// How many streams, subqueries and arrays.

@@ -18,6 +18,7 @@ pub fn literal(ast: &ast::Expr) -> Result<Typed, SqlError> {
         ExprKind::Interval(interval) => Literal::Interval(interval.value),
         ExprKind::Timestamp(text) => moment(text, &DataType::Timestamp, ast.span)?,
         ExprKind::Date(text) => moment(text, &DataType::Date, ast.span)?,
+        ExprKind::Time(text) => moment(text, &DataType::Time, ast.span)?,
         _ => return Err(SqlError::internal("this expression is not a literal").at(ast.span)),
     };
     let data_type = literal.data_type();
