@@ -60,7 +60,7 @@ impl RowStream {
     }
 
     /// With how far the views are that it reads.
-    pub(crate) fn as_of_records(mut self, as_of: Vec<String>) -> RowStream {
+    pub(crate) fn reaching(mut self, as_of: Vec<String>) -> RowStream {
         self.as_of = as_of;
         self
     }
@@ -98,9 +98,7 @@ impl RowStream {
     /// The same rows, all of them read.
     pub(crate) async fn gathered(mut self) -> Result<RowStream, SqlError> {
         let (warnings, as_of) = (std::mem::take(&mut self.warnings), std::mem::take(&mut self.as_of));
-        Ok(RowStream::ready(self.collect().await?)
-            .warned(warnings)
-            .as_of_records(as_of))
+        Ok(RowStream::ready(self.collect().await?).warned(warnings).reaching(as_of))
     }
 
     /// All rows to the end.

@@ -213,7 +213,7 @@ impl Engine {
         let bound = binder.select(select)?;
         // Asked before the rows are read: they are so far at least.
         let as_of = self.as_of(binder.catalog(), &bound.plan).await;
-        let with = |rows: RowStream| rows.warned(bound.warnings).as_of_records(as_of);
+        let with = |rows: RowStream| rows.warned(bound.warnings).reaching(as_of);
         Ok(match bound.push {
             true => Outcome::Changes(with(self.push(&bound.plan).await?)),
             false => Outcome::Rows(with(self.read(&bound.plan).await?)),
