@@ -8,6 +8,7 @@ mod serve;
 mod sql;
 mod store;
 mod telemetry;
+mod user;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Look at a data folder while no server uses it: check it for damage, print what it holds.
     Store(store::StoreArgs),
+    /// Make what a server keeps of a user's password.
+    User(user::UserArgs),
     /// Replay a year of two cities' temperatures through a running server, and show what its queries find.
     Demo(demo::DemoArgs),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Sql(arguments) => sql::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Store(arguments) => store::run(arguments),
+        Command::User(arguments) => user::run(arguments),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
     };
     match outcome {

@@ -8,5 +8,6 @@ mod command_line;
 mod demo;
 mod folders;
 mod mqtt_transports;
+mod scram;
 mod views;
 mod webhook;

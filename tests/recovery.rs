@@ -4,6 +4,7 @@ mod acknowledged;
 mod damage;
 mod full_disk;
 mod many_clients;
+mod memory_ack;
 mod over_http;
 mod sessions;
 mod under_load;

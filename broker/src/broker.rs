@@ -17,6 +17,7 @@ use crate::limits::STOP_WAIT_MS;
 use crate::listener::{self, Shared};
 use crate::publish::Publisher;
 use crate::queue;
+use crate::scram;
 use crate::sys;
 use crate::transport::{Transport, doors};
 use crate::views::ViewRows;
@@ -37,13 +38,17 @@ pub struct Broker {
 impl Broker {
     /// Opens the port and starts to serve. What is committed from now on is delivered.
     pub async fn start(store: Store, config: &BrokerConfig) -> Result<Broker, BrokerError> {
+        let verifiers = match config.scram_users.as_os_str().is_empty() {
+            true => None,
+            false => Some(Arc::new(scram::load(&config.scram_users)?)),
+        };
         let doors = doors(config).await?;
         let local_addrs: Vec<_> = doors
             .iter()
             .filter_map(|door| Some((door.transport, door.local_addr()?)))
             .collect();
         let (events, writer) = events::events(&store);
-        let shared = Arc::new(Shared::new(store.clone(), config, events));
+        let shared = Arc::new(Shared::new(store.clone(), config, events, verifiers));
         let writer = tokio::spawn(writer.run());
         let dispatchers = store.data_groups().map(|group| {
             let follower = store.follow_group(group);

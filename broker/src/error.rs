@@ -23,6 +23,9 @@ pub enum BrokerError {
     /// The certificate or its key cannot be used.
     #[error("cannot use {} for TLS: {reason}; broker.tls_certificate and broker.tls_key must be PEM files that belong together", .path.display())]
     Tls { path: PathBuf, reason: String },
+    /// The file of those who may prove who they are.
+    #[error("cannot use broker.scram_users: {0}")]
+    Users(#[from] crate::scram::FileError),
     /// The store does not give them.
     #[error("cannot read the sessions of clients that are away: {0}")]
     Sessions(#[source] crate::sessions::SessionError),

@@ -30,9 +30,11 @@
 //!
 //! - a store: nothing is kept here; what survives a restart is in the log and its tables.
 //! - a queue for those who are away: their messages are in the log, and they have a place in it.
-//! - a home for users, yet: a user name is kept with what its client publishes, and opens nothing.
+//! - a home for users, yet: a file says who may prove a password ([`scram`]), and a user name is kept with what its client
+//!   publishes, and opens nothing.
 //! - related to SQL: queries read the log, and their results are delivered like any other record with a topic.
 
+mod authentication;
 mod broker;
 mod catch_up;
 mod change;
@@ -56,6 +58,7 @@ mod replay;
 mod resend;
 mod retained;
 mod scan;
+pub mod scram;
 mod session;
 mod sessions;
 mod share;

@@ -27,6 +27,16 @@ pub const OUTBOUND_ALIASES_MAX: u16 = 32;
 pub const CLIENT_ID_BYTES_MAX: usize = 4096;
 /// The topic filters of one client, all together: they are rows that come and go in one Batch.
 pub const FILTERS_BYTES_MAX: usize = 1 << 20;
+/// One message of a SCRAM exchange.
+pub const SCRAM_MESSAGE_BYTES_MAX: usize = 4096;
+/// RFC 7677 asks for so many iterations.
+pub const SCRAM_ITERATIONS_MIN: u32 = 4096;
+/// More would keep a client busy for seconds.
+pub const SCRAM_ITERATIONS_MAX: u32 = 1_000_000;
+/// The salt of a verifier.
+pub const SCRAM_SALT_BYTES_MAX: usize = 64;
+/// The file of verifiers.
+pub const SCRAM_FILE_BYTES_MAX: u64 = 64 << 20;
 /// How often a change that lost a race is tried again.
 pub const RACES_MAX: u32 = 16;
 /// Rows of sessions read at once.

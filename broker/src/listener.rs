@@ -23,6 +23,7 @@ use crate::publish::Publisher;
 use crate::queue::Queues;
 use crate::refusals::Refusals;
 use crate::scan::Scans;
+use crate::scram::Verifiers;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::share::Shares;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub sys: Sys,
     pub events: Events,
     pub session_limits: SessionLimits,
+    /// Of those who may authenticate with SCRAM-SHA-256; None: it is not offered.
+    pub verifiers: Option<Arc<Verifiers>>,
     pub packet_max: usize,
     pub outbox_bytes: usize,
     pub backlog: Backlog,
@@ -66,7 +69,7 @@ pub struct Shared {
 
 impl Shared {
     /// For a broker of `store` with `config`.
-    pub fn new(store: Store, config: &BrokerConfig, events: Events) -> Shared {
+    pub fn new(store: Store, config: &BrokerConfig, events: Events, verifiers: Option<Arc<Verifiers>>) -> Shared {
         let publisher = Publisher::new(store.clone());
         let shares: Arc<Shares> = Arc::default();
         let metrics = Arc::new(Metrics::new());
@@ -86,6 +89,7 @@ impl Shared {
             sys: Sys::default(),
             events,
             session_limits: SessionLimits::from(config),
+            verifiers,
             packet_max: config.packet_max.as_usize(),
             outbox_bytes: config.outbox.as_usize(),
             backlog: Backlog {

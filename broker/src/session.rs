@@ -20,10 +20,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use bytestring::ByteString;
 
+use crate::authentication::Identity;
 use crate::cursor::At;
 use crate::error::{End, PublishError};
 use crate::giver::Giver;
-use crate::packet::{Disconnect, Packet, PacketId, Properties, Property, Reason, Version};
+use crate::packet::{Auth, Disconnect, Packet, PacketId, Properties, Property, Reason, Version};
 use crate::pipeline::Answer;
 use crate::publish::Message;
 use crate::replay::{Replay, Start};
@@ -32,12 +33,13 @@ use crate::views::{Names, Question};
 use alias::{InboundAliases, OutboundAliases};
 use inbound::{Received, Stage};
 use inflight::Inflight;
-use words::{encode_within, reason_string};
+use words::reason_string;
 
 pub use connect::{SessionLimits, accept, refusal};
 pub use inflight::{Flight, Source};
 pub use outbound::{Delivered, Output};
 pub use subscribe::{Subscribed, Subscription};
+pub use words::encode_within;
 
 /// What the connection is to do, in order.
 #[derive(Debug)]
@@ -110,6 +112,8 @@ pub struct Session {
     replays: HashSet<ByteString>,
     /// What streams and views there are.
     names: Option<Arc<Names>>,
+    /// Who it has proved to be.
+    identity: Option<Box<Identity>>,
     /// Reused for the properties that one delivery does not share with others.
     scratch: BytesMut,
 }
@@ -212,12 +216,24 @@ impl Session {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
-            Packet::Auth(_) => Err(protocol_error("AUTH without an authentication method in CONNECT")),
+            Packet::Auth(auth) => self.authenticate(&auth, actions),
             Packet::Connect(_) => Err(protocol_error("a second CONNECT")),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(protocol_error("a packet that only a server sends"))
             }
         }
+    }
+
+    /// A re-authentication, which must not fail [MQTT-4.12.1-2].
+    fn authenticate(&mut self, auth: &Auth, actions: &mut Vec<Action>) -> Result<(), End> {
+        let Some(identity) = &mut self.identity else {
+            return Err(protocol_error("AUTH without an authentication method in CONNECT"));
+        };
+        let answer = identity
+            .take(auth)
+            .map_err(|(reason, detail)| End::server(reason, detail))?;
+        actions.push(Action::Send(answer));
+        Ok(())
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect) -> End {

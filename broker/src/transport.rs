@@ -77,8 +77,8 @@ impl Stream {
         std::future::poll_fn(|context| self.poll_read(context, input, room)).await
     }
 
-    /// Sends all of `bytes`, and the other side the end.
-    pub async fn finish(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Sends all of `bytes`.
+    pub async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = std::future::poll_fn(|context| self.poll_write(context, bytes)).await?;
             if written == 0 {
@@ -86,7 +86,12 @@ impl Stream {
             }
             bytes.advance(written);
         }
-        std::future::poll_fn(|context| self.poll_flush(context)).await?;
+        std::future::poll_fn(|context| self.poll_flush(context)).await
+    }
+
+    /// Sends all of `bytes`, and the other side the end.
+    pub async fn finish(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send(bytes).await?;
         match self {
             Stream::Tcp(stream) => stream.shutdown().await,
             Stream::Unix(stream) => stream.shutdown().await,

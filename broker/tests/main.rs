@@ -11,6 +11,7 @@ mod packets;
 mod queues;
 mod replay;
 mod rumqttc;
+mod scram;
 mod sessions;
 mod shares;
 mod support;

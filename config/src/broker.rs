@@ -20,6 +20,8 @@ pub struct BrokerConfig {
     pub proxy_protocol: bool,
     pub tls_certificate: PathBuf,
     pub tls_key: PathBuf,
+    pub scram_users: PathBuf,
+    pub scram_required: bool,
     pub packet_max: ByteSize,
     pub payload_format_check: bool,
     pub connect_timeout: Millis,
@@ -46,6 +48,11 @@ impl BrokerConfig {
             !secure || files.iter().all(|file| !file.as_os_str().is_empty()),
             "broker.tls_certificate",
             "and broker.tls_key must name PEM files for mqtts_listen and wss_listen",
+        )?;
+        ConfigError::unless(
+            !self.scram_required || !self.scram_users.as_os_str().is_empty(),
+            "broker.scram_required",
+            "asks for broker.scram_users, or nobody could come in",
         )?;
         let packet = (1 << 10)..=268_435_460;
         ConfigError::unless(

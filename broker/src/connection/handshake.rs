@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::Connection;
 use super::finish::linger;
+use crate::authentication::{self, Authentication, Failed, Proved, Turn};
 use crate::clients::{Client, Gone, Presence};
 use crate::cursor::Cursor;
 use crate::error::End;
@@ -21,7 +22,8 @@ use crate::listener::Shared;
 use crate::outbox::Outbox;
 use crate::packet::{Connect, DecodeError, Decoder, Packet, PacketId, Reason, Version};
 use crate::replay::{Replay, Replayed};
-use crate::session::{Flight, Source, Subscribed, accept, refusal};
+use crate::scram::{METHOD, Verifiers};
+use crate::session::{Flight, Source, Subscribed, accept, encode_within, refusal};
 use crate::sessions::{Opened, PendingRow, Receiver, SessionError, SourceRow};
 use crate::transport::{Guest, Stream};
 
@@ -45,29 +47,31 @@ struct Arrival {
     stream: Stream,
     peer: SocketAddr,
     connect: Box<Connect>,
+    proved: Option<Proved>,
     decoder: Decoder,
     input: BytesMut,
 }
 
-/// Waits for the CONNECT, and whatever comes before it. None: it did not come.
+/// Waits for the CONNECT, whatever comes before it, and the client's proof of who it is. None: it did not come in.
 async fn arrive(shared: &Shared, guest: Guest, peer: SocketAddr) -> Option<Arrival> {
     let mut input = BytesMut::new();
     let mut decoder = Decoder::new(shared.packet_max);
     let connect = async {
         let (mut stream, source) = guest.enter(shared.packet_max).await.map_err(Failure::Entry)?;
-        let connect = read_connect(&mut stream, &mut decoder, &mut input).await;
-        Ok((stream, source.unwrap_or(peer), connect))
+        let came = come_in(shared, &mut stream, &mut decoder, &mut input).await;
+        Ok((stream, source.unwrap_or(peer), came))
     };
     let connect = tokio::select! {
         connect = timeout(shared.connect_timeout, connect) => connect,
         () = shared.stopping.cancelled() => return None,
     };
     match connect {
-        Ok(Ok((stream, peer, Ok(connect)))) => {
+        Ok(Ok((stream, peer, Ok((connect, proved))))) => {
             return Some(Arrival {
                 stream,
                 peer,
                 connect,
+                proved,
                 decoder,
                 input,
             });
@@ -77,6 +81,9 @@ async fn arrive(shared: &Shared, guest: Guest, peer: SocketAddr) -> Option<Arriv
             shared.events.refused(peer, "", error.to_string());
             refuse_garbage(&mut stream, &error).await;
         }
+        Ok(Ok((mut stream, peer, Err(Failure::Unproved(connect, (reason, detail)))))) => {
+            turn_away(shared, &mut stream, peer, &connect, End::server(reason, detail)).await;
+        }
         Ok(Ok((_, _, Err(Failure::Entry(error))))) | Ok(Err(Failure::Entry(error))) => {
             shared.refusals.tell(
                 peer,
@@ -84,8 +91,10 @@ async fn arrive(shared: &Shared, guest: Guest, peer: SocketAddr) -> Option<Arriv
                 format_args!("no CONNECT, and no handshake before it: {error}"),
             );
         }
-        Ok(Ok((_, _, Err(Failure::Closed)))) | Ok(Err(Failure::Closed | Failure::Decode(_))) => {}
-        Err(_) => shared.refusals.tell(peer, "", "no CONNECT in time"),
+        Ok(Ok((_, _, Err(Failure::Closed)))) | Ok(Err(_)) => {}
+        Err(_) => shared
+            .refusals
+            .tell(peer, "", "no CONNECT, or no end of its authentication, in time"),
     }
     None
 }
@@ -95,6 +104,67 @@ enum Failure {
     /// TLS or WebSocket.
     Entry(std::io::Error),
     Decode(DecodeError),
+    /// The client did not prove who it is.
+    Unproved(Box<Connect>, Failed),
+}
+
+async fn come_in(
+    shared: &Shared,
+    stream: &mut Stream,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Result<(Box<Connect>, Option<Proved>), Failure> {
+    let connect = read_connect(stream, decoder, input).await?;
+    let verifiers = shared
+        .verifiers
+        .as_ref()
+        .filter(|_| authentication::method(&connect.properties).as_deref() == Some(METHOD));
+    // Other methods are refused with whatever else is wrong with the CONNECT.
+    let Some(verifiers) = verifiers else {
+        return Ok((connect, None));
+    };
+    match authenticate(verifiers.clone(), &connect, stream, decoder, input).await {
+        Ok(Ok(proved)) => Ok((connect, Some(proved))),
+        Ok(Err(failed)) => Err(Failure::Unproved(connect, failed)),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Sends challenges until the client has proved who it is. It must not send anything else meanwhile [MQTT-3.1.2-30].
+async fn authenticate(
+    verifiers: Arc<Verifiers>,
+    connect: &Connect,
+    stream: &mut Stream,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Result<Result<Proved, Failed>, Failure> {
+    let mut authentication = match Authentication::begin(verifiers) {
+        Ok(authentication) => authentication,
+        Err(failed) => return Ok(Err(failed)),
+    };
+    let mut turn = authentication.first(&connect.properties);
+    loop {
+        let challenge = match turn {
+            Ok(Turn::Proved(proved)) => return Ok(Ok(proved)),
+            Ok(Turn::Challenge(packet)) => packet,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let mut out = BytesMut::new();
+        let encoded = encode_within(&challenge, connect.version, connect.packet_max(), &mut out);
+        if encoded.is_err() || out.is_empty() {
+            let detail = "the client takes no packet as large as the challenge";
+            return Ok(Err((Reason::PACKET_TOO_LARGE, detail.into())));
+        }
+        stream.send(&out).await.map_err(|_| Failure::Closed)?;
+        turn = match read_packet(stream, decoder, input).await? {
+            Packet::Auth(auth) => authentication.next(&auth),
+            Packet::Disconnect(_) => return Err(Failure::Closed),
+            _ => Err((
+                Reason::PROTOCOL_ERROR,
+                "another packet before the authentication was over".into(),
+            )),
+        };
+    }
 }
 
 async fn read_connect(
@@ -102,11 +172,16 @@ async fn read_connect(
     decoder: &mut Decoder,
     input: &mut BytesMut,
 ) -> Result<Box<Connect>, Failure> {
+    match read_packet(stream, decoder, input).await? {
+        Packet::Connect(connect) => Ok(connect),
+        _ => Err(Failure::Decode(DecodeError::ConnectFirst)),
+    }
+}
+
+async fn read_packet(stream: &mut Stream, decoder: &mut Decoder, input: &mut BytesMut) -> Result<Packet, Failure> {
     loop {
-        match decoder.decode(input).map_err(Failure::Decode)? {
-            Some(Packet::Connect(connect)) => return Ok(connect),
-            Some(_) => return Err(Failure::Decode(DecodeError::ConnectFirst)),
-            None => {}
+        if let Some(packet) = decoder.decode(input).map_err(Failure::Decode)? {
+            return Ok(packet);
         }
         match stream.read(input, READ_BYTES_MIN).await {
             Ok(0) | Err(_) => return Err(Failure::Closed),
@@ -124,6 +199,18 @@ async fn refuse_garbage(stream: &mut Stream, error: &DecodeError) {
     let version = if *level > 5 { Version::V5 } else { Version::V3_1_1 };
     let answer = refusal(version, usize::MAX, Reason::UNSUPPORTED_PROTOCOL_VERSION, "");
     send_last(stream, &answer).await;
+}
+
+/// Tells a client that it may not come in, and everyone who wants to know.
+async fn turn_away(shared: &Shared, stream: &mut Stream, peer: SocketAddr, connect: &Connect, end: End) {
+    shared.refusals.tell_end(peer, &connect.client_id, &end);
+    shared.metrics.ended(&end);
+    let End::Server { reason, detail } = end else { return };
+    shared
+        .events
+        .refused(peer, &connect.client_id, format!("{reason}: {detail}"));
+    let refusal = refusal(connect.version, connect.packet_max(), reason, &detail);
+    send_last(stream, &refusal).await;
 }
 
 async fn send_last(stream: &mut Stream, bytes: &[u8]) {
@@ -156,20 +243,15 @@ async fn admit(shared: Arc<Shared>, arrival: Arrival) -> Option<(Box<Connection>
         mut stream,
         peer,
         connect,
+        proved,
         decoder,
         input,
     } = arrival;
     let (version, packet_max) = (connect.version, connect.packet_max());
-    let accepted = match accept(&connect, &shared.session_limits, || shared.assign_client_id()) {
+    let accepted = match accept(&connect, proved, &shared.session_limits, || shared.assign_client_id()) {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
-            let end = End::server(reason, detail);
-            shared.refusals.tell_end(peer, &connect.client_id, &end);
-            shared
-                .events
-                .refused(peer, &connect.client_id, format!("{reason}: {detail}"));
-            shared.metrics.ended(&end);
-            send_last(&mut stream, &refusal(version, packet_max, reason, detail)).await;
+            turn_away(&shared, &mut stream, peer, &connect, End::server(reason, detail)).await;
             return None;
         }
     };

@@ -11,6 +11,7 @@ use super::Session;
 use super::alias::{InboundAliases, OutboundAliases};
 use super::inflight::Inflight;
 use super::words::{encode_within, reason_string};
+use crate::authentication::{self, Proved};
 use crate::limits::{CLIENT_ID_BYTES_MAX, OUTBOUND_ALIASES_MAX};
 use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Reason, Version, Will};
 use crate::publish::{Message, reserved_topic};
@@ -30,6 +31,7 @@ pub struct SessionLimits {
     pub keep_alive_max_s: u16,
     /// `u32::MAX`: for ever.
     pub session_expiry_max_s: u32,
+    pub authentication_required: bool,
 }
 
 impl From<&BrokerConfig> for SessionLimits {
@@ -46,6 +48,7 @@ impl From<&BrokerConfig> for SessionLimits {
                 0 => u32::MAX,
                 max => u32::try_from(max.div_ceil(1000)).unwrap_or(u32::MAX),
             },
+            authentication_required: config.scram_required,
         }
     }
 }
@@ -77,7 +80,6 @@ struct Wishes {
     receive_max: u16,
     alias_max: u16,
     problem_information: bool,
-    authentication: bool,
 }
 
 impl Wishes {
@@ -87,7 +89,6 @@ impl Wishes {
             receive_max: u16::MAX,
             alias_max: 0,
             problem_information: true,
-            authentication: false,
         };
         for property in properties.iter() {
             match property {
@@ -95,7 +96,6 @@ impl Wishes {
                 Property::ReceiveMaximum(count) => wishes.receive_max = count,
                 Property::TopicAliasMaximum(count) => wishes.alias_max = count,
                 Property::RequestProblemInformation(wanted) => wishes.problem_information = wanted,
-                Property::AuthenticationMethod(_) => wishes.authentication = true,
                 _ => {}
             }
         }
@@ -103,20 +103,16 @@ impl Wishes {
     }
 }
 
-/// Opens a session, or says why not, with words for the log and the reason string. `assign` makes a client id for a
-/// client that has none.
+/// Opens a session, or says why not, with words for the log and the reason string. `proved` is who the client is, if it has
+/// an authentication method that we know; `assign` makes a client id for a client that has none.
 pub fn accept(
     connect: &Connect,
+    proved: Option<Proved>,
     limits: &SessionLimits,
     assign: impl FnOnce() -> ByteString,
 ) -> Result<Accepted, (Reason, &'static str)> {
+    check_authentication(connect, proved.is_some(), limits.authentication_required)?;
     let wishes = Wishes::of(&connect.properties);
-    if wishes.authentication {
-        return Err((
-            Reason::BAD_AUTHENTICATION_METHOD,
-            "no authentication method is supported yet",
-        ));
-    }
     let assigned = connect.client_id.is_empty();
     if assigned && (connect.version == Version::V3_1 || (connect.version == Version::V3_1_1 && !connect.clean_start)) {
         return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, "a client id is needed"));
@@ -139,7 +135,7 @@ pub fn accept(
         ByteString::from(&*connect.client_id)
     };
     let (keep_alive_s, server_keep_alive) = keep_alive(connect, limits);
-    let session = Session {
+    let mut session = Session {
         version: connect.version,
         keep_alive: (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500)),
         expiry_s,
@@ -160,9 +156,14 @@ pub fn accept(
         filters_bytes: 0,
         replays: Default::default(),
         names: None,
+        identity: None,
         scratch: BytesMut::new(),
         client_id: client_id.clone(),
     };
+    let user = proved.as_ref().map(|proved| proved.user.clone());
+    let authenticated = proved
+        .as_ref()
+        .map(|proved| authentication::properties(Some(proved.last.clone())));
     let granted = [
         (expiry_s != asked_expiry_s).then_some(Property::SessionExpiryInterval(expiry_s)),
         Some(Property::ReceiveMaximum(limits.receive_max)),
@@ -175,12 +176,14 @@ pub fn accept(
         clean_start: connect.clean_start,
         expiry_s,
         will,
-        username: connect.username.as_ref().map(|name| ByteString::from(&**name)),
+        username: user.or_else(|| connect.username.as_ref().map(|name| ByteString::from(&**name))),
     };
+    session.identity = proved.map(|proved| Box::new(proved.into()));
+    let granted = granted.into_iter().flatten();
     let accepted = Accepted {
         session,
         wish,
-        granted: granted.into_iter().flatten().collect(),
+        granted: granted.chain(authenticated.into_iter().flatten()).collect(),
     };
     let mut connack = BytesMut::new();
     accepted.session.send(&accepted.connack(false), &mut connack);
@@ -191,6 +194,24 @@ pub fn accept(
         )),
         false => Ok(accepted),
     }
+}
+
+/// Whether the client may come in with the authentication that it has, or without.
+fn check_authentication(connect: &Connect, proved: bool, required: bool) -> Result<(), (Reason, &'static str)> {
+    let method = authentication::method(&connect.properties);
+    if method.is_some() && !proved {
+        return Err((
+            Reason::BAD_AUTHENTICATION_METHOD,
+            "the authentication method is not known here",
+        ));
+    }
+    if method.is_none() && required {
+        return Err((
+            Reason::NOT_AUTHORIZED,
+            "the authentication method SCRAM-SHA-256 (MQTT 5.0) is asked for",
+        ));
+    }
+    Ok(())
 }
 
 /// The keep alive in force, and the Server Keep Alive to announce. A client before 5.0 cannot be told another value,

@@ -17,6 +17,7 @@ const LIMITS: SessionLimits = SessionLimits {
     subscriptions_max: 2,
     keep_alive_max_s: 60,
     session_expiry_max_s: 3600,
+    authentication_required: false,
 };
 
 fn connect(version: Version) -> Connect {
@@ -33,7 +34,7 @@ fn connect(version: Version) -> Connect {
 }
 
 fn session(version: Version) -> Session {
-    accept(&connect(version), &LIMITS, || unreachable!("it has a client id"))
+    accept(&connect(version), None, &LIMITS, || unreachable!("it has a client id"))
         .unwrap()
         .session
 }
@@ -127,7 +128,7 @@ fn the_keep_alive_is_one_and_a_half_times_what_was_agreed() {
             keep_alive_s,
             ..connect(version)
         };
-        accept(&connect, &LIMITS, || unreachable!())
+        accept(&connect, None, &LIMITS, || unreachable!())
             .unwrap()
             .session
             .keep_alive()
@@ -156,8 +157,8 @@ fn a_client_id_that_is_too_long_is_refused() {
             client_id: "x".repeat(bytes).into(),
             ..connect(version)
         };
-        assert!(accept(&connect(4096), &LIMITS, || unreachable!()).is_ok());
-        let (reason, _) = accept(&connect(4097), &LIMITS, || unreachable!()).unwrap_err();
+        assert!(accept(&connect(4096), None, &LIMITS, || unreachable!()).is_ok());
+        let (reason, _) = accept(&connect(4097), None, &LIMITS, || unreachable!()).unwrap_err();
         assert_eq!(reason, Reason::CLIENT_IDENTIFIER_NOT_VALID);
     }
 }
@@ -214,7 +215,7 @@ fn the_filters_of_one_client_are_bounded_in_bytes_too() {
         subscriptions_max: 1000,
         ..LIMITS
     };
-    let accepted = accept(&connect(Version::V5), &limits, || unreachable!());
+    let accepted = accept(&connect(Version::V5), None, &limits, || unreachable!());
     let mut session = accepted.unwrap().session;
     let filter = |number: usize| format!("{number:065000}");
     let mut answer = |packet| {
@@ -309,7 +310,7 @@ fn an_oversize_delivery_takes_no_packet_id_and_no_alias() {
         properties,
         ..connect(Version::V5)
     };
-    let mut session = accept(&connect, &LIMITS, || unreachable!()).unwrap().session;
+    let mut session = accept(&connect, None, &LIMITS, || unreachable!()).unwrap().session;
     let mut out = Output::default();
     let long = delivery(
         Qos::AtLeastOnce,

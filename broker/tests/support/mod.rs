@@ -3,6 +3,7 @@
 mod asks;
 pub mod generate;
 mod packets;
+pub mod scram;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
