@@ -139,15 +139,17 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
             match join.within_us {
                 Some(us) => {
                     let inputs = [of(0), of(1)].map(|node| join_input(plan, node));
-                    Box::new(join::StreamJoin::new(node.id, join, us, inputs, place)?)
+                    Box::new(join::in_pieces(join::StreamJoin::new(
+                        node.id, join, us, inputs, place,
+                    )?))
                 }
                 None => {
                     let by_value = of(1).is_none_or(|table| !matches!(table.op, Op::FromUpsert { .. }));
-                    Box::new(join::Lookup::new(node.id, join, by_value, place)?)
+                    Box::new(join::in_pieces(join::Lookup::new(node.id, join, by_value, place)?))
                 }
             }
         }
-        Op::JoinTables { join, emit } => Box::new(join::TableJoin::new(node.id, join, *emit, place)?),
+        Op::JoinTables { join, emit } => Box::new(join::in_pieces(join::TableJoin::new(node.id, join, *emit, place)?)),
         Op::Union => Box::new(through::Union),
         Op::Unnest(unnest) => Box::new(unnest::Unnest::new(unnest)?),
         Op::Over(over) => Box::new(over::Over::new(node, over, place)?),

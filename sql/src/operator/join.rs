@@ -48,7 +48,7 @@ const RIGHT: u8 = 1;
 
 /// What both sorts of joins share.
 #[derive(Debug)]
-struct Sides {
+pub(super) struct Sides {
     operator: OperatorId,
     keys: [Vec<Expression>; 2],
     output: Vec<(Side, ColumnId)>,
@@ -124,7 +124,7 @@ fn values_of(delta: &Delta, row: usize) -> Vec<StoredValue> {
 
 /// Input that a join has not worked off.
 #[derive(Debug)]
-struct Unjoined {
+pub(super) struct Unjoined {
     port: Port,
     delta: Delta,
     keys: std::iter::Enumerate<std::vec::IntoIter<Option<Vec<u8>>>>,
@@ -142,6 +142,70 @@ impl Unjoined {
     /// Itself, where rows are left.
     fn rest(self) -> Option<Unjoined> {
         (self.keys.len() > 0).then_some(self)
+    }
+}
+
+/// A join, as far as the three differ.
+pub(super) trait PieceJoin: std::fmt::Debug + Send {
+    fn sides(&self) -> &Sides;
+
+    /// Takes in what nothing comes of. False: it is to be worked off.
+    fn learn(&mut self, _: Port, _: &Delta, _: &mut Step<'_>) -> Result<bool, Stop> {
+        Ok(false)
+    }
+
+    /// Works off a piece, and passes on what it gave.
+    fn work_off(&mut self, input: &mut Unjoined, step: &mut Step<'_>) -> Result<(), Stop>;
+
+    fn advance(&mut self, _: TimestampUs, _: &mut Step<'_>) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn timer(&mut self, _: TimestampUs, _: &Key, _: &mut Step<'_>) -> Result<(), Stop> {
+        Ok(())
+    }
+}
+
+/// Has a join work off its input, one piece after the other.
+#[derive(Debug)]
+struct InPieces<J> {
+    join: J,
+    left: Option<Unjoined>,
+}
+
+/// A join as an operator.
+pub(super) fn in_pieces(join: impl PieceJoin) -> impl Operator {
+    InPieces { join, left: None }
+}
+
+impl<J: PieceJoin> Operator for InPieces<J> {
+    fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
+        if self.join.learn(port, delta, step)? {
+            return Ok(());
+        }
+        let keys = self.join.sides().keys(port, delta, step);
+        self.left = Some(Unjoined::new(port, delta, keys));
+        self.go_on(step)
+    }
+
+    fn has_more(&self) -> bool {
+        self.left.is_some()
+    }
+
+    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
+        if let Some(mut input) = self.left.take() {
+            self.join.work_off(&mut input, step)?;
+            self.left = input.rest();
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, _: Port, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
+        self.join.advance(watermark, step)
+    }
+
+    fn timer(&mut self, at: TimestampUs, key: &Key, step: &mut Step<'_>) -> Result<(), Stop> {
+        self.join.timer(at, key, step)
     }
 }
 

@@ -11,7 +11,6 @@ pub(in crate::operator) struct Lookup {
     by_value: bool,
     held: usize,
     held_max: Option<usize>,
-    left: Option<Unjoined>,
 }
 
 impl Lookup {
@@ -29,12 +28,11 @@ impl Lookup {
             by_value,
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
-            left: None,
         })
     }
 
     /// The table has changed: nothing comes out, later rows see it.
-    fn learn(&mut self, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
+    fn know(&mut self, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let keys = self.sides.keys(RIGHT, delta, step);
         for (row, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
@@ -68,24 +66,19 @@ fn of_record(key: &[u8], origin: RecordId) -> Key {
     Key::new(bytes, key.len())
 }
 
-impl Operator for Lookup {
-    fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
+impl PieceJoin for Lookup {
+    fn sides(&self) -> &Sides {
+        &self.sides
+    }
+
+    fn learn(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<bool, Stop> {
         if port == RIGHT {
-            return self.learn(delta, step);
+            self.know(delta, step)?;
         }
-        let keys = self.sides.keys(LEFT, delta, step);
-        self.left = Some(Unjoined::new(port, delta, keys));
-        self.go_on(step)
+        Ok(port == RIGHT)
     }
 
-    fn has_more(&self) -> bool {
-        self.left.is_some()
-    }
-
-    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
-        let Some(mut input) = self.left.take() else {
-            return Ok(());
-        };
+    fn work_off(&mut self, input: &mut Unjoined, step: &mut Step<'_>) -> Result<(), Stop> {
         let mut out = Joined::default();
         while !out.is_full()
             && let Some((row, key)) = input.keys.next()
@@ -108,7 +101,6 @@ impl Operator for Lookup {
                 out.push(alone, weight, time, origin, delta.frontier[row]);
             }
         }
-        self.left = input.rest();
         step.emit(out.delta());
         Ok(())
     }

@@ -16,7 +16,6 @@ pub(in crate::operator) struct StreamJoin {
     held: usize,
     held_max: Option<usize>,
     out: Joined,
-    left: Option<Unjoined>,
 }
 
 /// What a join knows of one of its inputs.
@@ -56,7 +55,6 @@ impl StreamJoin {
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
             out: Joined::default(),
-            left: None,
         })
     }
 
@@ -185,33 +183,23 @@ fn timer_key(side: u8, place: &Key) -> Key {
     }
 }
 
-impl Operator for StreamJoin {
-    fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
-        let keys = self.sides.keys(port, delta, step);
-        self.left = Some(Unjoined::new(port, delta, keys));
-        self.go_on(step)
+impl PieceJoin for StreamJoin {
+    fn sides(&self) -> &Sides {
+        &self.sides
     }
 
-    fn has_more(&self) -> bool {
-        self.left.is_some()
-    }
-
-    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
-        let Some(mut left) = self.left.take() else {
-            return Ok(());
-        };
+    fn work_off(&mut self, input: &mut Unjoined, step: &mut Step<'_>) -> Result<(), Stop> {
         while !self.out.is_full()
-            && let Some((row, key)) = left.keys.next()
+            && let Some((row, key)) = input.keys.next()
         {
-            self.arrive(left.port, key.as_deref(), &left.delta, row, step)?;
+            self.arrive(input.port, key.as_deref(), &input.delta, row, step)?;
         }
-        self.left = left.rest();
         let joined = self.out.delta();
         step.emit(joined);
         Ok(())
     }
 
-    fn advance(&mut self, _: Port, _: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
+    fn advance(&mut self, _: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
         let joined = self.out.delta();
         step.emit(joined);
         Ok(())

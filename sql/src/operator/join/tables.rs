@@ -14,7 +14,6 @@ pub(in crate::operator) struct TableJoin {
     held: usize,
     held_max: Option<usize>,
     out: Joined,
-    left: Option<Unjoined>,
 }
 
 /// A row that comes or goes.
@@ -35,7 +34,6 @@ impl TableJoin {
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
             out: Joined::default(),
-            left: None,
         })
     }
 
@@ -131,31 +129,22 @@ fn weight_of(row: &Counted) -> i32 {
     i32::try_from(row.count).unwrap_or(i32::MAX)
 }
 
-impl Operator for TableJoin {
-    fn apply(&mut self, port: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
-        let keys = self.sides.keys(port, delta, step);
-        self.left = Some(Unjoined::new(port, delta, keys));
-        self.go_on(step)
+impl PieceJoin for TableJoin {
+    fn sides(&self) -> &Sides {
+        &self.sides
     }
 
-    fn has_more(&self) -> bool {
-        self.left.is_some()
-    }
-
-    fn go_on(&mut self, step: &mut Step<'_>) -> Result<(), Stop> {
-        let Some(mut left) = self.left.take() else {
-            return Ok(());
-        };
+    fn work_off(&mut self, input: &mut Unjoined, step: &mut Step<'_>) -> Result<(), Stop> {
         let before = self.out.bytes;
         self.out.looked_at = 0;
         while self.out.looked_at < JOIN_PIECE_ROWS
             && self.out.bytes - before < JOIN_PIECE_BYTES
-            && let Some((row, key)) = left.keys.next()
+            && let Some((row, key)) = input.keys.next()
         {
-            let delta = &left.delta;
+            let delta = &input.delta;
             let values = values_of(delta, row);
             let change = Change {
-                side: left.port,
+                side: input.port,
                 values: &values,
                 weight: delta.weight(row),
                 time: delta.time[row],
@@ -163,7 +152,6 @@ impl Operator for TableJoin {
             };
             self.change(&change, key.as_deref(), step)?;
         }
-        self.left = left.rest();
         if !self.at_end {
             step.emit(self.out.changes());
         } else if self.out.bytes > SORT_BYTES_MAX {
@@ -172,7 +160,7 @@ impl Operator for TableJoin {
         Ok(())
     }
 
-    fn advance(&mut self, _: Port, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
+    fn advance(&mut self, watermark: TimestampUs, step: &mut Step<'_>) -> Result<(), Stop> {
         if self.at_end && watermark == TimestampUs::MAX {
             step.emit(self.out.changes());
         }
