@@ -10,12 +10,12 @@
 //!
 //! There is no linger: what arrives during an fsync is merged when it ends, and the log thread has its next work before
 //! the driver applies what the last one committed. The driver does not wait for an fsync, but for a write so small that
-//! handing it to another thread and back would take longer than what could be done meanwhile; that one it syncs itself. A
+//! handing it to another thread and back would take longer, and only when it has nothing else to do; that one it syncs itself. A
 //! condition may make it read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use raft_engine::LogBatch;
@@ -25,6 +25,7 @@ use crate::catalog::Catalog;
 use crate::entry;
 use crate::error::WriteError;
 use crate::ids::{CATALOG_GROUP, GroupId, LogIndex, RouteRevision, Term, TimestampMs};
+use crate::inbox::{Inbox, Message};
 use crate::kill_points::{Point, reached};
 use crate::limits::OWN_SYNC_BYTES_MAX;
 use crate::log_thread::{self, Log, LogJob};
@@ -36,23 +37,6 @@ use crate::store::{Leadership, Shared};
 
 /// Raft's unit of time.
 const TICK: Duration = Duration::from_millis(100);
-
-/// What the driver's inbox takes.
-#[derive(Debug)]
-pub enum Message {
-    /// A Batch to commit.
-    Propose(Proposal),
-    /// These turns are on disk.
-    Persisted(Vec<(GroupId, u64)>),
-    /// The log could not be written: nothing more may be acknowledged.
-    LogFailed(String),
-    /// Rows up to these entries are on disk; the log in front of them may go.
-    Flushed(Vec<(GroupId, LogIndex, Term)>),
-    /// Rows could not be flushed, merged or dropped.
-    FlushFailed(String),
-    /// Commit what was admitted, then end.
-    Stop,
-}
 
 struct Pending {
     index: LogIndex,
@@ -75,7 +59,7 @@ struct Group {
 /// The driver's state; [`Driver::run`] is its thread.
 pub struct Driver {
     shared: Arc<Shared>,
-    inbox: Receiver<Message>,
+    inbox: Inbox,
     log: Log,
     chores: Sender<Chore>,
     groups: Vec<Group>,
@@ -94,7 +78,7 @@ struct Fatal(String);
 impl Driver {
     pub fn new(
         shared: Arc<Shared>,
-        inbox: Receiver<Message>,
+        inbox: Inbox,
         log: Log,
         chores: Sender<Chore>,
         groups: Vec<(GroupId, Replica, Applier)>,
@@ -162,17 +146,15 @@ impl Driver {
             if self.stopping && self.is_idle() {
                 return Ok(());
             }
-            match self
-                .inbox
-                .recv_timeout(next_tick.saturating_duration_since(Instant::now()))
-            {
+            match self.inbox.wait(next_tick, !self.log_busy) {
                 Ok(message) => self.take(message)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            while let Ok(message) = self.inbox.try_recv() {
+            while let Some(message) = self.inbox.message() {
                 self.take(message)?;
             }
+            self.take_proposals();
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
                 let closed = self.shared.slices.close_old(self.shared.clock.now());
@@ -192,13 +174,7 @@ impl Driver {
 
     fn take(&mut self, message: Message) -> Result<(), Fatal> {
         match message {
-            Message::Propose(proposal) if self.stopping => {
-                let _ = proposal.reply.send(Err(WriteError::Stopped));
-            }
-            Message::Propose(proposal) => {
-                let group = usize::from(proposal.group.0);
-                self.groups[group].queue.push_back(proposal);
-            }
+            Message::Proposals => {}
             Message::Persisted(turns) => {
                 self.log_busy = false;
                 for (group, number) in turns {
@@ -216,9 +192,24 @@ impl Driver {
                     }
                 }
             }
-            Message::Stop => self.stopping = true,
+            Message::Stop => {
+                self.take_proposals();
+                self.stopping = true;
+            }
         }
         Ok(())
+    }
+
+    /// Lines up the Batches that are there.
+    fn take_proposals(&mut self) {
+        while let Some(proposal) = self.inbox.proposal() {
+            if self.stopping {
+                let _ = proposal.reply.send(Err(WriteError::Stopped));
+                continue;
+            }
+            let group = usize::from(proposal.group.0);
+            self.groups[group].queue.push_back(proposal);
+        }
     }
 
     /// Proposes what waits, applies what is committed, hands the log thread what is to be written.
@@ -232,7 +223,7 @@ impl Driver {
             let (any, committed) = self.collect();
             // The log thread gets its work first: it syncs while this thread applies.
             if !self.log_busy && self.writes.iter().any(|(_, _, write)| write.sync) {
-                self.sync()?;
+                self.sync(committed.is_empty())?;
             }
             for (at, entry) in committed {
                 self.apply(at, entry)?;
@@ -349,8 +340,9 @@ impl Driver {
             .set_leadership(group.id, Leadership { leading, term, leader });
     }
 
-    /// Everything collected, in one write and one fsync: the log thread's, or this thread's own.
-    fn sync(&mut self) -> Result<(), Fatal> {
+    /// Everything collected, in one write and one fsync: the log thread's, or, where little is to be written and nobody waits
+    /// for what this thread would do meanwhile (`idle`), this thread's own.
+    fn sync(&mut self, idle: bool) -> Result<(), Fatal> {
         let mut batch = LogBatch::with_capacity(self.writes.len() * 2);
         let mut turns = Vec::with_capacity(self.writes.len());
         let bytes: usize = self.writes.iter().map(|(_, _, write)| write.size_bytes()).sum();
@@ -363,7 +355,7 @@ impl Driver {
             }
         }
         let job = LogJob { batch, turns };
-        if bytes <= OWN_SYNC_BYTES_MAX {
+        if idle && bytes <= OWN_SYNC_BYTES_MAX {
             let written = log_thread::serve(&self.log.engine, job);
             return self.take(written);
         }

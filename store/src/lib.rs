@@ -76,6 +76,7 @@ mod folder;
 mod follow;
 mod garbage;
 mod ids;
+mod inbox;
 mod key_hashes;
 mod key_index;
 mod keys;

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use raft_engine::LogBatch;
 
-use crate::driver::Message;
 use crate::ids::GroupId;
+use crate::inbox::{Message, Outlet};
 use crate::kill_points::{Point, reached};
 use crate::raft_log::LogEngine;
 
@@ -30,11 +30,11 @@ pub struct Log {
 }
 
 /// Serves jobs until their sender is gone, or a write fails.
-pub fn run(engine: &Arc<LogEngine>, jobs: Receiver<LogJob>, driver: Sender<Message>) {
+pub fn run(engine: &Arc<LogEngine>, jobs: Receiver<LogJob>, driver: &Outlet) {
     for job in jobs {
         let message = serve(engine, job);
         let failed = matches!(message, Message::LogFailed(_));
-        if driver.send(message).is_err() || failed {
+        if driver.tell(message).is_err() || failed {
             break;
         }
     }

@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::driver::Message;
 use crate::engine::Family;
 use crate::ids::{GroupId, LogIndex, Term};
+use crate::inbox::{Message, Outlet};
 use crate::keys::applied;
 use crate::kill_points::{Point, reached};
 use crate::raft_log::LogEngine;
@@ -33,7 +33,7 @@ pub fn run(
     folder: &PathBuf,
     retention_bytes: u64,
     chores: Receiver<Chore>,
-    driver: Sender<Message>,
+    driver: &Outlet,
 ) {
     let mut looked = Instant::now();
     loop {
@@ -46,7 +46,7 @@ pub fn run(
                         Message::FlushFailed(reason)
                     }
                 };
-                let _ = driver.send(message);
+                let _ = driver.tell(message);
                 reached(Point::LogPurge);
                 if let Err(error) = log.purge_expired_files() {
                     tracing::warn!(%error, "old raft log files stay for now");
@@ -72,7 +72,7 @@ pub fn run(
         shared.set_free_disk(free_bytes(folder));
         if let Err(error) = shared.slices.maintain(shared.clock.now(), retention_bytes) {
             never_close(shared);
-            let _ = driver.send(Message::FlushFailed(error.to_string()));
+            let _ = driver.tell(Message::FlushFailed(error.to_string()));
         }
     }
 }

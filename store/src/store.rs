@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -19,13 +19,14 @@ use crate::batch::{Batch, Committed, TableId, Trim};
 use crate::catalog::Catalog;
 use crate::check;
 use crate::clock::Clock;
-use crate::driver::{Driver, Message};
+use crate::driver::Driver;
 use crate::engine::Engine;
 use crate::engine::rocks::RocksEngine;
 use crate::error::{EngineError, OpenError, ReadError, WriteError};
 use crate::folder::Folder;
 use crate::follow::{AppliedEntry, Follower, GroupFollower, Position};
 use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
+use crate::inbox::{Ended, Message, Outlet, inbox};
 use crate::limits::{BATCH_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TABLE_KEY_BYTES_MAX};
 use crate::log_thread::{self, Log};
 use crate::maintenance::{self, Chore, free_bytes};
@@ -174,7 +175,7 @@ pub struct Store {
 
 pub(crate) struct Inner {
     pub shared: Arc<Shared>,
-    inbox: Sender<Message>,
+    outlet: Outlet,
     admission: Arc<Semaphore>,
     admission_bytes: u32,
     free_disk_min: u64,
@@ -191,7 +192,7 @@ impl fmt::Debug for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let _ = self.inbox.send(Message::Stop);
+        let _ = self.outlet.tell(Message::Stop);
         if tokio::runtime::Handle::try_current().is_err() {
             let threads = std::mem::take(self.threads.get_mut().unwrap_or_else(PoisonError::into_inner));
             threads.into_iter().for_each(|thread| drop(thread.join()));
@@ -252,12 +253,12 @@ impl Store {
             clock,
         });
 
-        let (inbox, messages) = channel();
+        let (outlet, inbox) = inbox();
         let (jobs, log_jobs) = channel();
         let (chores, maintenance_chores) = channel();
         let driver = Driver::new(
             shared.clone(),
-            messages,
+            inbox,
             Log {
                 engine: log.clone(),
                 jobs,
@@ -269,18 +270,18 @@ impl Store {
         );
         let threads = vec![
             spawn("hw-log", {
-                let (log, inbox) = (log.clone(), inbox.clone());
-                move || log_thread::run(&log, log_jobs, inbox)
+                let (log, outlet) = (log.clone(), outlet.clone());
+                move || log_thread::run(&log, log_jobs, &outlet)
             })?,
             spawn("hw-maintenance", {
-                let (shared, path, inbox) = (shared.clone(), folder.path().clone(), inbox.clone());
+                let (shared, path, outlet) = (shared.clone(), folder.path().clone(), outlet.clone());
                 let retention_bytes = config.retention_bytes.0;
                 move || {
                     let last_word = LastWord {
                         shared: shared.clone(),
                         thread: "hw-maintenance",
                     };
-                    maintenance::run(&shared, &log, &path, retention_bytes, maintenance_chores, inbox);
+                    maintenance::run(&shared, &log, &path, retention_bytes, maintenance_chores, &outlet);
                     drop(last_word);
                 }
             })?,
@@ -299,7 +300,7 @@ impl Store {
         let admission_bytes = u32::try_from(config.admission.0).unwrap_or(u32::MAX);
         let inner = Inner {
             shared,
-            inbox,
+            outlet,
             admission: Arc::new(Semaphore::new(admission_bytes as usize)),
             admission_bytes,
             free_disk_min: config.free_disk_min.0,
@@ -436,10 +437,8 @@ impl Store {
         let catalog = self.inner.shared.catalog.borrow().clone();
         let proposal = Proposal::new(batch, |stream| catalog.retention(stream), reply, admission);
         drop(catalog);
-        self.inner
-            .inbox
-            .send(Message::Propose(proposal))
-            .map_err(|_| WriteError::Stopped)?;
+        let outlet = &self.inner.outlet;
+        outlet.propose(proposal).map_err(|Ended| WriteError::Stopped)?;
         Ok(Receipt(receiver))
     }
 
@@ -633,7 +632,7 @@ impl Store {
     pub async fn stop(&self) {
         self.inner.admission.close();
         self.inner.shared.stop_asked.store(true, Ordering::Relaxed);
-        let _ = self.inner.inbox.send(Message::Stop);
+        let _ = self.inner.outlet.tell(Message::Stop);
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         self.blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())))
             .await;
