@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
+use tempfile::TempDir;
 
 use super::nothing::NOTHING;
 use super::process::{Process, free_address};
@@ -57,11 +58,15 @@ pub struct Broker {
     pub kind: Kind,
     /// Where it speaks MQTT.
     pub address: SocketAddr,
+    /// Where it does so without TCP, if it can.
+    pub socket: Option<PathBuf>,
     /// What its acknowledgement means, and whether it keeps a durable session.
     pub note: String,
     process: Process,
     // Stopped after it.
     _helpers: Vec<Process>,
+    // A path of a socket has to be short.
+    _sockets: TempDir,
 }
 
 impl Broker {
@@ -70,14 +75,25 @@ impl Broker {
         let folder = folder.join(format!("{kind:?}"));
         fs::create_dir(&folder)?;
         let address = free_address()?;
+        let sockets = tempfile::tempdir()?;
+        let socket = sockets.path().join("mqtt");
         let mut helpers = Vec::new();
         let (mut command, note) = match kind {
-            Kind::Headwater => (headwater(&folder, address)?, "fsync before each PUBACK".to_owned()),
+            Kind::Headwater => (
+                headwater(&folder, address, &socket)?,
+                "fsync before each PUBACK".to_owned(),
+            ),
             Kind::RabbitMq => rabbitmq(&folder, address, &mut helpers)?,
             Kind::Nats => nats(&folder, address)?,
             Kind::Mosquitto => mosquitto(&folder, address)?,
-            Kind::Rumqttd => (itself(RUMQTTD, address)?, "rumqttd 0.20, nothing is written".to_owned()),
-            Kind::Nothing => (itself(NOTHING, address)?, "a PUBACK at once, nothing else".to_owned()),
+            Kind::Rumqttd => (
+                itself(RUMQTTD, address, &socket)?,
+                "rumqttd 0.20, nothing is written".to_owned(),
+            ),
+            Kind::Nothing => (
+                itself(NOTHING, address, &socket)?,
+                "a PUBACK at once, nothing else".to_owned(),
+            ),
         };
         let log = File::create(folder.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -99,9 +115,11 @@ impl Broker {
         Ok(Broker {
             kind,
             address,
+            socket: matches!(kind, Kind::Headwater | Kind::Nothing).then_some(socket),
             note: format!("{note}; {durable}"),
             process,
             _helpers: helpers,
+            _sockets: sockets,
         })
     }
 
@@ -116,10 +134,11 @@ impl Broker {
     }
 }
 
-fn headwater(folder: &Path, address: SocketAddr) -> Result<Command> {
+fn headwater(folder: &Path, address: SocketAddr, socket: &Path) -> Result<Command> {
     let mut command = Command::new(HEADWATER);
     command.args(["serve", "--data"]).arg(folder.join("data"));
     command.args(["--mqtt", &address.to_string(), "--http", &free_address()?.to_string()]);
+    command.args(["--set", &format!("broker.unix_listen={}", socket.display())]);
     Ok(command)
 }
 
@@ -216,9 +235,9 @@ fn mosquitto(folder: &Path, address: SocketAddr) -> Result<(Command, String)> {
 }
 
 /// This program again, as a server.
-fn itself(what: &str, address: SocketAddr) -> Result<Command> {
+fn itself(what: &str, address: SocketAddr, socket: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([what, &address.port().to_string()]);
+    command.args([what, &address.port().to_string()]).arg(socket);
     Ok(command)
 }
 

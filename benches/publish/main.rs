@@ -15,6 +15,7 @@ mod nothing;
 mod process;
 mod session;
 
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
@@ -26,13 +27,58 @@ use disk::Raw;
 
 /// The program that is measured, and that measures.
 const HEADWATER: &str = env!("CARGO_BIN_EXE_headwater");
-/// Clients, and messages that each has in flight.
-const CASES: [(u32, u32); 6] = [(1, 1), (1, 64), (16, 16), (100, 10), (100, 64), (256, 1)];
+const CASES: [Case; 7] = [
+    Case::tcp(1, 1),
+    Case::tcp(1, 64),
+    Case::tcp(16, 16),
+    Case::tcp(100, 10),
+    Case::tcp(100, 64),
+    Case::tcp(256, 1),
+    // The same without what TCP takes from two cores on both sides.
+    Case {
+        unix: true,
+        ..Case::tcp(256, 1)
+    },
+];
 /// Of so many runs of a case the one with the median rate is told.
 const ROUNDS: usize = 3;
 const CASE_DURATION: &str = "5s";
 const WARM_UP: &str = "2s";
 const PAYLOAD_BYTES: &str = "256";
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    clients: u32,
+    /// Messages that each client has under way.
+    inflight: u32,
+    /// Over a Unix socket and not TCP.
+    unix: bool,
+}
+
+impl Case {
+    const fn tcp(clients: u32, inflight: u32) -> Case {
+        Case {
+            clients,
+            inflight,
+            unix: false,
+        }
+    }
+
+    /// Where the load goes. None: the broker has no such door.
+    fn url(self, broker: &Broker) -> Option<String> {
+        match self.unix {
+            true => broker.socket.as_ref().map(|path| format!("unix://{}", path.display())),
+            false => Some(format!("mqtt://{}", broker.address)),
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.unix { ", Unix socket" } else { "" };
+        write!(f, "{} x {}{way}", self.clients, self.inflight)
+    }
+}
 
 /// One run of one case.
 struct Run {
@@ -55,8 +101,8 @@ fn main() -> Result<()> {
             println!("{}\n", machine::describe(folder.path())?);
             flow::measure(folder.path())
         }
-        [nothing::NOTHING, port] => nothing::serve(port.parse()?),
-        [brokers::RUMQTTD, port] => brokers::serve_rumqttd(port.parse()?),
+        [nothing::NOTHING, port, socket] => nothing::serve(port.parse()?, socket),
+        [brokers::RUMQTTD, port, _] => brokers::serve_rumqttd(port.parse()?),
         _ => bail!("say nothing, `peers` or `flow`"),
     }
 }
@@ -80,7 +126,7 @@ fn measure(kinds: &[Kind]) -> Result<()> {
     }
     ensure!(!started.is_empty(), "no broker could be started");
     for broker in &started {
-        load(broker, (16, 16), WARM_UP).with_context(|| format!("{}: the warm-up failed", broker.name()))?;
+        load(broker, Case::tcp(16, 16), WARM_UP).with_context(|| format!("{}: the warm-up failed", broker.name()))?;
     }
     println!("\n{HEAD}");
     for case in CASES {
@@ -91,6 +137,9 @@ fn measure(kinds: &[Kind]) -> Result<()> {
             }
         }
         for (broker, runs) in started.iter().zip(runs) {
+            if case.url(broker).is_none() {
+                continue;
+            }
             println!("{}", row(broker, case, runs));
         }
     }
@@ -98,24 +147,28 @@ fn measure(kinds: &[Kind]) -> Result<()> {
     Ok(())
 }
 
-/// None when the broker failed the count; why is said where it happened.
-fn one(broker: &Broker, case: (u32, u32), folder: &Path) -> Result<Option<Run>> {
+/// None when the broker has no such door, or failed the count; why is said where it happened.
+fn one(broker: &Broker, case: Case, folder: &Path) -> Result<Option<Run>> {
+    if case.url(broker).is_none() {
+        return Ok(None);
+    }
     let raw = Raw::measure(folder)?;
     match load(broker, case, CASE_DURATION) {
         Ok(report) => Ok(Some(Run { report, raw })),
         Err(error) => {
-            eprintln!("{} {} x {}: {error:#}", broker.name(), case.0, case.1);
+            eprintln!("{} {case}: {error:#}", broker.name());
             Ok(None)
         }
     }
 }
 
 /// One run of the load generator; its report.
-fn load(broker: &Broker, (clients, inflight): (u32, u32), duration: &str) -> Result<Value> {
+fn load(broker: &Broker, case: Case, duration: &str) -> Result<Value> {
     let output = Command::new(HEADWATER)
         .args(["bench", "publish", "--qos", "1", "--output", "json"])
-        .args(["--url", &format!("mqtt://{}", broker.address)])
-        .args(["--clients", &clients.to_string(), "--inflight", &inflight.to_string()])
+        .args(["--url", &case.url(broker).context("it has no such door")?])
+        .args(["--clients", &case.clients.to_string()])
+        .args(["--inflight", &case.inflight.to_string()])
         .args(["--size", PAYLOAD_BYTES, "--duration", duration])
         .args(["--pid", &broker.pid().to_string()])
         .output()?;
@@ -131,17 +184,17 @@ const HEAD: &str = "\
 | clients x in flight | broker | messages/s | p50 us | p99 us | rate / raw 4 KiB | p50 / raw 4 KiB | MB/s / raw 256 KiB | server CPU us | written / payload | generator CPU us | raw p50 us |
 |---|---|---|---|---|---|---|---|---|---|---|---|";
 
-fn row(broker: &Broker, (clients, inflight): (u32, u32), mut runs: Vec<Run>) -> String {
+fn row(broker: &Broker, case: Case, mut runs: Vec<Run>) -> String {
     let rate = |run: &Run| run.report["published"]["messages_per_s"].as_f64().unwrap_or(0.0);
     runs.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
     let Some(run) = runs.get(runs.len() / 2) else {
-        return format!("| {clients} x {inflight} | {} | failed |", broker.name());
+        return format!("| {case} | {} | failed |", broker.name());
     };
     let number = |pointer: &str| run.report.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
     let (p50, p99) = (number("/published/latency_us/p50"), number("/published/latency_us/p99"));
     let mb_per_s = rate(run) * number("/published/payload_bytes") / 1e6;
     format!(
-        "| {clients} x {inflight} | {} | {:.0} | {p50:.0} | {p99:.0} | {:.2} | {:.2} | {:.2} | {:.1} | {:.2} | {:.1} | {:.0} |",
+        "| {case} | {} | {:.0} | {p50:.0} | {p99:.0} | {:.2} | {:.2} | {:.2} | {:.1} | {:.2} | {:.1} | {:.0} |",
         broker.name(),
         rate(run),
         rate(run) / run.raw.small.per_s,

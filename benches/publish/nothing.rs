@@ -2,44 +2,63 @@
 //! storage. It says what the kernel's loopback and the load generator leave to any broker on this machine.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixListener as StdUnixListener;
 
 use anyhow::{Context, Result};
-use mio::net::{TcpListener, TcpStream};
+use mio::event::Source;
+use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token};
 
 /// The argument that makes this program such a server.
 pub const NOTHING: &str = "nothing";
-const LISTENER: Token = Token(usize::MAX);
+const TCP: Token = Token(usize::MAX);
+const UNIX: Token = Token(usize::MAX - 1);
 const READ_BYTES: usize = 64 << 10;
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const PINGREQ: u8 = 12;
 
-/// This process serves on that loopback port until it is killed, with one event loop for each core.
-pub fn serve(port: u16) -> Result<()> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    listener.set_nonblocking(true)?;
+/// This process serves on that loopback port and that socket until it is killed, with one event loop for each core.
+pub fn serve(port: u16, socket: &str) -> Result<()> {
+    let tcp = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    tcp.set_nonblocking(true)?;
+    let unix = StdUnixListener::bind(socket)?;
+    unix.set_nonblocking(true)?;
     let others = std::thread::available_parallelism()?.get() - 1;
     for _ in 0..others {
-        let listener = listener.try_clone()?;
-        std::thread::spawn(move || run(TcpListener::from_std(listener)));
+        let (tcp, unix) = (tcp.try_clone()?, unix.try_clone()?);
+        std::thread::spawn(move || run(TcpListener::from_std(tcp), UnixListener::from_std(unix)));
     }
-    run(TcpListener::from_std(listener))
+    run(TcpListener::from_std(tcp), UnixListener::from_std(unix))
 }
+
+trait Socket: Read + Write + Source {}
+
+impl<T: Read + Write + Source> Socket for T {}
 
 /// A client: its socket, and the begin of a packet whose rest is not there.
 struct Client {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     input: Vec<u8>,
 }
 
-fn run(mut listener: TcpListener) -> Result<()> {
+fn run(mut tcp: TcpListener, mut unix: UnixListener) -> Result<()> {
     let mut poll = Poll::new()?;
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry().register(&mut tcp, TCP, Interest::READABLE)?;
+    poll.registry().register(&mut unix, UNIX, Interest::READABLE)?;
     let (mut clients, mut next) = (HashMap::new(), 0);
     let mut events = Events::with_capacity(1024);
+    let mut buffer = vec![0; READ_BYTES];
+    let accept = |token| -> io::Result<Box<dyn Socket>> {
+        if token == UNIX {
+            return Ok(Box::new(unix.accept()?.0));
+        }
+        let (socket, _) = tcp.accept()?;
+        socket.set_nodelay(true)?;
+        Ok(Box::new(socket))
+    };
     loop {
         if let Err(error) = poll.poll(&mut events, None)
             && error.kind() != ErrorKind::Interrupted
@@ -47,18 +66,17 @@ fn run(mut listener: TcpListener) -> Result<()> {
             return Err(error.into());
         }
         for event in &events {
-            if event.token() != LISTENER {
+            if ![TCP, UNIX].contains(&event.token()) {
                 if clients
                     .get_mut(&event.token())
-                    .is_some_and(|client| answer(client).is_err())
+                    .is_some_and(|client| answer(client, &mut buffer).is_err())
                 {
                     clients.remove(&event.token());
                 }
                 continue;
             }
             // The other loops may have taken what woke this one.
-            while let Ok((mut socket, _)) = listener.accept() {
-                socket.set_nodelay(true)?;
+            while let Ok(mut socket) = accept(event.token()) {
                 let token = Token(next);
                 next += 1;
                 poll.registry().register(&mut socket, token, Interest::READABLE)?;
@@ -71,26 +89,31 @@ fn run(mut listener: TcpListener) -> Result<()> {
 
 /// Reads what is there and answers it with one write. Events come once for what has arrived, so it reads until less comes than
 /// it has room for. An error: the client has left.
-fn answer(client: &mut Client) -> Result<()> {
+fn answer(client: &mut Client, buffer: &mut [u8]) -> Result<()> {
     loop {
-        let begin = client.input.len();
-        client.input.resize(begin + READ_BYTES, 0);
-        let read = match client.socket.read(&mut client.input[begin..]) {
+        let read = match client.socket.read(buffer) {
             Ok(0) => anyhow::bail!("closed"),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error.into()),
         };
-        client.input.truncate(begin + read);
         let (mut output, mut taken) = (Vec::new(), 0);
-        while let Some(length) = packet_bytes(&client.input[taken..]) {
-            reply(&client.input[taken..taken + length], &mut output).context("a malformed packet")?;
+        // Nearly always packets come whole.
+        let input = match client.input.is_empty() {
+            true => &buffer[..read],
+            false => {
+                client.input.extend_from_slice(&buffer[..read]);
+                &client.input
+            }
+        };
+        while let Some(length) = packet_bytes(&input[taken..]) {
+            reply(&input[taken..taken + length], &mut output).context("a malformed packet")?;
             taken += length;
         }
-        client.input.drain(..taken);
+        client.input = input[taken..].to_vec();
         // Some bytes for each message: the socket's buffer has room.
         client.socket.write_all(&output)?;
-        if read < READ_BYTES {
+        if read < buffer.len() {
             return Ok(());
         }
     }

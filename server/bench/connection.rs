@@ -1,24 +1,28 @@
 //! One MQTT connection of the load: a socket with the broker's own codec, many packets a read and many a write.
 
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context as Waking, Poll, ready};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use headwater_broker::packet::{
     ConnAck, Connect, Decoder, Disconnect, Packet, PacketId, PacketType, Properties, Property, Reason, Subscribe,
     SubscriptionOptions, Version, encode,
 };
 use headwater_store::Qos;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::limits::{KEEP_ALIVE_S, PACKET_BYTES_MAX, PING_AFTER, READ_BYTES, TICK, WRITE_BYTES_MAX};
-use super::target::Target;
+use super::target::{Address, Target};
 
 /// A client that the broker has let in.
 pub struct Connection {
-    stream: TcpStream,
+    socket: Socket,
     version: Version,
     decoder: Decoder,
     input: BytesMut,
@@ -32,14 +36,13 @@ pub struct Connection {
 impl Connection {
     /// Connects and waits for CONNACK.
     pub async fn open(target: &Target, client_id: String) -> Result<Connection> {
-        let stream = TcpStream::connect(&target.address)
+        let socket = Socket::connect(&target.address)
             .await
             .with_context(|| format!("no broker answers at {}", target.address))?;
-        stream.set_nodelay(true)?;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connection = Connection {
-            stream,
+            socket,
             version: target.version,
             decoder: Decoder::for_version(target.version, PACKET_BYTES_MAX),
             input: BytesMut::new(),
@@ -158,25 +161,39 @@ impl Connection {
 
     /// Writes what waits, or reads what has come, or returns because of `wake` or a tick of the clock.
     pub async fn turn(&mut self, wake: impl Future<Output = ()>) -> Result<()> {
-        self.input.reserve(READ_BYTES);
-        let (mut reader, mut writer) = self.stream.split();
-        tokio::select! {
-            biased;
-            written = writer.write_buf(&mut self.output), if !self.output.is_empty() => {
-                written.context("the connection broke")?;
-                self.wrote = Instant::now();
-            }
-            read = reader.read_buf(&mut self.input) => {
-                ensure!(read.context("the connection broke")? > 0, "the broker closed the connection");
-            }
-            () = wake => {}
-            _ = self.ticks.tick() => {
-                if self.wrote.elapsed() > PING_AFTER && self.is_answered() {
-                    self.ping()?;
-                }
-            }
+        let mut wake = pin!(wake);
+        poll_fn(|context| self.poll_turn(context, wake.as_mut())).await
+    }
+
+    fn poll_turn(&mut self, context: &mut Waking<'_>, wake: Pin<&mut impl Future<Output = ()>>) -> Poll<Result<()>> {
+        if !self.output.is_empty()
+            && let Poll::Ready(written) = self.socket.poll_write(context, &self.output)
+        {
+            self.output.advance(written.context("the connection broke")?);
+            self.wrote = Instant::now();
+            return Poll::Ready(Ok(()));
         }
-        Ok(())
+        if let Poll::Ready(read) = self.socket.poll_read(context, &mut self.input) {
+            let closed = read.context("the connection broke")? == 0;
+            return Poll::Ready(match closed {
+                true => Err(anyhow::anyhow!("the broker closed the connection")),
+                false => Ok(()),
+            });
+        }
+        if self.input.is_empty() {
+            // The next client's read gets this memory while it is in the processor's cache.
+            self.input = BytesMut::new();
+        }
+        if wake.poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.ticks.poll_tick(context).is_ready() {
+            if self.wrote.elapsed() > PING_AFTER && self.is_answered() {
+                self.ping()?;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
     }
 
     /// DISCONNECT, and the socket is closed.
@@ -185,8 +202,10 @@ impl Connection {
             reason: Reason::SUCCESS,
             properties: Properties::default(),
         }))?;
-        self.stream.write_all(&self.output).await?;
-        Ok(self.stream.shutdown().await?)
+        match &mut self.socket {
+            Socket::Tcp(stream) => finish(stream, &self.output).await,
+            Socket::Unix(stream) => finish(stream, &self.output).await,
+        }
     }
 
     async fn answer(&mut self) -> Result<Packet> {
@@ -197,6 +216,58 @@ impl Connection {
             self.turn(std::future::pending()).await?;
         }
     }
+}
+
+async fn finish(stream: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> Result<()> {
+    stream.write_all(output).await?;
+    Ok(stream.shutdown().await?)
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    async fn connect(address: &Address) -> io::Result<Socket> {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Socket::Tcp(stream))
+            }
+            Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut Waking<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Waking<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Tcp(stream) => {
+                ready!(stream.poll_read_ready(context))?;
+                poll_read(stream, context, input)
+            }
+            Socket::Unix(stream) => {
+                ready!(stream.poll_read_ready(context))?;
+                poll_read(stream, context, input)
+            }
+        }
+    }
+}
+
+fn poll_read(
+    stream: &mut (impl AsyncRead + Unpin),
+    context: &mut Waking<'_>,
+    input: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    input.reserve(READ_BYTES);
+    pin!(stream.read_buf(input)).poll(context)
 }
 
 /// What came where nothing of its kind may come.

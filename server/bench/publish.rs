@@ -128,7 +128,7 @@ pub async fn run(args: PublishArgs) -> Result<()> {
     count(&args, &total, &mut problems);
     let per_message = |it: f64| if total.sent == 0 { 0.0 } else { it / total.sent as f64 };
     let report = Report {
-        address: target.address.clone(),
+        address: target.address.to_string(),
         protocol: target.version.as_str(),
         clients: args.clients,
         qos: args.qos.bits(),

@@ -75,7 +75,7 @@ pub async fn run(args: SubscribeArgs) -> Result<()> {
     }
     let (delivered, problems, ended) = conclude(&args, tasks, &latency, start).await?;
     Report {
-        address: target.address.clone(),
+        address: target.address.to_string(),
         protocol: target.version.as_str(),
         clients: args.clients,
         qos: args.qos.bits(),

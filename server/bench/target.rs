@@ -1,5 +1,8 @@
 //! Which broker, and how to talk to it.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use headwater_broker::packet::Version;
@@ -7,7 +10,7 @@ use headwater_broker::packet::Version;
 /// The options that both commands have.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TargetArgs {
-    /// The broker, any broker.
+    /// The broker, any broker: mqtt://host:port, or unix:///path of a socket.
     #[arg(long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     url: String,
     /// The protocol's version.
@@ -60,8 +63,8 @@ impl TargetArgs {
 /// A broker.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// `host:port`
-    pub address: String,
+    /// Where it listens.
+    pub address: Address,
     /// What CONNECT says.
     pub version: Version,
     /// What CONNECT says, if anything.
@@ -70,13 +73,36 @@ pub struct Target {
     pub password: Option<String>,
 }
 
-/// `mqtt://host:port`, where the port may be left out.
-fn address(url: &str) -> Result<String> {
-    let rest = match url.split_once("://") {
-        Some(("mqtt" | "tcp", rest)) => rest,
-        Some((scheme, _)) => bail!("`{url}`: the load generator speaks mqtt://, not {scheme}://"),
-        None => url,
-    };
+/// Where a broker listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// `host:port`
+    Tcp(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn address(url: &str) -> Result<Address> {
+    match url.split_once("://") {
+        Some(("unix", path)) if path.starts_with('/') => Ok(Address::Unix(path.into())),
+        Some(("unix", _)) => bail!("`{url}` is not a socket: write unix:///path, with the path from the root"),
+        Some(("mqtt" | "tcp", rest)) => tcp(url, rest),
+        Some((scheme, _)) => bail!("`{url}`: the load generator speaks mqtt:// and unix://, not {scheme}://"),
+        None => tcp(url, url),
+    }
+}
+
+/// `host:port`, where the port may be left out.
+fn tcp(url: &str, rest: &str) -> Result<Address> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.is_empty() || rest.contains(['/', '@', '?', ' ']) {
         bail!("`{url}` is not a broker: write mqtt://host:port (and --username, --password)");
@@ -86,9 +112,9 @@ fn address(url: &str) -> Result<String> {
         Some((_, port)) => {
             port.parse::<u16>()
                 .with_context(|| format!("`{url}`: `{port}` is not a port"))?;
-            Ok(rest.to_owned())
+            Ok(Address::Tcp(rest.to_owned()))
         }
-        None => Ok(format!("{rest}:1883")),
+        None => Ok(Address::Tcp(format!("{rest}:1883"))),
     }
 }
 
@@ -97,20 +123,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_name_a_host_and_perhaps_a_port() {
+    fn urls_name_a_host_and_perhaps_a_port_or_a_socket() {
         let cases = [
             ("mqtt://127.0.0.1:1884", Some("127.0.0.1:1884")),
             ("mqtt://broker/", Some("broker:1883")),
             ("broker:99", Some("broker:99")),
             ("mqtt://[::1]", Some("[::1]:1883")),
             ("mqtt://[::1]:5", Some("[::1]:5")),
+            ("unix:///run/mqtt.sock", Some("/run/mqtt.sock")),
+            ("unix://mqtt.sock", None),
             ("mqtts://broker", None),
             ("mqtt://", None),
             ("mqtt://a:b@broker", None),
             ("mqtt://broker:port", None),
         ];
         for (url, expected) in cases {
-            assert_eq!(address(url).ok().as_deref(), expected, "{url}");
+            let found = address(url).ok().map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{url}");
         }
     }
 }
