@@ -1,37 +1,14 @@
 //! `ACK = 'memory'`: what is acknowledged before it is committed, and what is not. The driver is held where it asks for
 //! the time of an entry, so that Batches are accepted and nothing is committed.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use headwater_broker::packet::*;
-use headwater_store::{Ack as StreamAck, Clock, Qos, StreamSpec, SystemClock, TimestampMs};
+use headwater_store::{Ack as StreamAck, Qos, StreamSpec};
 
-use crate::support::{Client, STAY, Server, ack, encoded, message, number, open, stream};
-
-/// The system's clock, which the driver may be made to wait for.
-#[derive(Default)]
-struct Gate {
-    shut: Mutex<bool>,
-    moved: Condvar,
-}
-
-impl Gate {
-    fn set(&self, shut: bool) {
-        *self.shut.lock().unwrap() = shut;
-        self.moved.notify_all();
-    }
-}
-
-impl Clock for Gate {
-    fn now(&self) -> TimestampMs {
-        if std::thread::current().name() == Some("hw-driver") {
-            drop(self.moved.wait_while(self.shut.lock().unwrap(), |shut| *shut).unwrap());
-        }
-        SystemClock.now()
-    }
-}
+use crate::support::{Client, Gate, STAY, Server, ack, encoded, message, number, open, stream};
 
 /// A server with the streams `fast`, which is acknowledged from memory, and `sure`.
 async fn start(settings: &[&str]) -> (Server, Arc<Gate>) {

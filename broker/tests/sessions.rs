@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::support::{Asks, Client, STAY, Server, ack, connect, expiry_s, id, message, number, open, resume};
+use crate::support::{Asks, Client, STAY, Server, ack, connect, encoded, expiry_s, id, message, number, open, resume};
 use headwater_broker::packet::*;
-use headwater_store::Qos;
+use headwater_store::{Offset, Qos, group_for_topic};
 
 /// Shows 3.1.1: 3.1.2-4 3.1.2-5 4.1.0-1 4.5.0-1 5.0: 3.1.2-5 3.1.2-6 3.1.2-23 4.1.0-1 4.5.0-1
 #[tokio::test(flavor = "multi_thread")]
@@ -500,6 +500,47 @@ async fn a_session_that_comes_back_under_load_gets_everything_once() {
     for number in &got {
         let before = last.insert(number % 7, *number).unwrap_or(0);
         assert!(before == 0 || before + 7 == *number, "{number} came after {before}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_trimmed_while_it_was_away_does_not_come_whatever_the_filter() {
+    let mut server = Server::start(&[]).await;
+    let filters = ["trim/a", "trim/#", "+/a"];
+    // One session of each filter comes back at once, and one after a restart: from memory, and from disk.
+    let client_id = |round: usize, filter: &str| format!("{round} {filter}");
+    for round in 0..2 {
+        for filter in filters {
+            let (mut client, _) = open(&server, &client_id(round, filter), STAY).await;
+            client.subscribe(filter, Qos::AtLeastOnce).await;
+        }
+    }
+    let mut publisher = Client::connect(server.address(), Version::V5, "publisher").await;
+    // In one read of the socket, so that a mark may fall inside a record batch.
+    let numbers =
+        |from: u16| (from..from + 10).map(|n| Packet::Publish(message("trim/a", Qos::AtLeastOnce, n, n.to_string())));
+    for from in [1, 11] {
+        let burst: Vec<u8> = numbers(from).flat_map(|packet| encoded(Version::V5, &packet)).collect();
+        publisher.send_bytes(&burst).await;
+        for n in from..from + 10 {
+            publisher.expect(Packet::PubAck(ack(n))).await;
+        }
+    }
+    let stream = server.store.catalog().borrow().stream("mqtt").cloned().unwrap();
+    let group = group_for_topic("trim/a", server.store.data_groups().count() as u16);
+    let shard = stream.shard_ids().find(|shard| shard.group == group).unwrap();
+    server.store.trim(&[(shard, Offset(14))]).await.unwrap();
+    for round in 0..2 {
+        for filter in filters {
+            let mut client = resume(&server, &client_id(round, filter)).await;
+            let mut got = Vec::new();
+            while let Some(message) = client.next_within(400).await {
+                got.push(number(&message));
+            }
+            assert_eq!(got, (15..=20).collect::<Vec<_>>(), "{filter}");
+        }
+        server = Server::start_in(server.stop().await, &[]).await;
     }
     server.stop().await;
 }

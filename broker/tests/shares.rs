@@ -1,11 +1,14 @@
 //! Shared subscriptions: each message to one member, none lost when members come and go.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use headwater_broker::limits::JOINS_MAX;
 use headwater_broker::packet::*;
 use headwater_store::Qos;
 
-use crate::support::{Asks, CLEAN, Client, STAY, Server, number, open, resume};
+use crate::support::{Asks, CLEAN, Client, Gate, STAY, Server, number, open, resume};
 
 async fn member(server: &Server, client_id: &str, asks: Asks) -> Client {
     let (mut client, _) = open(server, client_id, asks).await;
@@ -109,5 +112,44 @@ async fn a_durable_share_waits_for_its_members_over_a_restart() {
     publish(&server, 41..=45).await;
     let mut device = member(&server, "device", STAY).await;
     assert_eq!(take(&mut device, true).await, Vec::<u64>::new());
+    server.stop().await;
+}
+
+/// Each join of a durable session writes a row: while the log is held they wait, and a client with as many as may wait is
+/// not read from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_many_joins_waiting_is_not_read_from() {
+    let gate = Arc::new(Gate::default());
+    let server = Server::start_with(Arc::new(tempfile::tempdir().unwrap()), &[], gate.clone()).await;
+    let (mut client, _) = open(&server, "joining", STAY).await;
+    let join = |id: u16| {
+        let subscription = (format!("$share/g/{id}").into(), SubscriptionOptions::default());
+        Packet::Subscribe(Subscribe {
+            packet_id: PacketId::new(id).unwrap(),
+            properties: Properties::default(),
+            subscriptions: [subscription].into_iter().collect(),
+        })
+    };
+    let last = JOINS_MAX as u16;
+    gate.set(true);
+    for id in 1..last {
+        client.send(&join(id)).await;
+    }
+    client.silent().await;
+    client.send(&join(last)).await;
+    client.send(&join(last + 1)).await;
+    client.send(&Packet::PingReq).await;
+    let early = client.receive_within(Duration::from_millis(300)).await;
+    assert_eq!(early, None, "{last} joins wait");
+    gate.set(false);
+    let mut granted = Vec::new();
+    while granted.len() < usize::from(last) + 1 {
+        match client.receive().await {
+            Some(Packet::SubAck(suback)) => granted.push(suback.packet_id.get()),
+            Some(Packet::PingResp) => {}
+            other => panic!("no SUBACK but {other:?}"),
+        }
+    }
+    assert_eq!(granted, (1..=last + 1).collect::<Vec<_>>());
     server.stop().await;
 }

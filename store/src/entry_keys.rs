@@ -9,7 +9,7 @@ use crate::follow::AppliedEntry;
 use crate::ids::{GroupId, LogIndex};
 use crate::keys::entry_row::Appended;
 use crate::keys::record_batch;
-use crate::reader::{SliceRows, entry_rows};
+use crate::reader::{Marks, SliceRows, entry_rows};
 use crate::store::Store;
 use crate::stored::StoredBatch;
 
@@ -49,15 +49,18 @@ impl Store {
         Ok((keys.collect(), next))
     }
 
-    /// An entry with those of its record batches in which `wanted` is true of some hash. Blocks.
+    /// An entry with those of its record batches in which `wanted` is true of some hash, without records that are trimmed.
+    /// Blocks.
     pub fn read_wanted(&self, keys: &EntryKeys, wanted: impl Fn(u32) -> bool) -> Result<AppliedEntry, ReadError> {
         let (engine, mut appends) = (&self.inner.shared.engine, Vec::new());
+        let mut marks = Marks::new(&**engine);
         for (slice, row) in &keys.rows {
             for Appended { shard, base, .. } in row.appends.iter().filter(|appended| appended.hashes().any(&wanted)) {
                 let stored: Option<Bytes> = engine.get(Family::Slice(*slice), &record_batch::key(*shard, *base))?;
-                // None: trimmed.
-                match stored.map(|encoded| StoredBatch::new(*shard, encoded)).transpose() {
-                    Ok(stored) => appends.extend(stored),
+                // None: trimmed, and gone from disk.
+                let Some(encoded) = stored else { continue };
+                match StoredBatch::new(*shard, encoded) {
+                    Ok(stored) => appends.extend(marks.shown(stored)?),
                     Err(error) => {
                         tracing::error!(%shard, offset = base.0, %error, "a damaged record batch is left out")
                     }

@@ -3,7 +3,8 @@
 //! A shard's records lie in spans, one for each slice it was written to. A read finds the span that holds its offset with
 //! one seek, and goes on from span to span. What was trimmed, and what went with its slice, is not there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -188,6 +189,51 @@ fn shard_row(engine: &dyn Engine, shard: ShardId) -> Result<Option<ShardRow>, Re
     row.transpose().map_err(|error| damaged(shard, Offset(0), &error))
 }
 
+/// What is trimmed of the shards that one reading meets: their entries still name it, and so does the tail.
+pub struct Marks<'a> {
+    engine: &'a dyn Engine,
+    /// None: the shard is gone.
+    firsts: HashMap<ShardId, Option<Offset>>,
+}
+
+impl<'a> Marks<'a> {
+    pub fn new(engine: &'a dyn Engine) -> Marks<'a> {
+        let firsts = HashMap::new();
+        Marks { engine, firsts }
+    }
+
+    /// The batch without its trimmed records; None if that is all of them.
+    pub fn shown(&mut self, batch: StoredBatch) -> Result<Option<StoredBatch>, ReadError> {
+        let first = match self.firsts.get(&batch.shard) {
+            Some(first) => *first,
+            None => {
+                let first = shard_row(self.engine, batch.shard)?.map(|row| row.first);
+                *self.firsts.entry(batch.shard).or_insert(first)
+            }
+        };
+        let visible = first.filter(|first| *first < batch.end());
+        Ok(visible.map(|first| batch.hide_before(first)))
+    }
+
+    /// The entry without what is trimmed.
+    pub fn entry(&mut self, entry: Arc<AppliedEntry>) -> Result<Arc<AppliedEntry>, ReadError> {
+        let (mut shown, mut changed) = (Vec::with_capacity(entry.appends.len()), false);
+        for batch in &entry.appends {
+            let kept = self.shown(batch.clone())?;
+            changed |= kept.as_ref().is_none_or(|kept| kept.first() != batch.first());
+            shown.extend(kept);
+        }
+        if !changed {
+            return Ok(entry);
+        }
+        Ok(Arc::new(AppliedEntry {
+            appends: shown,
+            puts: entry.puts.clone(),
+            ..*entry
+        }))
+    }
+}
+
 /// Entries of a group that appended something, from `from` and before `to`, from their rows on disk: about `max_bytes`,
 /// at least one. Beside them the index to go on from, `to` when there are no more.
 pub fn read_entries(
@@ -301,7 +347,6 @@ mod tests {
     use crate::record_batch::{encode_record, seal};
     use crate::retention::RetentionClass;
     use crate::slices::Slices;
-    use std::sync::Arc;
 
     const SHARD: ShardId = ShardId {
         group: GroupId(1),

@@ -33,7 +33,7 @@ use crate::maintenance::{self, Chore, free_bytes};
 use crate::placement::{Route, Router};
 use crate::proposal::Proposal;
 use crate::raft_log;
-use crate::reader::{self, KeyRead};
+use crate::reader::{self, KeyRead, Marks};
 use crate::replica::Replica;
 use crate::slices::Slices;
 use crate::stored::StoredBatch;
@@ -528,7 +528,7 @@ impl Store {
 
     /// Entries of a group from `from` on that are applied: about `max_bytes`, at least one where there is one, and the
     /// index to go on from. From memory while they are there, else from disk, where entries that append nothing are
-    /// passed over. Blocks.
+    /// passed over. Without records that are trimmed. Blocks.
     pub fn read_entries(
         &self,
         group: GroupId,
@@ -536,19 +536,22 @@ impl Store {
         max_bytes: usize,
     ) -> Result<(Vec<Arc<AppliedEntry>>, LogIndex), ReadError> {
         let shared = &self.inner.shared;
+        let mut marks = Marks::new(&*shared.engine);
         let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
         while bytes < max_bytes {
             match shared.tail(group).get(next) {
                 TailRead::Entry(entry) => {
                     bytes += entry.size_bytes();
                     next = next.next();
-                    entries.push(entry);
+                    entries.push(marks.entry(entry)?);
                 }
                 TailRead::NotYet => break,
                 TailRead::Evicted { first } => {
                     let (read, to) = reader::read_entries(&*shared.engine, group, next, first, max_bytes - bytes)?;
                     bytes += read.iter().map(AppliedEntry::size_bytes).sum::<usize>();
-                    entries.extend(read.into_iter().map(Arc::new));
+                    for entry in read {
+                        entries.push(marks.entry(Arc::new(entry))?);
+                    }
                     next = to;
                 }
             }

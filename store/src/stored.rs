@@ -45,10 +45,15 @@ impl StoredBatch {
         })
     }
 
+    /// The first record that is not trimmed.
+    pub(crate) fn first(&self) -> Offset {
+        self.first
+    }
+
     /// The same batch, whose records before `first` are trimmed.
     pub(crate) fn hide_before(self, first: Offset) -> StoredBatch {
         StoredBatch {
-            first: first.max(self.base),
+            first: first.max(self.first),
             ..self
         }
     }

@@ -1,6 +1,7 @@
 //! A broker over a store in a temporary folder, and a client that speaks raw bytes.
 
 mod asks;
+mod gate;
 pub mod generate;
 mod packets;
 pub mod scram;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use asks::{Asks, CLEAN, STAY, connect, open, resume};
+pub use gate::Gate;
 pub use packets::{PACKET_MAX, ack, decode, encoded, expiry_s, id, message, number, will};
 
 /// How long anything that should happen may take on a busy machine.
