@@ -7,6 +7,7 @@
 //! Nothing is skipped by AND, OR, CASE or COALESCE: all their parts are evaluated for all rows, and the *faults* of
 //! what SQL would not have evaluated are thrown away. So `b <> 0 AND a / b > 1` tells of no division by zero.
 
+mod choice;
 mod kernel;
 mod like;
 
@@ -20,6 +21,7 @@ use crate::json;
 use crate::plan::physical::{BinaryOp, Expr, PathStep, PlanError, Schema, UnaryOp};
 use crate::types::{DataType, Literal};
 use crate::value::{self, Fault, Value, cast};
+use choice::{case, coalesce, is_in, logic};
 
 /// The rows of a micro-batch that an expression has no value for, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -404,95 +406,6 @@ fn truth(value: &Value) -> Result<Option<bool>, Fault> {
         Value::Boolean(truth) => Ok(Some(*truth)),
         _ => Err(Fault::WrongType),
     }
-}
-
-/// Three-valued AND and OR; the right side's faults count only where the left does not decide.
-fn logic(decided: bool, left: &Part, right: &Part, rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
-    let left = left.evaluate(rows, scope, faults);
-    let mut right_faults = Faults::default();
-    let right = right.evaluate(rows, scope, &mut right_faults);
-    let is_decided = |row: usize| left.get(row).as_boolean() == Some(decided);
-    faults.absorb(right_faults, |row| !is_decided(row));
-    Arc::new(map(rows.rows(), faults, |row| {
-        if is_decided(row) {
-            return Ok(Value::Boolean(decided));
-        }
-        let (left, right) = (truth(&left.get(row))?, truth(&right.get(row))?);
-        Ok(match (left, right) {
-            (_, Some(truth)) if truth == decided => Value::Boolean(decided),
-            (Some(_), Some(_)) => Value::Boolean(!decided),
-            _ => Value::Null,
-        })
-    }))
-}
-
-fn coalesce(parts: &[Part], rows: &Columns, scope: &Scope, faults: &mut Faults) -> Arc<Column> {
-    let mut chosen: Option<Arc<Column>> = None;
-    for part in parts {
-        let mut new_faults = Faults::default();
-        let column = part.evaluate(rows, scope, &mut new_faults);
-        let Some(earlier) = chosen else {
-            // The first one's faults always count.
-            faults.absorb(new_faults, |_| true);
-            chosen = Some(column);
-            continue;
-        };
-        faults.absorb(new_faults, |row| earlier.get(row).is_null());
-        chosen = Some(Arc::new(Column::from_values((0..rows.rows()).map(|row| {
-            let first = earlier.get(row);
-            if first.is_null() {
-                column.get(row).into_owned()
-            } else {
-                first.into_owned()
-            }
-        }))));
-    }
-    chosen.unwrap_or_else(|| Arc::new(Column::constant(Value::Null, rows.rows())))
-}
-
-fn case(
-    branches: &[(Part, Part)],
-    otherwise: &Part,
-    rows: &Columns,
-    scope: &Scope,
-    faults: &mut Faults,
-) -> Arc<Column> {
-    let count = rows.rows();
-    let mut results: Vec<Value> = vec![Value::Null; count];
-    let mut open: Vec<bool> = vec![true; count];
-    for (condition, result) in branches {
-        let (mut condition_faults, mut result_faults) = (Faults::default(), Faults::default());
-        let condition = condition.evaluate(rows, scope, &mut condition_faults);
-        let result = result.evaluate(rows, scope, &mut result_faults);
-        faults.absorb(condition_faults, |row| open[row]);
-        faults.absorb(result_faults, |row| open[row] && condition.is_true(row));
-        for row in (0..count).filter(|row| condition.is_true(*row)) {
-            if std::mem::replace(&mut open[row], false) {
-                results[row] = result.get(row).into_owned();
-            }
-        }
-    }
-    let mut last_faults = Faults::default();
-    let last = otherwise.evaluate(rows, scope, &mut last_faults);
-    faults.absorb(last_faults, |row| open[row]);
-    for row in (0..count).filter(|row| open[*row]) {
-        results[row] = last.get(row).into_owned();
-    }
-    Arc::new(Column::from_values(results))
-}
-
-/// TRUE if one is equal; else NULL if one does not compare; else FALSE.
-fn is_in(row: usize, operand: &Column, list: &[Arc<Column>]) -> Option<bool> {
-    let operand = operand.get(row);
-    let mut unknown = false;
-    for item in list {
-        match operand.compare(&item.get(row)) {
-            Some(order) if order.is_eq() => return Some(true),
-            Some(_) => {}
-            None => unknown = true,
-        }
-    }
-    if unknown { None } else { Some(false) }
 }
 
 fn step(value: &Value, steps: &[PathStep], as_text: bool) -> Value {

@@ -1,6 +1,7 @@
 //! Steps whose Batch would be larger than one may be.
 
 use headwater_store::limits::BATCH_BYTES_MAX;
+use headwater_store::{Offset, StreamId, TopicName};
 
 use super::*;
 use crate::change::RecordId;

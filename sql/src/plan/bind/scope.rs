@@ -1,6 +1,8 @@
 //! What the columns of FROM are called, of a stream, a subquery or all sides of a join, and which of them a query takes.
 
-use headwater_store::{Format, StreamRow, TopicFilter};
+mod part;
+
+use headwater_store::StreamRow;
 
 use crate::ast::{Name, Quote};
 use crate::error::{SqlError, codes};
@@ -10,6 +12,7 @@ use crate::plan::bind::path::Steps;
 use crate::plan::physical::{ColumnId, Expr, PathStep, Schema, SourceColumn};
 use crate::span::Span;
 use crate::types::DataType;
+use part::{Kind, Part, level_names};
 
 /// The system columns, with their types. `_topic[n]` is beside them.
 pub const SYSTEM: &[(&str, SourceColumn, DataType)] = &[
@@ -58,32 +61,6 @@ pub enum Wanted {
     Call(u32),
 }
 
-/// A stream, a subquery, …: what stands between the commas and JOINs of FROM.
-#[derive(Debug)]
-struct Part<'a> {
-    kind: Kind<'a>,
-    /// What `x` in `x.column` may be.
-    qualifier: String,
-    declared: Vec<(String, DataType)>,
-    open: bool,
-    captures: Vec<String>,
-}
-
-#[derive(Debug)]
-enum Kind<'a> {
-    Stream(&'a StreamRow),
-    /// Its output's columns, as `declared` names them; those of `*`, and before which of the others it stands.
-    Query {
-        columns: Vec<ColumnId>,
-        star: Option<(usize, ColumnId)>,
-    },
-    Element,
-    /// The messages of a topic filter.
-    Topics,
-    /// The functions with OVER, which nobody names.
-    Calls,
-}
-
 /// What a subquery's rows are made of, as FROM sees them.
 #[derive(Debug, Clone, Default)]
 pub struct Columns {
@@ -91,43 +68,6 @@ pub struct Columns {
     pub named: Vec<(String, DataType, ColumnId)>,
     /// `*` of an open stream, and before which of the others it stands.
     pub star: Option<(usize, ColumnId)>,
-}
-
-impl<'a> Part<'a> {
-    fn of_stream(stream: &'a StreamRow, qualifier: &str, captures: &[String]) -> Result<Part<'a>, SqlError> {
-        let declared = match stream.options.format {
-            Format::Json => declared_columns(stream)?,
-            Format::Text => vec![("value".to_owned(), DataType::String)],
-            Format::Raw => vec![("value".to_owned(), DataType::Bytea)],
-        };
-        Ok(Part {
-            kind: Kind::Stream(stream),
-            qualifier: qualifier.to_owned(),
-            open: declared.is_empty(),
-            declared,
-            captures: level_names(captures.iter().map(String::as_str)),
-        })
-    }
-
-    fn made(kind: Kind<'a>, qualifier: &str, declared: Vec<(String, DataType)>) -> Part<'a> {
-        Part {
-            open: matches!(kind, Kind::Query { star: Some(_), .. } | Kind::Topics),
-            kind,
-            qualifier: qualifier.to_owned(),
-            declared,
-            captures: Vec::new(),
-        }
-    }
-
-    /// It certainly has a column of that name.
-    fn has(&self, name: &str) -> bool {
-        self.declared.iter().any(|(declared, _)| declared == name) || self.captures.iter().any(|known| known == name)
-    }
-
-    /// Its rows have the columns that every record has.
-    fn has_system(&self, name: &str) -> bool {
-        matches!(self.kind, Kind::Stream(_) | Kind::Topics) && is_system_name(name)
-    }
 }
 
 impl<'a> Scope<'a> {
@@ -597,28 +537,4 @@ impl<'a> Scope<'a> {
         let message = format!("column `{}` does not exist in {owner}", name.text);
         SqlError::new(codes::UNKNOWN_COLUMN, message).at(name.span).help(help)
     }
-}
-
-/// What topic filters call their levels, each name once.
-fn level_names<'t>(filters: impl IntoIterator<Item = &'t str>) -> Vec<String> {
-    let mut names = Vec::new();
-    for filter in filters.into_iter().filter_map(|text| TopicFilter::capture(text).ok()) {
-        for name in filter.capture_names() {
-            if !names.iter().any(|known| known == name) {
-                names.push(name.to_owned());
-            }
-        }
-    }
-    names
-}
-
-fn declared_columns(stream: &StreamRow) -> Result<Vec<(String, DataType)>, SqlError> {
-    stream
-        .columns
-        .iter()
-        .map(|column| match column.data_type.parse() {
-            Ok(data_type) => Ok((column.name.clone(), data_type)),
-            Err(error) => Err(SqlError::internal(format!("stream `{}`: {error}", stream.name))),
-        })
-        .collect()
 }
