@@ -22,6 +22,7 @@
 
 mod body;
 mod bridge;
+mod clients;
 mod connectors;
 mod error;
 #[doc(hidden)]

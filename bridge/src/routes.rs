@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::body::{Body, BodyRoom};
 use crate::problem::{Problem, codes};
 use crate::webhook::Statuses;
-use crate::{connectors, health, metrics, publish, queries, records, sql, streams};
+use crate::{clients, connectors, health, metrics, publish, queries, records, sql, streams};
 
 /// What every handler works with.
 pub(crate) struct Shared {
@@ -64,6 +64,7 @@ enum Resource {
     Records(String),
     Queries,
     Connectors,
+    Clients,
 }
 
 impl Resource {
@@ -75,6 +76,7 @@ impl Resource {
             ["health", "ready"] => Resource::Ready,
             ["metrics"] => Resource::Metrics,
             ["v1", "sql"] => Resource::Sql,
+            ["v1", "clients"] => Resource::Clients,
             ["v1", "streams", name, "records"] => Resource::Records((*name).to_owned()),
             ["streams"] => Resource::Streams,
             // No stream's name holds a colon.
@@ -100,6 +102,7 @@ impl Resource {
             Resource::Records(_) => "records",
             Resource::Queries => "queries",
             Resource::Connectors => "connectors",
+            Resource::Clients => "clients",
         }
     }
 
@@ -110,7 +113,7 @@ impl Resource {
             Resource::Live | Resource::Ready | Resource::Metrics | Resource::Publish(_) => None,
             Resource::Records(_) => Some(&["from", "limit", "shard", "key", "wait"]),
             Resource::Stream(_) => Some(&["ignoreNonExist"]),
-            Resource::Sql | Resource::Streams | Resource::Queries | Resource::Connectors => Some(&[]),
+            Resource::Sql | Resource::Streams | Resource::Queries | Resource::Connectors | Resource::Clients => Some(&[]),
         }
     }
 
@@ -160,6 +163,7 @@ async fn dispatch(shared: &Arc<Shared>, resource: &Resource, request: RawRequest
         (Resource::Records(name), Method::GET) => records::read(shared, name, &request).await,
         (Resource::Queries, Method::GET) => queries::list(shared),
         (Resource::Connectors, Method::GET) => connectors::list(shared).await,
+        (Resource::Clients, Method::GET) => clients::list(shared),
         (resource, _) => {
             let detail = format!("{} takes {}", request.uri().path(), resource.methods());
             Err(Problem::new(codes::METHOD_NOT_ALLOWED, detail).allow(resource.methods()))

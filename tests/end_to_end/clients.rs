@@ -243,6 +243,11 @@ fn sql_shows_who_is_connected_and_where_messages_go() {
     assert_eq!(nodes[0]["addresses"]["mqtt"], server.mqtt().to_string());
     assert_eq!(nodes[0]["addresses"]["http"], server.http().to_string());
 
+    // Over HTTP the same.
+    let listed = http::get(&server.url("/v1/clients")).unwrap();
+    assert_eq!(listed.status, 200);
+    assert_eq!(serde_json::from_str::<Value>(&listed.body).unwrap()["clients"], json!(clients));
+
     // At the command line, as a table.
     let shown = cli::execute(&server, "SHOW CLIENTS;");
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();

@@ -40,7 +40,7 @@ impl Engine {
             Show::Views => self.view_rows(catalog, ObjectKind::View).await,
             Show::Tables => self.view_rows(catalog, ObjectKind::Table).await,
             Show::Topics => self.topic_rows(catalog).await?,
-            Show::Clients => self.client_rows(),
+            Show::Clients => self.clients(),
             Show::Nodes => self.node_rows(),
             Show::Create(kind, name) => vec![create_row(catalog, *kind, name)?],
         };

@@ -48,8 +48,8 @@ impl Engine {
         Ok(all.iter().map(row).collect())
     }
 
-    /// Who is connected to this node.
-    pub(super) fn client_rows(&self) -> Vec<Value> {
+    /// The MQTT clients that are connected to this node, one JSON object each: SHOW CLIENTS.
+    pub fn clients(&self) -> Vec<Value> {
         let clients = self.node_watch().map(|watch| (watch.clients)()).unwrap_or_default();
         let row = |client: crate::ClientStatus| {
             json!({
