@@ -8,5 +8,8 @@ use crate::routes::{Answer, Shared};
 
 /// `GET /v1/clients`
 pub(crate) fn list(shared: &Shared) -> Answer {
-    Ok(body::json(StatusCode::OK, &json!({ "clients": shared.engine.clients() })))
+    Ok(body::json(
+        StatusCode::OK,
+        &json!({ "clients": shared.engine.clients() }),
+    ))
 }

@@ -113,7 +113,9 @@ impl Resource {
             Resource::Live | Resource::Ready | Resource::Metrics | Resource::Publish(_) => None,
             Resource::Records(_) => Some(&["from", "limit", "shard", "key", "wait"]),
             Resource::Stream(_) => Some(&["ignoreNonExist"]),
-            Resource::Sql | Resource::Streams | Resource::Queries | Resource::Connectors | Resource::Clients => Some(&[]),
+            Resource::Sql | Resource::Streams | Resource::Queries | Resource::Connectors | Resource::Clients => {
+                Some(&[])
+            }
         }
     }
 

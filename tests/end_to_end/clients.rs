@@ -246,7 +246,10 @@ fn sql_shows_who_is_connected_and_where_messages_go() {
     // Over HTTP the same.
     let listed = http::get(&server.url("/v1/clients")).unwrap();
     assert_eq!(listed.status, 200);
-    assert_eq!(serde_json::from_str::<Value>(&listed.body).unwrap()["clients"], json!(clients));
+    assert_eq!(
+        serde_json::from_str::<Value>(&listed.body).unwrap()["clients"],
+        json!(clients)
+    );
 
     // At the command line, as a table.
     let shown = cli::execute(&server, "SHOW CLIENTS;");
