@@ -26,12 +26,15 @@ mod world;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use world::{Mode, World};
 
 const CASES_AT_ONCE: usize = 6;
+/// When a wrong answer is looked at once more.
+const LATER: Duration = Duration::from_secs(2);
 
 /// A file, taken apart: text between the commands, and the commands with their answers.
 enum Part {
@@ -83,6 +86,10 @@ async fn run_file(path: &Path, mode: Mode, update: bool) -> Result<(), String> {
                         lines.join("\n> ")
                     )
                     .unwrap();
+                    // Was it too early, or does it stay wrong?
+                    tokio::time::sleep(LATER).await;
+                    let later = world.run(&lines.join("\n")).await;
+                    write!(wrong, "--- later\n{later}--- left behind\n{}", world.left_behind()).unwrap();
                 }
             }
         }

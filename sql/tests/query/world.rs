@@ -306,6 +306,28 @@ impl World {
         }
     }
 
+    /// What each query has saved: for whoever has to find out why a case failed.
+    pub fn left_behind(&self) -> String {
+        let catalog = self.store.catalog().borrow().clone();
+        let mut out = String::new();
+        for query in catalog.queries.values() {
+            let status = self.engine().query_status(query);
+            writeln!(out, "{}: {} {:?}", query.name, status.state, status.last_error).unwrap();
+            for group in &catalog.stream_by_id(query.output).unwrap().shards {
+                let progress = self.store.table(*group, tables::QUERY_PROGRESS);
+                let row = progress.get(&Progress::key(query.id)).unwrap();
+                let saved = row.map(|row| Progress::decode(&row).unwrap());
+                writeln!(out, "  group {group}: {saved:?}").unwrap();
+                let state = self.store.table(*group, tables::QUERY_STATE);
+                let rows = state.scan(&Progress::key(query.id), &[], usize::MAX).unwrap();
+                for (key, row) in rows {
+                    writeln!(out, "    {} = {}", key.escape_ascii(), row.escape_ascii()).unwrap();
+                }
+            }
+        }
+        out
+    }
+
     async fn push(&mut self, rest: &str) -> String {
         let (name, select) = rest.split_once(' ').unwrap();
         match self.engine().execute(select).await {
