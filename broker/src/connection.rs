@@ -28,7 +28,8 @@ use crate::clients::Client;
 use crate::cursor::Cursor;
 use crate::error::End;
 use crate::limits::{
-    DELIVERIES_KEPT, DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, WRITE_BYTES_HIGH,
+    DELIVERIES_KEPT, DELIVERIES_PER_TURN_MAX, READ_BYTES_MAX, READ_BYTES_MIN, RETAINED_SCANS_MAX, TAKEOVER_READS_MAX,
+    WRITE_BYTES_HIGH,
 };
 use crate::listener::Shared;
 use crate::outbox::Delivery;
@@ -127,8 +128,23 @@ impl Connection {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         match self.poll_steps(context) {
             Ok(()) => Poll::Pending,
+            Err(end) if end.is_takeover() => Poll::Ready(self.hear_out(context).unwrap_or(end)),
             Err(end) => Poll::Ready(end),
         }
+    }
+
+    /// Another connection has the client id. What this one's client had sent before that counts, whoever of the two the server
+    /// gets to first: what it acknowledged does not come again, and its will is not said if it said goodbye, as a client has
+    /// that comes back at once.
+    fn hear_out(&mut self, context: &mut Context<'_>) -> Option<End> {
+        for _ in 0..TAKEOVER_READS_MAX {
+            match self.poll_read(context) {
+                Ok(true) => {}
+                Err(goodbye @ End::Client { .. }) => return Some(goodbye),
+                Ok(false) | Err(_) => return None,
+            }
+        }
+        None
     }
 
     fn poll_steps(&mut self, context: &mut Context<'_>) -> Result<(), End> {

@@ -99,6 +99,11 @@ impl End {
         End::server(Reason::SESSION_TAKEN_OVER, "another connection uses this client id")
     }
 
+    /// It is that.
+    pub fn is_takeover(&self) -> bool {
+        matches!(self, End::Server { reason, .. } if *reason == Reason::SESSION_TAKEN_OVER)
+    }
+
     /// The broker stops.
     pub fn shutdown() -> End {
         End::server(Reason::SERVER_SHUTTING_DOWN, "the server is stopping")

@@ -100,6 +100,8 @@ pub const ROUTE_ATTEMPTS_MAX: u32 = 100;
 pub const ROUTE_PAUSE_MS: u64 = 2;
 /// How long a new connection waits for the one it takes over: its will comes before the successor's messages.
 pub const TAKEOVER_WAIT_MS: u64 = 2_000;
+/// How often a connection that is taken over reads on before it ends: what has come by then.
+pub const TAKEOVER_READS_MAX: usize = 64;
 /// How long the last bytes (a DISCONNECT, acknowledgements) may take to leave.
 pub const FLUSH_WAIT_MS: u64 = 1_000;
 /// What a client may still send after the broker ended its connection, before the socket is reset.

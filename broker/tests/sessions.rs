@@ -1,9 +1,12 @@
 //! Sessions that outlive their connections, and QoS 2, over reconnects and restarts. What a kill does to them is in
 //! `tests/recovery` of the workspace.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Asks, Client, STAY, Server, ack, connect, encoded, expiry_s, id, message, number, open, resume};
+use crate::support::{
+    Asks, Client, STAY, Server, ack, connect, encoded, expiry_s, id, message, number, open, resume, will,
+};
 use headwater_broker::packet::*;
 use headwater_store::{Offset, Qos, group_for_topic};
 
@@ -275,6 +278,63 @@ async fn a_session_is_taken_over_with_what_is_in_flight() {
     publisher.publish_numbers("t/x", 3..=3).await;
     assert_eq!(number(&second.message().await), 3);
     server.stop().await;
+}
+
+/// Gets a message, acknowledges it, says something and goodbye, all in one piece; and is back before that can have been read.
+async fn comes_and_goes(server: Arc<Server>, device: u16, rounds: u16) {
+    let (name, topic) = (format!("device-{device}"), format!("t/{device}"));
+    let mut publisher = Client::connect(server.address(), Version::V5, &format!("publisher-{device}")).await;
+    for round in 1..=rounds {
+        let will = Some(will(&format!("will/{device}")));
+        let (mut client, present) = open(&server, &name, Asks { will, ..STAY }).await;
+        assert_eq!(present, round > 1);
+        if round == 1 {
+            client.subscribe(&topic, Qos::AtLeastOnce).await;
+        }
+        publisher.publish_numbers(&topic, round..=round).await;
+        let next = client.message().await;
+        assert_eq!((number(&next), next.dup), (u64::from(round), false), "{name}");
+        let goodbye = Disconnect {
+            reason: Reason::SUCCESS,
+            properties: Properties::default(),
+        };
+        let last = [
+            Packet::PubAck(ack(id(&next))),
+            Packet::Publish(message(
+                &format!("said/{device}"),
+                Qos::AtMostOnce,
+                0,
+                round.to_string(),
+            )),
+            Packet::Disconnect(goodbye),
+        ];
+        let bytes: Vec<u8> = last.iter().flat_map(|packet| encoded(Version::V5, packet)).collect();
+        client.send_bytes(&bytes).await;
+    }
+}
+
+/// What a client has sent before it comes back counts, its goodbye too, however late the server gets to read it: no message
+/// that it has acknowledged comes again, no will is said, nothing that it published is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_takeover_hears_its_predecessor_out() {
+    const DEVICES: u16 = 8;
+    const ROUNDS: u16 = 25;
+    let server = Arc::new(Server::start(&[]).await);
+    let mut observer = Client::connect(server.address(), Version::V5, "observer").await;
+    observer.subscribe("will/#", Qos::AtLeastOnce).await;
+    observer.subscribe("said/#", Qos::AtLeastOnce).await;
+    let devices: Vec<_> = (0..DEVICES)
+        .map(|device| tokio::spawn(comes_and_goes(server.clone(), device, ROUNDS)))
+        .collect();
+    for device in devices {
+        device.await.unwrap();
+    }
+    for _ in 0..DEVICES * ROUNDS {
+        let said = observer.take().await;
+        assert!(said.topic.starts_with("said/"), "{}", said.topic);
+    }
+    observer.silent().await;
+    Arc::into_inner(server).unwrap().stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
