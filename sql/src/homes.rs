@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use headwater_store::{Catalog, Level, Offset, QueryRow, ReadError, ShardId, Store, StreamId, StreamRow, TopicFilter};
+use headwater_store::{
+    Catalog, Level, Offset, Placement, QueryRow, ReadError, ShardId, Store, StreamId, StreamRow, TopicFilter, slot,
+};
 
 use crate::decode::Decoder;
 use crate::pipeline::Pipeline;
@@ -184,6 +186,33 @@ pub(crate) async fn positions(
         all.push((stream.id, resolve(store, shards, &homes.start).await?));
     }
     Ok(all)
+}
+
+/// Whether a message of the filter can lie there: of a stream that is placed by topic, one topic lies in one shard.
+pub(crate) fn may_lie_in(stream: &StreamRow, filter: &TopicFilter, shard: ShardId) -> bool {
+    let placed = filter.is_exact() && stream.placement == Placement::Topic;
+    !placed || shard.number == slot(filter.as_str().as_bytes()) % stream.shards.len() as u16
+}
+
+/// What EXPLAIN says of a read that ends: which of the streams' shards it reads.
+pub(crate) fn explain(plan: &Plan, catalog: &Catalog) -> Vec<String> {
+    let line = |read: Read<'_>| {
+        let Read::Homes(homes) = read else { return None };
+        let filter = homes.filter().ok()?;
+        let streams = streams(catalog, &filter);
+        let shards = || {
+            streams
+                .iter()
+                .flat_map(|stream| stream.shard_ids().map(move |shard| (stream, shard)))
+        };
+        let read = shards()
+            .filter(|(stream, shard)| may_lie_in(stream, &filter, *shard))
+            .count();
+        let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_str()).collect();
+        let (names, of) = (names.join(", "), shards().count());
+        Some(format!("Reads {read} of {of} shards of {names} for '{}'", homes.filter))
+    };
+    plan.reads().filter_map(line).collect()
 }
 
 /// Some topic matches both.

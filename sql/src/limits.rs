@@ -60,10 +60,11 @@ pub const STEP_BYTES_MAX: usize = 8 << 20;
 /// Records of a step that operators take in at once: so few that they stay in the processor's cache with all that is made
 /// of them.
 pub const PIECE_RECORDS: usize = 4_096;
-/// Late rows and errors of one step that are written to the query's own streams; more are only counted.
-pub const SIDE_ROWS_PER_STEP_MAX: usize = 1_000;
-/// Bytes of them.
-pub const SIDE_BYTES_PER_STEP_MAX: usize = 1 << 20;
+/// Late rows, and errors, of one step that are written to the query's own streams; more are only counted. As many as a step
+/// may have records.
+pub const SIDE_ROWS_PER_STEP_MAX: usize = 65_536;
+/// Bytes of each. Should a step with all of them not fit a Batch, it is made again with fewer records.
+pub const SIDE_BYTES_PER_STEP_MAX: usize = 12 << 20;
 /// How long they are kept.
 pub const SIDE_DURATION: Duration = Duration::from_secs(7 * 86_400);
 /// One result record, with its retained row where it has one: it must fit a Batch beside the progress and the keys.

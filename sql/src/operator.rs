@@ -134,22 +134,21 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
             };
             Box::new(sink::RecordSink::new(sink, &plan.order_by, Some(view), place)?)
         }
-        Op::Join(join) => {
+        Op::Join(join) | Op::JoinTables { join, .. } | Op::JoinIf { join, .. } => {
+            let sides = join::Sides::new(node.id, join, node.op.pair())?;
             let of = |port: usize| node.inputs.get(port).and_then(|id| input(*id));
-            match join.within_us {
-                Some(us) => {
+            match (node.op.join().and_then(|(_, tables)| tables), join.within_us) {
+                (Some(emit), _) => Box::new(join::in_pieces(join::TableJoin::new(sides, join, emit, place))),
+                (None, Some(us)) => {
                     let inputs = [of(0), of(1)].map(|node| join_input(plan, node));
-                    Box::new(join::in_pieces(join::StreamJoin::new(
-                        node.id, join, us, inputs, place,
-                    )?))
+                    Box::new(join::in_pieces(join::StreamJoin::new(sides, join, us, inputs, place)?))
                 }
-                None => {
+                (None, None) => {
                     let by_value = of(1).is_none_or(|table| !matches!(table.op, Op::FromUpsert { .. }));
-                    Box::new(join::in_pieces(join::Lookup::new(node.id, join, by_value, place)?))
+                    Box::new(join::in_pieces(join::Lookup::new(sides, join, by_value, place)?))
                 }
             }
         }
-        Op::JoinTables { join, emit } => Box::new(join::in_pieces(join::TableJoin::new(node.id, join, *emit, place)?)),
         Op::Union => Box::new(through::Union),
         Op::Unnest(unnest) => Box::new(unnest::Unnest::new(unnest)?),
         Op::Over(over) => Box::new(over::Over::new(node, over, place)?),

@@ -297,6 +297,13 @@ mod tests {
             (vec![Value::Json("[1]".into())], r#"{"jsonb":[1]}"#),
             (vec![Value::Date(0)], r#"{"date":"1970-01-01"}"#),
             (
+                vec![Value::Interval(Interval {
+                    months: 1,
+                    us: 3_600_000_000,
+                })],
+                r#"{"interval":[1,3600000000]}"#,
+            ),
+            (
                 vec![string("a"), string("1970-01-01T00:00:00Z")],
                 r#"["a",{"string":"1970-01-01T00:00:00Z"}]"#,
             ),

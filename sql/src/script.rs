@@ -37,6 +37,15 @@ impl Script {
     pub fn is_endless(&self) -> bool {
         self.waiting.back().is_some_and(|statement| emit(statement).is_some())
     }
+
+    /// Whether it is a SELECT whose rows do not end, with nothing before it but SET: it changes nothing.
+    pub fn only_listens(&self) -> bool {
+        let early = self.waiting.iter().rev().skip(1);
+        self.is_endless()
+            && early
+                .into_iter()
+                .all(|statement| matches!(statement.kind, StatementKind::Set(_)))
+    }
 }
 
 impl Engine {

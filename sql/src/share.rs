@@ -21,18 +21,19 @@ mod explain;
 mod hub;
 mod index;
 mod queue;
+mod steps;
 
 pub(crate) use explain::explain;
 pub(crate) use queue::{Item, Rows, Subscription, Watch};
+pub(crate) use steps::{Records, Steps};
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use headwater_store::{Offset, ReadError, Record, ShardId, Store, StoredBatch, StreamId};
+use headwater_store::{Offset, ShardId, Store, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::change::RecordId;
-use crate::limits::{HUB_JOINS_WAITING, STEP_BYTES_MAX};
+use crate::limits::HUB_JOINS_WAITING;
 use crate::plan::physical::{Expr, Op, OperatorId, Plan, Source, SourceColumn};
 use hub::Hub;
 use index::is_indexable;
@@ -145,50 +146,6 @@ impl Hubs {
         hubs.insert(share.stream(), sender.clone());
         sender
     }
-}
-
-/// Records of one step.
-pub(crate) type Records = Vec<(RecordId, Record)>;
-
-/// Cut into what one step takes in. In a backlog each step is some megabytes of records: `spare` is a place for them that
-/// an earlier step has left.
-pub(crate) fn records(
-    found: Vec<(StoredBatch, Offset)>,
-    records_max: usize,
-    spare: &mut Option<Records>,
-) -> Result<Vec<Records>, ReadError> {
-    let mut steps: Vec<Records> = Vec::new();
-    let mut bytes = 0;
-    for (batch, from) in found {
-        let mut left = batch.end().0.saturating_sub(from.0) as usize;
-        for record in batch.each_from(from) {
-            let (offset, record) = record?;
-            let size = record.size_bytes();
-            let room = |step: &Vec<_>| step.len() < records_max && bytes + size <= STEP_BYTES_MAX;
-            if !steps.last().is_some_and(room) {
-                let mut step = spare.take().unwrap_or_default();
-                step.reserve(left.min(records_max));
-                steps.push(step);
-                bytes = 0;
-            }
-            bytes += size;
-            left = left.saturating_sub(1);
-            let id = RecordId {
-                shard: batch.shard,
-                offset,
-            };
-            if let Some(step) = steps.last_mut() {
-                step.push((id, record));
-            }
-        }
-    }
-    Ok(steps)
-}
-
-/// Leaves the place of these records for later ones.
-pub(crate) fn leave(mut records: Records, spare: &mut Option<Records>) {
-    records.clear();
-    *spare = Some(records);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -13,8 +13,10 @@ use crate::calendar;
 use crate::connector::ConnectorError;
 use crate::engine::Engine;
 use crate::error::{SqlError, codes};
+use crate::homes;
 use crate::outcome::{Outcome, RowStream};
 use crate::parse::did_you_mean;
+use crate::plan::physical::Plan;
 use crate::plan::{self, Binder, BoundFeed, Settings, graph};
 use crate::query::side;
 use crate::read::resolve;
@@ -47,7 +49,10 @@ impl Engine {
             },
             StatementKind::Select(select) => self.select(&binder, select).await,
             StatementKind::Show(show) => Ok(rows(self.show(&catalog, show).await?)),
-            StatementKind::Describe(name) => Ok(rows(describe::stream(binder.stream(name)?))),
+            StatementKind::Describe(name) => {
+                let stream = binder.stream(name)?;
+                Ok(rows(describe::stream(stream, written(&catalog, stream).as_ref())))
+            }
             StatementKind::Drop(drop) => self.drop_object(&catalog, drop).await,
             StatementKind::Terminate(Some(name)) => self.run_query(&catalog, name, QueryState::Terminated).await,
             StatementKind::Terminate(None) => self.terminate_all(&catalog).await,
@@ -166,8 +171,12 @@ impl Engine {
             // It has its own reader, and is gone with who asked.
             _ => Vec::new(),
         };
+        let reads = match &statement.kind {
+            StatementKind::Select(select) if select.emit.is_none() => homes::explain(&plan, catalog),
+            _ => Vec::new(),
+        };
         let lines = match explain.format {
-            ExplainFormat::Text => [plan::explain_with(&plan, &measured), shared].concat(),
+            ExplainFormat::Text => [plan::explain_with(&plan, &measured), shared, reads].concat(),
             ExplainFormat::Dot => graph::dot(&plan, &measured, &shared),
             ExplainFormat::Json => return Ok(rows(vec![graph::json(&plan, &measured, &shared).to_string()])),
         };
@@ -472,4 +481,10 @@ fn missing(catalog: &Catalog, kind: ObjectKind, name: &Name) -> SqlError {
     SqlError::new(code, format!("{} `{}` does not exist", kind_name(kind), name.text))
         .at(name.span)
         .help_if(did_you_mean(&name.text, names.into_iter().map(String::as_str)))
+}
+
+/// The plan of the query that writes a stream. None: clients write it, or a later version made the plan.
+fn written(catalog: &Catalog, stream: &StreamRow) -> Option<Plan> {
+    let query = catalog.queries.get(stream.query.as_ref()?)?;
+    Plan::decode(&query.plan).ok()
 }

@@ -192,6 +192,10 @@ impl Value {
         match (self, other) {
             (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
             (Value::String(a), Value::String(b)) => a.as_bytes().cmp(b.as_bytes()),
+            // -0.0 equals 0.0.
+            (Value::Float(a), Value::Float(b)) => (a + 0.0).total_cmp(&(b + 0.0)),
+            (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(b),
+            (Value::Null, _) | (_, Value::Null) => other.is_null().cmp(&self.is_null()),
             _ => {
                 let key = |value: &Value| {
                     let mut bytes = Vec::new();

@@ -104,7 +104,8 @@ impl Follower {
         }
     }
 
-    /// The next offset of each shard.
+    /// The next offset of each shard. What a call that was dropped had taken is in front of it, and still to be given: it
+    /// says where another follower would go on behind that, not what its reader has seen.
     pub fn cursors(&self) -> &[(ShardId, Offset)] {
         &self.cursors
     }

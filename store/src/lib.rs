@@ -131,7 +131,7 @@ pub use record::{Change, Header, Qos, Record};
 pub use retained::{RETAINED_ROW_VERSION, retained_put};
 pub use retention::RetentionClass;
 pub use store::{Leadership, Receipt, Store, Submission};
-pub use stored::StoredBatch;
+pub use stored::{StoredBatch, StoredRecords};
 pub use table::Table;
 pub use topic::{Level, TopicError, TopicFilter, TopicName};
 

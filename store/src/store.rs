@@ -1,50 +1,34 @@
-//! [`Store`]: the handle everyone holds, and what it shares with the threads behind it.
+//! [`Store`]: the handle everyone holds, and what it shares with the threads behind it. It is opened in [`open`], written to in
+//! [`write`]; what is read stands here.
+
+mod open;
+mod write;
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
-use headwater_config::StoreConfig;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
-use crate::apply::Applier;
-use crate::batch::{Batch, Committed, TableId, Trim};
+use crate::batch::{Batch, TableId, Trim};
 use crate::catalog::Catalog;
-use crate::check;
 use crate::clock::Clock;
-use crate::driver::Driver;
 use crate::engine::Engine;
-use crate::engine::rocks::RocksEngine;
-use crate::error::{EngineError, OpenError, ReadError, WriteError};
-use crate::folder::Folder;
+use crate::error::{ReadError, WriteError};
 use crate::follow::{AppliedEntry, Follower, GroupFollower, Position};
 use crate::ids::{BootId, CATALOG_GROUP, GroupId, LogIndex, NodeId, Offset, ShardId, Term, TimestampMs};
-use crate::inbox::{Ended, Message, Outlet, inbox};
-use crate::limits::{BATCH_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TABLE_KEY_BYTES_MAX};
-use crate::log_thread::{self, Log};
-use crate::maintenance::{self, Chore, free_bytes};
+use crate::inbox::{Message, Outlet};
 use crate::placement::{Route, Router};
-use crate::proposal::Proposal;
-use crate::raft_log;
 use crate::reader::{self, KeyRead, Marks};
-use crate::replica::Replica;
 use crate::slices::Slices;
 use crate::stored::StoredBatch;
 use crate::table::Table;
 use crate::tail::{Tail, TailRead};
 use crate::topic::TopicName;
 
-/// The only node there is until clusters come.
-const THIS_NODE: NodeId = NodeId(1);
-/// How often a start looks whether all groups are led.
-const START_POLL: Duration = Duration::from_millis(2);
+pub use write::{Receipt, Submission};
 
 /// Who leads a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,22 +134,6 @@ impl Shared {
     }
 }
 
-/// Ends with its thread: followers learn that nothing more comes, and a panic stops the node like any other failure.
-struct LastWord {
-    shared: Arc<Shared>,
-    thread: &'static str,
-}
-
-impl Drop for LastWord {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.shared
-                .fail(format!("the thread {} panicked; its message is above", self.thread));
-        }
-        self.shared.stopped.send_replace(true);
-    }
-}
-
 /// The handle everyone holds. Cheap to clone; when the last one is dropped the threads end. Outside an async runtime the
 /// drop waits for them, so that a process may end behind it; inside one, where nothing may block, [`Store::stop`] does.
 #[derive(Clone, Debug)]
@@ -201,247 +169,6 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens or makes the data folder, replays the Raft log, and returns when this node leads every group. Blocks.
-    pub fn open(config: &StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, OpenError> {
-        let folder = Folder::open(&config.path, config.groups)?;
-        let log = raft_log::open(&folder.raft()).map_err(OpenError::RaftLog)?;
-        check::refuse_lost_rows(&folder, &log)?;
-        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&folder.state(), config.block_cache.as_usize())?);
-        let catalog = Catalog::load(&*engine).map_err(|error| OpenError::Damaged(error.to_string()))?;
-
-        let damaged = |error: EngineError| OpenError::Damaged(error.to_string());
-        let slices = Arc::new(Slices::open(engine.clone(), config.slice_size.0).map_err(damaged)?);
-
-        let mut groups = Vec::new();
-        for id in (0..=config.groups).map(GroupId) {
-            let applier = Applier::load(engine.clone(), slices.clone(), id)
-                .map_err(|error| OpenError::Damaged(error.to_string()))?;
-            let replica = Replica::open(log.clone(), id, THIS_NODE, applier.applied().index, config.admission.0)
-                .map_err(OpenError::Damaged)?;
-            slices.applied_to(applier.applied().time);
-            groups.push((id, replica, applier));
-        }
-        let applied: Vec<LogIndex> = groups.iter().map(|(_, _, applier)| applier.applied().index).collect();
-        let shared = Arc::new(Shared {
-            engine,
-            slices,
-            node: THIS_NODE,
-            boot: BootId(clock.now().0.unsigned_abs()),
-            groups: config.groups,
-            tails: applied
-                .iter()
-                .map(|applied| Tail::new(*applied, config.tail_cache.as_usize()))
-                .collect(),
-            leadership: applied
-                .iter()
-                .map(|_| {
-                    watch::Sender::new(Leadership {
-                        leading: false,
-                        term: Term(0),
-                        leader: None,
-                    })
-                })
-                .collect(),
-            router: RwLock::new(Arc::new(Router::new(&catalog, config.groups))),
-            catalog: watch::Sender::new(Arc::new(catalog.clone())),
-            reads: Arc::new(Semaphore::new(config.read_threads)),
-            stopped: watch::Sender::new(false),
-            free_disk_bytes: AtomicU64::new(free_bytes(folder.path())),
-            taken_bytes: AtomicU64::new(0),
-            failed: watch::Sender::new(None),
-            stop_asked: AtomicBool::new(false),
-            clock,
-        });
-
-        let (outlet, inbox) = inbox();
-        let (jobs, log_jobs) = channel();
-        let (chores, maintenance_chores) = channel();
-        let driver = Driver::new(
-            shared.clone(),
-            inbox,
-            Log {
-                engine: log.clone(),
-                jobs,
-            },
-            chores.clone(),
-            groups,
-            catalog,
-            config.flush_every.0,
-        );
-        let threads = vec![
-            spawn("hw-log", {
-                let (log, outlet) = (log.clone(), outlet.clone());
-                move || log_thread::run(&log, log_jobs, &outlet)
-            })?,
-            spawn("hw-maintenance", {
-                let (shared, path, outlet) = (shared.clone(), folder.path().clone(), outlet.clone());
-                let retention_bytes = config.retention_bytes.0;
-                move || {
-                    let last_word = LastWord {
-                        shared: shared.clone(),
-                        thread: "hw-maintenance",
-                    };
-                    maintenance::run(&shared, &log, &path, retention_bytes, maintenance_chores, &outlet);
-                    drop(last_word);
-                }
-            })?,
-            spawn("hw-driver", {
-                let last_word = LastWord {
-                    shared: shared.clone(),
-                    thread: "hw-driver",
-                };
-                move || {
-                    driver.run();
-                    let _ = chores.send(Chore::Stop);
-                    drop((last_word, folder));
-                }
-            })?,
-        ];
-        let admission_bytes = u32::try_from(config.admission.0).unwrap_or(u32::MAX);
-        let inner = Inner {
-            shared,
-            outlet,
-            admission: Arc::new(Semaphore::new(admission_bytes as usize)),
-            admission_bytes,
-            free_disk_min: config.free_disk_min.0,
-            catalog_changes: tokio::sync::Mutex::new(()),
-            threads: Mutex::new(threads),
-        };
-        let store = Store { inner: Arc::new(inner) };
-        store.wait_until_led()?;
-        store.make_default_stream()?;
-        Ok(store)
-    }
-
-    fn wait_until_led(&self) -> Result<(), OpenError> {
-        let shared = &self.inner.shared;
-        while !shared.leadership.iter().all(|group| group.borrow().leading) {
-            if let Some(reason) = shared.failed.borrow().clone() {
-                return Err(OpenError::Damaged(reason));
-            }
-            std::thread::sleep(START_POLL);
-        }
-        Ok(())
-    }
-
-    /// On a thread of its own: `open` may be called where a runtime already runs.
-    fn make_default_stream(&self) -> Result<(), OpenError> {
-        let store = self.clone();
-        let made = spawn("hw-bootstrap", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build();
-            let outcome = runtime.map(|runtime| runtime.block_on(store.ensure_default_stream()));
-            if let Err(error) | Ok(Err(error)) = outcome.map(|made| made.map_err(std::io::Error::other)) {
-                store
-                    .inner
-                    .shared
-                    .fail(format!("cannot make the default stream: {error}"));
-            }
-        })?;
-        let _ = made.join();
-        match self.inner.shared.failed.borrow().clone() {
-            Some(reason) => Err(OpenError::Damaged(reason)),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits for admission and commit. A [`WriteError::StaleRoute`] is the caller's to retry with a new route.
-    pub async fn write(&self, batch: Batch) -> Result<Committed, WriteError> {
-        self.submit(batch).await?.await
-    }
-
-    /// Waits for admission only: this is the backpressure. Batches of one caller to one group commit in the order of
-    /// submission. Appends without records are left out.
-    pub async fn submit(&self, batch: Batch) -> Result<Receipt, WriteError> {
-        let batch = match self.submit_now(batch) {
-            Submission::Sent(receipt) => return Ok(receipt),
-            Submission::Refused(error) => return Err(error),
-            Submission::Waits(batch) => batch,
-        };
-        let permits = self.permits(&batch);
-        let admission = self.inner.admission.clone().acquire_many_owned(permits).await;
-        self.propose(batch, admission.map_err(|_| WriteError::Stopped)?)
-    }
-
-    /// [`Store::submit`] without the waiting: gives the Batch back if it would have to.
-    pub fn submit_now(&self, mut batch: Batch) -> Submission {
-        batch.appends.retain(|append| !append.records.is_empty());
-        batch.encoded.retain(|(_, records)| !records.is_empty());
-        if let Err(error) = self.check(&batch) {
-            return Submission::Refused(error);
-        }
-        let proposed = match self
-            .inner
-            .admission
-            .clone()
-            .try_acquire_many_owned(self.permits(&batch))
-        {
-            Ok(admission) => self.propose(batch, admission),
-            Err(TryAcquireError::NoPermits) => return Submission::Waits(batch),
-            Err(TryAcquireError::Closed) => Err(WriteError::Stopped),
-        };
-        proposed.map_or_else(Submission::Refused, Submission::Sent)
-    }
-
-    /// Whether `batch` may be written at all, now.
-    fn check(&self, batch: &Batch) -> Result<(), WriteError> {
-        let within = |bytes: usize, limit: usize| match bytes > limit {
-            true => Err(WriteError::TooLarge { bytes, limit }),
-            false => Ok(()),
-        };
-        within(batch.size_bytes(), BATCH_BYTES_MAX)?;
-        let key_bytes = batch.puts.iter().map(|put| put.key.len()).max();
-        within(key_bytes.unwrap_or(0), TABLE_KEY_BYTES_MAX)?;
-        let id_bytes = batch.producer.as_ref().map_or(0, |producer| producer.id.len());
-        within(id_bytes, PRODUCER_ID_BYTES_MAX)?;
-        assert!(
-            batch.group.0 <= self.inner.shared.groups,
-            "a Batch is for a group that exists"
-        );
-        // The catalog, fences and trims stay writable: that is how a stream is dropped to make room.
-        let small = batch.group == CATALOG_GROUP
-            || (batch.appends.is_empty() && batch.encoded.is_empty() && batch.puts.is_empty());
-        if small {
-            return Ok(());
-        }
-        self.check_disk()?;
-        let bytes = batch.size_bytes() as u64;
-        self.inner.shared.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// [`WriteError::DiskFull`] while records are refused for want of disk.
-    pub fn check_disk(&self) -> Result<(), WriteError> {
-        let shared = &self.inner.shared;
-        // The disk is looked at now and then. What was taken since then is written twice: to the log, and as rows.
-        let taken = shared.taken_bytes.load(Ordering::Relaxed);
-        let free = shared
-            .free_disk_bytes
-            .load(Ordering::Relaxed)
-            .saturating_sub(taken.saturating_mul(2));
-        let mark = self.inner.free_disk_min;
-        match free < mark {
-            true => Err(WriteError::DiskFull { free, mark }),
-            false => Ok(()),
-        }
-    }
-
-    /// A byte each; a Batch larger than all there are takes all.
-    fn permits(&self, batch: &Batch) -> u32 {
-        u32::try_from(batch.size_bytes())
-            .unwrap_or(u32::MAX)
-            .min(self.inner.admission_bytes)
-    }
-
-    fn propose(&self, batch: Batch, admission: OwnedSemaphorePermit) -> Result<Receipt, WriteError> {
-        let (reply, receiver) = oneshot::channel();
-        let catalog = self.inner.shared.catalog.borrow().clone();
-        let proposal = Proposal::new(batch, |stream| catalog.retention(stream), reply, admission);
-        drop(catalog);
-        let outlet = &self.inner.outlet;
-        outlet.propose(proposal).map_err(|Ended| WriteError::Stopped)?;
-        Ok(Receipt(receiver))
-    }
-
     /// Stored records from `from`, about `max_bytes`, at least one batch; empty at the end. The first batch may begin
     /// before `from`.
     pub async fn read(&self, shard: ShardId, from: Offset, max_bytes: usize) -> Result<Vec<StoredBatch>, ReadError> {
@@ -639,41 +366,5 @@ impl Store {
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         self.blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())))
             .await;
-    }
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
-    let io = |source| OpenError::Io {
-        path: name.into(),
-        source,
-    };
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(io)
-}
-
-/// What came of [`Store::submit_now`].
-#[derive(Debug)]
-pub enum Submission {
-    /// On its way.
-    Sent(Receipt),
-    /// It will not be written.
-    Refused(WriteError),
-    /// It has to wait for admission.
-    Waits(Batch),
-}
-
-/// Resolves when a submitted Batch is committed or refused.
-#[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<Result<Committed, WriteError>>);
-
-impl Future for Receipt {
-    type Output = Result<Committed, WriteError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0)
-            .poll(context)
-            .map(|reply| reply.unwrap_or(Err(WriteError::Indefinite("the node stopped before it answered"))))
     }
 }

@@ -83,16 +83,15 @@ impl StoredBatch {
     }
 
     /// As [`StoredBatch::records_from`], decoded as they are taken. After an error it gives nothing more.
-    pub fn each_from(&self, from: Offset) -> impl Iterator<Item = Result<(Offset, Record), ReadError>> + '_ {
+    pub fn into_records_from(self, from: Offset) -> StoredRecords {
         let body = self.shared.body.get_or_init(|| open_body(&self.shared.encoded));
-        let (records, error) = match body {
-            Ok(body) => (Some(Records::new(&self.shared.header, body.clone())), None),
-            Err(error) => (None, Some(Err(error.clone()))),
-        };
-        let from = from.max(self.first);
-        let wanted = move |record: &Result<(Offset, Record), _>| !matches!(record, Ok((offset, _)) if *offset < from);
-        let records = error.into_iter().chain(records.into_iter().flatten()).filter(wanted);
-        records.map(|record| record.map_err(|error| damaged(self.shard, self.base, &error)))
+        let records = body.clone().map(|body| Records::new(&self.shared.header, body));
+        StoredRecords {
+            shard: self.shard,
+            base: self.base,
+            from: from.max(self.first),
+            records: records.map_err(Some),
+        }
     }
 
     /// Bytes as stored.
@@ -112,6 +111,36 @@ impl StoredBatch {
     /// The largest append time in it.
     pub(crate) fn max_timestamp(&self) -> crate::ids::TimestampMs {
         self.shared.header.max_timestamp
+    }
+}
+
+/// The records of a batch, decoded one by one.
+#[derive(Debug)]
+pub struct StoredRecords {
+    shard: ShardId,
+    base: Offset,
+    /// What is before it is left out.
+    from: Offset,
+    /// Or why there are none, until that is told.
+    records: Result<Records, Option<RecordBatchError>>,
+}
+
+impl StoredRecords {
+    /// Their shard.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+}
+
+impl Iterator for StoredRecords {
+    type Item = Result<(Offset, Record), ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let record = match &mut self.records {
+            Ok(records) => records.find(|record| !matches!(record, Ok((offset, _)) if *offset < self.from))?,
+            Err(error) => Err(error.take()?),
+        };
+        Some(record.map_err(|error| damaged(self.shard, self.base, &error)))
     }
 }
 

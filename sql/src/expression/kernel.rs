@@ -160,11 +160,8 @@ fn compare_texts(op: BinaryOp, left: &Column, right: &Column) -> Column {
     Column::from_data(Data::Boolean(Cells { values, valid }))
 }
 
-/// INTEGERs, which are milliseconds, as TIMESTAMPs. None: not for this kernel.
-pub(super) fn timestamps_of(column: &Column, faults: &mut Faults) -> Option<Column> {
-    let Data::Integer(cells) = &column.data else {
-        return None;
-    };
+/// INTEGERs, which are milliseconds, as TIMESTAMPs.
+pub(super) fn timestamps_of(cells: &Cells<i64>, faults: &mut Faults) -> Column {
     let mut valid = cells.valid.clone();
     let mut values = Vec::with_capacity(cells.values.len());
     for (row, ms) in cells.values.iter().enumerate() {
@@ -174,7 +171,7 @@ pub(super) fn timestamps_of(column: &Column, faults: &mut Faults) -> Option<Colu
             0
         }));
     }
-    Some(Column::from_data(Data::Timestamp(Cells { values, valid })))
+    Column::from_data(Data::Timestamp(Cells { values, valid }))
 }
 
 fn test(op: BinaryOp) -> fn(Ordering) -> bool {
@@ -243,7 +240,8 @@ mod tests {
             }
             let numbers = Column::from_values(rows.iter().map(|row| row.2.map_or(Value::Null, Value::Integer)));
             let mut faults = Faults::default();
-            if let Some(times) = timestamps_of(&numbers, &mut faults) {
+            if let Data::Integer(cells) = &numbers.data {
+                let times = timestamps_of(cells, &mut faults);
                 for number in 0..rows.len() {
                     let expected = crate::value::cast(&numbers.get(number), &crate::types::DataType::Timestamp);
                     let fault = faults.iter().find(|(row, _)| *row == number).map(|(_, fault)| fault);

@@ -32,7 +32,7 @@ use crate::change::{Delta, Diff, RecordId};
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
 use crate::limits::{GROUPS_IN_MEMORY_MAX, JOIN_PIECE_BYTES, JOIN_PIECE_ROWS, SORT_BYTES_MAX};
-use crate::plan::physical::{ColumnId, Join, JoinKind, OperatorId, PlanError, Side};
+use crate::plan::physical::{ColumnId, Join, JoinKind, OperatorId, Pair, PlanError, Side};
 use crate::step::{Key, LateRow, Step, Stop};
 use crate::types::TimestampUs;
 use crate::value::{StoredValue, Value, decode_key, encode_key};
@@ -52,19 +52,34 @@ pub(super) struct Sides {
     operator: OperatorId,
     keys: [Vec<Expression>; 2],
     output: Vec<(Side, ColumnId)>,
+    pair: Option<Condition>,
+}
+
+/// What else must be so for two rows to be a pair, over these columns of both.
+#[derive(Debug)]
+struct Condition {
+    columns: Vec<(Side, ColumnId)>,
+    holds: Expression,
 }
 
 impl Sides {
-    fn new(operator: OperatorId, join: &Join) -> Result<Sides, PlanError> {
+    pub fn new(operator: OperatorId, join: &Join, pair: Option<&Pair>) -> Result<Sides, PlanError> {
         let compile = |keys: &[_]| keys.iter().map(Expression::compile).collect::<Result<Vec<_>, _>>();
         if join.keys.is_empty() {
             return Err(PlanError::Invalid("a join without keys".into()));
         }
         let (left, right): (Vec<_>, Vec<_>) = join.keys.iter().cloned().unzip();
+        let condition = |pair: &Pair| {
+            Ok::<_, PlanError>(Condition {
+                columns: pair.columns.clone(),
+                holds: Expression::compile(&pair.condition)?,
+            })
+        };
         Ok(Sides {
             operator,
             keys: [compile(&left)?, compile(&right)?],
             output: join.output.clone(),
+            pair: pair.map(condition).transpose()?,
         })
     }
 
@@ -88,6 +103,46 @@ impl Sides {
             Some(bytes)
         };
         (0..delta.len()).map(key).collect()
+    }
+
+    /// Rows of one key are not all pairs.
+    fn asks_more(&self) -> bool {
+        self.pair.is_some()
+    }
+
+    /// With which of these rows of the other side, all of them under its key, a row of that side makes a pair. What the
+    /// condition cannot work out is told at `origin`.
+    fn holds<R: AsRef<[StoredValue]>>(
+        &self,
+        side: u8,
+        own: &[StoredValue],
+        theirs: &[R],
+        origin: Option<RecordId>,
+        step: &mut Step<'_>,
+    ) -> Vec<bool> {
+        let (Some(pair), false) = (&self.pair, theirs.is_empty()) else {
+            return vec![true; theirs.len()];
+        };
+        let own_side = if side == LEFT { Side::Left } else { Side::Right };
+        let column = |(of, column): &(Side, ColumnId)| {
+            let value = |row: &[StoredValue]| row.get(column.index()).map_or(Value::Null, |value| value.0.clone());
+            let values = theirs.iter().map(|theirs| match *of == own_side {
+                true => value(own),
+                false => value(theirs.as_ref()),
+            });
+            Arc::new(Column::from_values(values))
+        };
+        let rows = Columns::new(pair.columns.iter().map(column).collect(), theirs.len());
+        let mut faults = Faults::default();
+        let truth = pair.holds.evaluate(&rows, &step.scope(), &mut faults);
+        if let Some(origin) = origin {
+            faults.iter().for_each(|(_, fault)| step.error(origin, fault));
+        }
+        let mut holds = vec![false; theirs.len()];
+        for row in truth.selection() {
+            holds[row as usize] = true;
+        }
+        holds
     }
 
     /// A row of the output; a side that is not there is NULLs.

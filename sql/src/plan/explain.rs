@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use crate::operator::Measure;
 use crate::parse::is_plain_name;
 use crate::plan::physical::{
-    Aggregate, BinaryOp, Emit, Expr, Form, Homes, Join, Node, Op, OperatorId, OverCall, OverFunction, PathStep, Plan,
-    Rank, Routing, Schema, Silence, Sink, SinkItem, Source, SourceColumn, Start, StateBound, Template, TemplatePart,
-    Throttle, UnaryOp, WindowKind,
+    Aggregate, BinaryOp, Emit, Expr, Form, Homes, Join, Node, Op, OperatorId, OverCall, OverFunction, Pair, PathStep,
+    Plan, Rank, Routing, Schema, Side, Silence, Sink, SinkItem, Source, SourceColumn, Start, StateBound, Template,
+    TemplatePart, Throttle, UnaryOp, WindowKind,
 };
 use crate::types::{Interval, Literal};
 
@@ -118,8 +118,12 @@ pub fn operator(node: &Node, inputs: &[&Node]) -> String {
                 None => view,
             }
         }
-        Op::Join(join) => self::join_line(join, inputs),
-        Op::JoinTables { join, .. } => join_line(join, inputs).replacen("Lookup", "Join of tables,", 1),
+        Op::Join(join) => self::join_line(join, None, inputs),
+        Op::JoinTables { join, .. } => of_tables(&join_line(join, None, inputs)),
+        Op::JoinIf { join, tables, pair } => match (tables, join_line(join, Some(pair), inputs)) {
+            (Some(_), line) => of_tables(&line),
+            (None, line) => line,
+        },
         Op::Union => "Union".to_owned(),
         Op::Unnest(unnest) => {
             let outer = if unnest.outer { ", or NULL" } else { "" };
@@ -149,7 +153,7 @@ pub fn operator(node: &Node, inputs: &[&Node]) -> String {
         StateBound::Stateless => {}
         StateBound::Windows { retention_us } => {
             let (row, from) = match node.op {
-                Op::Join(_) => ("each row", "its time"),
+                Op::Join(_) | Op::JoinIf { .. } => ("each row", "its time"),
                 Op::View { .. } => ("a row per key and window", "its start"),
                 _ => ("a row per key and window", "its end"),
             };
@@ -161,15 +165,29 @@ pub fn operator(node: &Node, inputs: &[&Node]) -> String {
     line
 }
 
-fn join_line(join: &Join, inputs: &[&Node]) -> String {
+fn of_tables(lookup: &str) -> String {
+    lookup.replacen("Lookup", "Join of tables,", 1)
+}
+
+fn join_line(join: &Join, pair: Option<&Pair>, inputs: &[&Node]) -> String {
     let kind = format!("{:?}", join.kind).to_lowercase();
     let [left, right] = inputs else {
         return format!("Join {kind}");
     };
-    let pair = |(of_left, of_right): &(Expr, Expr)| {
+    let equal = |(of_left, of_right): &(Expr, Expr)| {
         format!("{} = {}", show(of_left, &left.schema), show(of_right, &right.schema))
     };
-    let on = self::join(join.keys.iter().map(pair));
+    let mut on = self::join(join.keys.iter().map(equal));
+    if let Some(pair) = pair {
+        let columns = pair.columns.iter().map(|(side, column)| match side {
+            Side::Left => left.schema.columns[column.index()].clone(),
+            Side::Right => right.schema.columns[column.index()].clone(),
+        });
+        let both = Schema {
+            columns: columns.collect(),
+        };
+        write!(on, " and {}", show(&pair.condition, &both)).unwrap_or_default();
+    }
     match join.within_us {
         Some(us) => format!("Join {kind} on {on} within {}", length(us)),
         None => format!("Lookup {kind} on {on}"),

@@ -94,6 +94,10 @@ fn kind(op: &Op) -> &'static str {
         Op::Latest { .. } => "Latest",
         Op::Join(_) => "Join",
         Op::JoinTables { .. } => "JoinTables",
+        Op::JoinIf { tables, .. } => match tables {
+            None => "Join",
+            Some(_) => "JoinTables",
+        },
         Op::Union => "Union",
         Op::Unnest(_) => "Unnest",
         Op::Over(_) => "Over",

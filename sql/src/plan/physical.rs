@@ -208,6 +208,12 @@ pub enum Op {
     Latest { key: ColumnId, gone: ColumnId },
     /// Reads what clients published to the topics of a filter.
     Homes(Homes),
+    /// As `Join`, or as `JoinTables` where it says when that speaks; rows are a pair only if more holds of them.
+    JoinIf {
+        join: Join,
+        tables: Option<Emit>,
+        pair: Pair,
+    },
 }
 
 /// A column that an operator passes on, or makes.
@@ -304,6 +310,15 @@ pub struct Join {
     pub within_us: Option<i64>,
     /// The output's columns.
     pub output: Vec<(Side, ColumnId)>,
+}
+
+/// What else must be so for two rows to be a pair.
+#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Pair {
+    /// The columns of both that it is about.
+    pub columns: Vec<(Side, ColumnId)>,
+    /// A condition over those.
+    pub condition: Expr,
 }
 
 /// Which rows of a join come out though nothing matches them.

@@ -15,7 +15,7 @@ use super::size::StepSize;
 use super::{Assignment, LoadError, Progress, QueryCore, QueryRules};
 use crate::limits::{FOLLOW_BYTES, HUB_SAVES};
 use crate::metrics;
-use crate::share::{Hubs, Share, Subscription, Watch, leave, records};
+use crate::share::{Hubs, Records, Share, Steps, Subscription, Watch};
 use crate::step::Committed;
 use crate::types::TimestampUs;
 
@@ -243,7 +243,7 @@ impl Serving<'_> {
             bounds.push((*shard, first, end));
         }
         let mut follower = self.context.store.follow_from(tables);
-        let mut spare = None;
+        let mut records = Records::new();
         loop {
             let cursors = self.core.tables();
             let next = |shard: &ShardId| cursors.iter().find(|(known, _)| known == shard).map(|(_, next)| *next);
@@ -258,10 +258,10 @@ impl Serving<'_> {
                 () = stop.cancelled() => return self.save().await.and(Err(Ended::Stopped)),
                 found = follower.next(FOLLOW_BYTES) => found.map_err(read_failed)?,
             };
-            for records in records(found, self.context.step_records_max, &mut spare).map_err(read_failed)? {
+            let mut steps = Steps::new(found, self.context.step_records_max);
+            while steps.fill(&mut records).map_err(read_failed)? {
                 self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
                 self.step(&records).await?;
-                leave(records, &mut spare);
             }
         }
     }
@@ -289,14 +289,15 @@ impl Serving<'_> {
         let mut joined: Option<Subscription> = None;
         let mut may_join = self.core.share().is_some();
         let mut at_end = may_join && self.is_at_end().await;
-        let mut spare = None;
+        let mut records = Records::new();
         loop {
             if may_join && at_end && joined.is_none() && self.size.is_full() {
                 joined = self.join().await;
                 may_join = joined.is_some();
             }
+            // Not the follower: what it has taken may be still to come, and what the hub gives is believed to follow.
             if let Some(subscription) = &joined
-                && has_come_to(follower.cursors(), &subscription.begins)
+                && has_come_to(self.core.cursors(), &subscription.begins)
             {
                 return Ok(joined);
             }
@@ -314,24 +315,23 @@ impl Serving<'_> {
                 }
                 found = follower.next(FOLLOW_BYTES) => {
                     let found = found.map_err(read_failed)?;
-                    let steps = records(found, self.context.step_records_max, &mut spare).map_err(read_failed)?;
-                    let behind = !follower.caught_up() || steps.len() > 1;
-                    for records in steps {
-                        if behind {
+                    let mut steps = Steps::new(found, self.context.step_records_max);
+                    let mut is_first = true;
+                    while steps.fill(&mut records).map_err(read_failed)? {
+                        if !follower.caught_up() || steps.has_more() || !is_first {
                             self.core.still_reading(TimestampUs::from_ms(self.context.store.now()));
                         }
                         self.step(&records).await?;
+                        is_first = false;
+                        // What the follower has given beyond this step is not passed: whoever goes on reads it again.
                         if stop.is_cancelled() {
-                            break;
-                        }
-                        // Who has caught up sleeps, and keeps no megabytes meanwhile.
-                        if behind {
-                            leave(records, &mut spare);
+                            return self.save().await.map(|()| None);
                         }
                     }
                     at_end = follower.caught_up();
                     if at_end {
-                        spare = None;
+                        // Who has caught up sleeps, and keeps no megabytes meanwhile.
+                        records = Records::new();
                     }
                 }
                 () = sleep_until(deadline) => self.tick(follower.caught_up()).await?,
@@ -436,7 +436,7 @@ enum Over {
     TooSlow,
 }
 
-/// All that a hub gives from there on is new, or has been read.
+/// All that a hub gives from there on is new, or has been through a step.
 fn has_come_to(cursors: &[(ShardId, Offset)], begins: &[(ShardId, Offset)]) -> bool {
     let reached = |(shard, begin): &(ShardId, Offset)| cursors.iter().any(|(own, next)| own == shard && next >= begin);
     begins.iter().all(reached)

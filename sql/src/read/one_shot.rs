@@ -65,11 +65,13 @@ impl OneShot {
         }
         for read in plan.reads() {
             let Read::Homes(homes) = read else { continue };
-            for (shard, next) in homes::positions(&store, &catalog, homes)
-                .await?
-                .into_iter()
-                .flat_map(|(_, at)| at)
-            {
+            let filter = homes.filter().map_err(|error| SqlError::internal(error.to_string()))?;
+            let positions = homes::positions(&store, &catalog, homes).await?;
+            for (shard, next) in positions.into_iter().flat_map(|(_, at)| at) {
+                let stream = catalog.stream_by_id(shard.stream);
+                if stream.is_some_and(|stream| !homes::may_lie_in(stream, &filter, shard)) {
+                    continue;
+                }
                 if shards.iter().any(|known: &ShardReader| known.shard == shard) {
                     continue;
                 }
@@ -196,5 +198,64 @@ impl ShardReader {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use headwater_store::{SystemClock, TopicName};
+
+    use super::*;
+    use crate::ast::StatementKind;
+    use crate::outcome::RowStream;
+    use crate::parse::parse;
+    use crate::plan::Binder;
+
+    /// How many records a SELECT looks at, and how many rows it gives.
+    async fn read(store: &Store, sql: &str) -> (usize, usize) {
+        let catalog = store.catalog().borrow().clone();
+        let statements = parse(sql).unwrap();
+        let StatementKind::Select(select) = &statements[0].kind else {
+            panic!("{sql}");
+        };
+        let plan = Binder::new(&catalog, sql).select(select).unwrap().plan;
+        let begin = async || {
+            let (sender, rows) = RowStream::channel();
+            let read = OneShot::begin(store.clone(), &plan, &Place::Here, sender, 8_192);
+            (read.await.unwrap(), rows)
+        };
+        let (mut counted, _rows) = begin().await;
+        let looked_at = counted.next_records().await.unwrap().len();
+        let (whole, rows) = begin().await;
+        whole.run().await;
+        (looked_at, rows.collect().await.unwrap().len())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_an_exact_topic_one_shard_of_a_stream_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = headwater_config::Config::embedded().unwrap();
+        config.store.path = folder.path().join("data");
+        config.store.groups = 4;
+        let opened = tokio::task::spawn_blocking(move || Store::open(&config.store, Arc::new(SystemClock)));
+        let store = opened.await.unwrap().unwrap();
+        let topics = (0..64).map(|site| TopicName::new(format!("plant/{site}/t")).unwrap());
+        let mut in_first_shard = 0;
+        for topic in topics {
+            let record = Record {
+                topic: Some(topic.clone()),
+                ..Record::new(r#"{"temp":7}"#)
+            };
+            let route = store.route(&topic);
+            in_first_shard += usize::from(route.group == store.route(&TopicName::new("plant/0/t").unwrap()).group);
+            store.write(route.batch(record)).await.unwrap();
+        }
+        assert!((1..64).contains(&in_first_shard), "they spread");
+        let exact = read(&store, "SELECT temp FROM 'plant/0/t'").await;
+        assert_eq!(exact, (in_first_shard, 1));
+        assert_eq!(read(&store, "SELECT temp FROM 'plant/+/t'").await, (64, 64));
+        store.stop().await;
     }
 }

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use headwater_store::{Follower, Offset, ReadError, Record, ShardId, Store, StoredBatch};
+use headwater_store::{Follower, Offset, ReadError, ShardId, Store, StoredBatch};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::index::Index;
 use super::queue::{Item, Queue, Rows, Seen, Subscription};
-use super::{Join, lock, records};
-use crate::change::RecordId;
+use super::{Join, Records, Steps, lock};
 use crate::decode::Decoder;
 use crate::function::Scope;
 use crate::limits::FOLLOW_BYTES;
@@ -82,8 +81,11 @@ impl Hub {
                 found = news(&mut self.follower, &self.seen) => {
                     self.seen.caught_up.store(false, Ordering::Release);
                     let given = found.and_then(|found| {
-                        let steps = records(found, self.step_records_max, &mut None)?;
-                        steps.into_iter().for_each(|records| self.give(records));
+                        let mut steps = Steps::new(found, self.step_records_max);
+                        let mut records = Records::new();
+                        while steps.fill(&mut records)? {
+                            self.give(std::mem::take(&mut records));
+                        }
                         Ok::<_, ReadError>(())
                     });
                     if let Err(error) = given {
@@ -141,7 +143,7 @@ impl Hub {
     }
 
     /// Gives the records, which are the next of their shards, to those whom they concern.
-    fn give(&mut self, records: Vec<(RecordId, Record)>) {
+    fn give(&mut self, records: Records) {
         let end = self.end(&records);
         let now = TimestampUs::from_ms(self.store.now());
         let decoded = self
@@ -189,7 +191,7 @@ impl Hub {
         }
     }
 
-    fn end(&self, records: &[(RecordId, Record)]) -> Arc<[(ShardId, Offset)]> {
+    fn end(&self, records: &Records) -> Arc<[(ShardId, Offset)]> {
         let mut end = lock(&self.seen.cursors).clone();
         for (id, _) in records {
             if let Some((_, next)) = end.iter_mut().find(|(shard, _)| *shard == id.shard) {

@@ -307,5 +307,29 @@ mod tests {
                 prop_assert_eq!(encoded(&a).cmp(&encoded(&b)), order);
             }
         }
+
+        #[test]
+        fn values_order_as_their_keys(a in scalar(), b in scalar()) {
+            prop_assert_eq!(a.order(&b), encoded(&a).cmp(&encoded(&b)), "{:?} {:?}", a, b);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_floats_order_as_their_keys() {
+        let ends = [
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -0.0,
+            0.0,
+            f64::MIN_POSITIVE,
+            f64::INFINITY,
+            f64::NAN,
+            -f64::NAN,
+        ];
+        for a in ends.map(Value::Float) {
+            for b in ends.map(Value::Float) {
+                assert_eq!(a.order(&b), encoded(&a).cmp(&encoded(&b)), "{a:?} {b:?}");
+            }
+        }
     }
 }

@@ -16,9 +16,10 @@
 //! ```
 //!
 //! Every case runs three times and must give the same answers: straight, over one data group only (but for the order
-//! of `\records`, which is sorted), and with steps of one record, where the engine is killed after each step that any
-//! query commits, and another one started, until all is read. So between two `\step`s a key changes once at most. A
-//! file whose first line is `# straight` holds push SELECTs, which die with their engine, and is not killed.
+//! of `\records`, which is sorted), and with steps of one record, where the engine is killed, or every other time told to
+//! stop, after each step that any query commits, and another one started, until all is read. So between two `\step`s a
+//! key changes once at most. A file whose first line is `# straight` holds push SELECTs, which die with their engine, and
+//! is not killed.
 
 mod oracle;
 mod world;
@@ -79,7 +80,8 @@ async fn run_file(path: &Path, mode: Mode, update: bool) -> Result<(), String> {
                 let found = world.run(&lines.join("\n")).await;
                 lines.iter().for_each(|line| writeln!(rewritten, "> {line}").unwrap());
                 rewritten.push_str(&found);
-                if found != answer {
+                // What is written anew is not run twice: an INSERT would be in it twice.
+                if found != answer && !update {
                     write!(
                         wrong,
                         "> {}\n--- expected\n{answer}--- found\n{found}",

@@ -13,6 +13,12 @@ pub(in crate::operator) struct Counted {
     pub count: i64,
 }
 
+impl AsRef<[StoredValue]> for Counted {
+    fn as_ref(&self) -> &[StoredValue] {
+        &self.values
+    }
+}
+
 /// The place of a row under a key, which alone spreads.
 pub(in crate::operator) fn by_value(key: &[u8], values: &[StoredValue]) -> Key {
     let digest = Sha256::digest(encode_control(&values.to_vec()));

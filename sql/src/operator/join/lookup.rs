@@ -14,7 +14,7 @@ pub(in crate::operator) struct Lookup {
 }
 
 impl Lookup {
-    pub fn new(operator: OperatorId, join: &Join, by_value: bool, place: &Place) -> Result<Lookup, PlanError> {
+    pub fn new(sides: Sides, join: &Join, by_value: bool, place: &Place) -> Result<Lookup, PlanError> {
         let left_outer = match join.kind {
             JoinKind::Inner => false,
             JoinKind::Left => true,
@@ -23,7 +23,7 @@ impl Lookup {
             }
         };
         Ok(Lookup {
-            sides: Sides::new(operator, join)?,
+            sides,
             left_outer,
             by_value,
             held: 0,
@@ -91,12 +91,15 @@ impl PieceJoin for Lookup {
             };
             out.looked_at += found.len();
             let (weight, time, origin) = (delta.weight(row), delta.time[row], delta.origin[row]);
-            for (_, stored) in &found {
-                let right: Vec<StoredValue> = decode_control(stored).map_err(|_| Stop::State(self.sides.operator))?;
-                let joined = self.sides.joined(Some(&left), Some(&right));
+            let damaged = |_| Stop::State(self.sides.operator);
+            let found = found.iter().map(|(_, stored)| decode_control(stored).map_err(damaged));
+            let found: Vec<Vec<StoredValue>> = found.collect::<Result<_, _>>()?;
+            let holds = self.sides.holds(LEFT, &left, &found, Some(origin), step);
+            for (right, _) in found.iter().zip(&holds).filter(|(_, holds)| **holds) {
+                let joined = self.sides.joined(Some(&left), Some(right));
                 out.push(joined, weight, time, origin, delta.frontier[row]);
             }
-            if found.is_empty() && self.left_outer {
+            if !holds.contains(&true) && self.left_outer {
                 let alone = self.sides.joined(Some(&left), None);
                 out.push(alone, weight, time, origin, delta.frontier[row]);
             }

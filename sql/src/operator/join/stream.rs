@@ -38,7 +38,7 @@ struct Waiting {
 
 impl StreamJoin {
     pub fn new(
-        operator: OperatorId,
+        sides: Sides,
         join: &Join,
         within_us: i64,
         inputs: [Input; 2],
@@ -48,7 +48,7 @@ impl StreamJoin {
             return Err(PlanError::Invalid("a join within less than no time".into()));
         }
         Ok(StreamJoin {
-            sides: Sides::new(operator, join)?,
+            sides,
             kind: join.kind,
             within_us,
             inputs,
@@ -82,8 +82,8 @@ impl StreamJoin {
             return Ok(());
         };
         let other = LEFT + RIGHT - side;
-        let mut matched = false;
         let under = Key::new(key.to_vec(), key.len());
+        let (mut places, mut rows) = (Vec::new(), Vec::new());
         for (place, stored) in step.rows(other, &under)? {
             self.out.looked_at += 1;
             let their_time = time_of(&place, key.len()).ok_or(Stop::State(self.sides.operator))?;
@@ -91,19 +91,28 @@ impl StreamJoin {
             if !near || their_time.plus_us(self.within_us) <= frontier {
                 continue;
             }
-            let mut theirs: Waiting = decode_control(&stored).map_err(|_| Stop::State(self.sides.operator))?;
+            let theirs: Waiting = decode_control(&stored).map_err(|_| Stop::State(self.sides.operator))?;
+            places.push((place, their_time, theirs.matched));
+            rows.push(theirs.values);
+        }
+        let holds = self.sides.holds(side, &values, &rows, Some(origin), step);
+        let found = places.into_iter().zip(rows).zip(&holds).filter(|(_, holds)| **holds);
+        for (((place, their_time, their_matched), theirs), _) in found {
             let (left, right) = match side {
-                LEFT => (&values, &theirs.values),
-                _ => (&theirs.values, &values),
+                LEFT => (&values, &theirs),
+                _ => (&theirs, &values),
             };
             let row = self.sides.joined(Some(left), Some(right));
             self.out.push(row, 1, time.max(their_time), origin, behind);
-            matched = true;
-            if is_outer(self.kind, other) && !theirs.matched {
-                theirs.matched = true;
+            if is_outer(self.kind, other) && !their_matched {
+                let theirs = Waiting {
+                    values: theirs,
+                    matched: true,
+                };
                 step.put(other, &place, encode_control(&theirs));
             }
         }
+        let matched = holds.contains(&true);
         if self.held_max.is_some_and(|max| self.held >= max) {
             return Err(Stop::TooManyGroups(self.held));
         }

@@ -26,15 +26,15 @@ struct Change<'a> {
 }
 
 impl TableJoin {
-    pub fn new(operator: OperatorId, join: &Join, emit: Emit, place: &Place) -> Result<TableJoin, PlanError> {
-        Ok(TableJoin {
-            sides: Sides::new(operator, join)?,
+    pub fn new(sides: Sides, join: &Join, emit: Emit, place: &Place) -> TableJoin {
+        TableJoin {
+            sides,
             kind: join.kind,
             at_end: emit == Emit::AtEnd,
             held: 0,
             held_max: place.in_memory().then_some(GROUPS_IN_MEMORY_MAX),
             out: Joined::default(),
-        })
+        }
     }
 
     fn change(&mut self, change: &Change<'_>, key: Option<&[u8]>, step: &mut Step<'_>) -> Result<(), Stop> {
@@ -46,11 +46,8 @@ impl TableJoin {
         };
         let other = LEFT + RIGHT - change.side;
         let under = Key::new(key.to_vec(), key.len());
-        let partners = self.partners(other, &under, step)?;
-        self.out.looked_at += partners.len();
-        let was_there = !step.rows(change.side, &under)?.is_empty();
-        self.keep(change, key, step)?;
-        let is_there = !step.rows(change.side, &under)?.is_empty();
+        let partners = self.matching(change, &under, step)?;
+        let (was_there, is_there) = self.keep(change, key, step)?;
         if partners.is_empty() {
             if is_outer(self.kind, change.side) {
                 self.push(change, None, change.weight);
@@ -58,17 +55,66 @@ impl TableJoin {
             return Ok(());
         }
         // What goes is said before what comes: under one key the last word counts.
-        let outer = is_outer(self.kind, other);
-        if outer && !was_there && is_there {
-            partners.iter().for_each(|partner| self.alone(change, partner, -1));
+        let lonely = match is_outer(self.kind, other) && was_there != is_there {
+            true => self.without_others(change, key, &partners, step)?,
+            false => Vec::new(),
+        };
+        if is_there {
+            lonely.iter().for_each(|partner| self.alone(change, partner, -1));
         }
         for partner in &partners {
             self.push(change, Some(partner), change.weight * weight_of(partner));
         }
-        if outer && was_there && !is_there {
-            partners.iter().for_each(|partner| self.alone(change, partner, 1));
+        if was_there {
+            lonely.iter().for_each(|partner| self.alone(change, partner, 1));
         }
         Ok(())
+    }
+
+    /// The rows of the other side that make a pair with it.
+    fn matching(&mut self, change: &Change<'_>, under: &Key, step: &mut Step<'_>) -> Result<Vec<Counted>, Stop> {
+        let mut partners = self.partners(LEFT + RIGHT - change.side, under, step)?;
+        self.out.looked_at += partners.len();
+        let mut holds = self
+            .sides
+            .holds(change.side, change.values, &partners, Some(change.origin), step)
+            .into_iter();
+        partners.retain(|_| holds.next().unwrap_or(false));
+        Ok(partners)
+    }
+
+    /// Those of the partners that no other row of its side makes a pair with.
+    fn without_others<'p>(
+        &mut self,
+        change: &Change<'_>,
+        key: &[u8],
+        partners: &'p [Counted],
+        step: &mut Step<'_>,
+    ) -> Result<Vec<&'p Counted>, Stop> {
+        let own = by_value(key, change.values);
+        let mut others: Vec<Counted> = Vec::new();
+        for (place, row) in step.rows(change.side, &Key::new(key.to_vec(), key.len()))? {
+            if place.bytes != own.bytes {
+                others.push(decode_control(&row).map_err(|_| Stop::State(self.sides.operator))?);
+            }
+        }
+        let mut lonely = Vec::new();
+        if !others.is_empty() && !self.sides.asks_more() {
+            return Ok(lonely);
+        }
+        for partner in partners {
+            self.out.looked_at += others.len();
+            let side = LEFT + RIGHT - change.side;
+            // Its faults were told when those rows came.
+            if !self
+                .sides
+                .holds(side, &partner.values, &others, None, step)
+                .contains(&true)
+            {
+                lonely.push(partner);
+            }
+        }
+        Ok(lonely)
     }
 
     fn partners(&self, side: u8, under: &Key, step: &Step<'_>) -> Result<Vec<Counted>, Stop> {
@@ -79,8 +125,8 @@ impl TableJoin {
             .collect()
     }
 
-    /// Takes the row in, or out.
-    fn keep(&mut self, change: &Change<'_>, key: &[u8], step: &mut Step<'_>) -> Result<(), Stop> {
+    /// Takes the row in, or out. Gives whether it was there, and whether it is.
+    fn keep(&mut self, change: &Change<'_>, key: &[u8], step: &mut Step<'_>) -> Result<(bool, bool), Stop> {
         let place = by_value(key, change.values);
         let mut row = match step.get(change.side, &place)? {
             Some(row) => decode_control(&row).map_err(|_| Stop::State(self.sides.operator))?,
@@ -89,18 +135,19 @@ impl TableJoin {
                 count: 0,
             },
         };
+        let was_there = row.count > 0;
         row.count += i64::from(change.weight);
         if row.count <= 0 {
             self.held = self.held.saturating_sub(1);
             step.delete(change.side, &place);
-            return Ok(());
+            return Ok((was_there, false));
         }
         if self.held_max.is_some_and(|max| self.held >= max) {
             return Err(Stop::TooManyGroups(self.held));
         }
         self.held += 1;
         step.put(change.side, &place, encode_control(&row));
-        Ok(())
+        Ok((was_there, true))
     }
 
     /// The changed row with a row of the other side, or alone.

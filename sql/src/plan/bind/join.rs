@@ -6,7 +6,6 @@ use crate::plan::bind::expression::{Expressions, Place};
 use crate::plan::bind::path::Steps;
 use crate::plan::bind::scope::Scope;
 use crate::plan::physical::{BinaryOp, Expr, JoinKind};
-use crate::span::Span;
 
 /// A bound join, over the columns of all sides so far.
 #[derive(Debug)]
@@ -17,7 +16,7 @@ pub struct Joined {
     pub keys: Vec<(Expr, Expr)>,
     /// What is equal, whichever side is there: the key of a row.
     pub values: Vec<Expr>,
-    /// What else ON says of an inner join.
+    /// What else ON says of a pair.
     pub rest: Option<Expr>,
     /// None: the right side is a table.
     pub within_us: Option<i64>,
@@ -83,8 +82,12 @@ pub fn join<'a>(
     }
     let values = keys.iter().map(either).collect();
     if join.kind != JoinKind::Inner {
-        for condition in rest.drain(..) {
-            only_where(condition, right, &expressions.scope, &mut keys, on_span)?;
+        rest = only_where(rest, right, &expressions.scope, &mut keys);
+        if tables && rest.iter().any(Expr::is_of_its_time) {
+            return Err(
+                SqlError::not_supported("the time of now in ON of an outer join of tables", on_span)
+                    .detail("what was a pair then has to be known when a row goes"),
+            );
         }
     }
     Ok(Joined {
@@ -105,28 +108,23 @@ fn either((left, right): &(Expr, Expr)) -> Expr {
     }
 }
 
-/// In an outer join a row of which a condition does not hold matches nothing, as if its key were NULL.
-fn only_where(
-    condition: Expr,
-    right: usize,
-    scope: &Scope<'_>,
-    keys: &mut [(Expr, Expr)],
-    on: Span,
-) -> Result<(), SqlError> {
-    let Some(of_right) = is_right(&condition, right, scope) else {
-        return Err(
-            SqlError::not_supported("ON of an outer join that compares both sides other than with `=`", on)
-                .help("each condition beside `left = right` may be about one side; compare the sides in CASE or WHERE"),
-        );
-    };
-    if let Some((left_key, right_key)) = keys.first_mut() {
+/// In an outer join a row of which a condition does not hold matches nothing, as if its key were NULL. Gives the
+/// conditions that are not about one side.
+fn only_where(rest: Vec<Expr>, right: usize, scope: &Scope<'_>, keys: &mut [(Expr, Expr)]) -> Vec<Expr> {
+    let mut of_both = Vec::new();
+    for condition in rest {
+        let (Some(of_right), Some((left_key, right_key))) = (is_right(&condition, right, scope), keys.first_mut())
+        else {
+            of_both.push(condition);
+            continue;
+        };
         let key = if of_right { right_key } else { left_key };
         *key = Expr::Case {
             branches: vec![(condition, key.clone())],
             otherwise: None,
         };
     }
-    Ok(())
+    of_both
 }
 
 /// The column of USING on the left: what an earlier USING made of both, else of the first side, or of the one that has

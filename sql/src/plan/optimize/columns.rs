@@ -36,7 +36,7 @@ fn keep(tree: &mut Tree, used: &Used) -> Vec<Option<u32>> {
         Op::Unnest(unnest) => retain(&mut unnest.output, used),
         Op::Over(over) => retain(&mut over.output, used),
         Op::Rank(rank) => retain(&mut rank.output, used),
-        Op::Join(join) | Op::JoinTables { join, .. } => retain(&mut join.output, used),
+        Op::Join(join) | Op::JoinTables { join, .. } | Op::JoinIf { join, .. } => retain(&mut join.output, used),
         // What passes rows on has the columns of its input.
         Op::Filter(_)
         | Op::Exchange(_)
@@ -72,7 +72,8 @@ fn keep(tree: &mut Tree, used: &Used) -> Vec<Option<u32>> {
 fn wanted(tree: &Tree, used: &Used) -> Vec<Used> {
     let mut wanted: Vec<Used> = vec![Used::new(); tree.inputs.len()];
     match &tree.node.op {
-        Op::Join(join) | Op::JoinTables { join, .. } => of_join(join, used, &mut wanted),
+        Op::Join(join) | Op::JoinTables { join, .. } => of_join(join, &[], used, &mut wanted),
+        Op::JoinIf { join, pair, .. } => of_join(join, &pair.columns, used, &mut wanted),
         Op::Project(exprs) => {
             let kept = exprs.iter().zip(0..).filter(|(_, number)| used.contains(number));
             kept.for_each(|(expr, _)| add(&mut wanted[0], expr));
@@ -143,21 +144,22 @@ fn passed_on(tree: &Tree, used: &Used, input: &mut Used) {
             // ORDER BY reads them by number.
             input.extend(0..width);
         }
-        Op::Source(_) | Op::Homes(_) | Op::Project(_) | Op::Union | Op::Join(_) | Op::JoinTables { .. } => {}
+        Op::Source(_) | Op::Homes(_) | Op::Project(_) | Op::Union => {}
+        Op::Join(_) | Op::JoinTables { .. } | Op::JoinIf { .. } => {}
     }
 }
 
-fn of_join(join: &Join, used: &Used, wanted: &mut [Used]) {
+fn of_join(join: &Join, pair: &[(Side, ColumnId)], used: &Used, wanted: &mut [Used]) {
     let [left, right] = wanted else { return };
     for (of_left, of_right) in &join.keys {
         add(left, of_left);
         add(right, of_right);
     }
-    for number in used {
-        match join.output.get(*number as usize) {
-            Some((Side::Left, column)) => left.insert(column.0),
-            Some((Side::Right, column)) => right.insert(column.0),
-            None => false,
+    let output = used.iter().filter_map(|number| join.output.get(*number as usize));
+    for (side, column) in output.chain(pair) {
+        match side {
+            Side::Left => left.insert(column.0),
+            Side::Right => right.insert(column.0),
         };
     }
 }
@@ -203,14 +205,13 @@ fn renumber(op: &mut Op, map: &impl Fn(usize, ColumnId) -> ColumnId, kept: &[Opt
                 .for_each(|time| time.replace_columns(&mut |column| own(column)));
             return;
         }
+        Op::JoinIf { join, pair, .. } => {
+            of_sides(&mut pair.columns, map);
+            renumber_join(join, map);
+            return;
+        }
         Op::Join(join) | Op::JoinTables { join, .. } => {
-            for (left, right) in &mut join.keys {
-                left.replace_columns(&mut |column| Some(Expr::Column(map(0, column))));
-                right.replace_columns(&mut |column| Some(Expr::Column(map(1, column))));
-            }
-            for (side, column) in &mut join.output {
-                *column = map(usize::from(*side == Side::Right), *column);
-            }
+            renumber_join(join, map);
             return;
         }
         Op::Unnest(unnest) => made(&mut unnest.output),
@@ -235,4 +236,18 @@ fn renumber(op: &mut Op, map: &impl Fn(usize, ColumnId) -> ColumnId, kept: &[Opt
         Op::Filter(_) | Op::Project(_) | Op::Exchange(_) | Op::Window(_) | Op::Throttle(_) => {}
     }
     op.expressions_mut(&mut |expr| expr.replace_columns(&mut |column| Some(Expr::Column(map(0, column)))));
+}
+
+fn renumber_join(join: &mut Join, map: &impl Fn(usize, ColumnId) -> ColumnId) {
+    for (left, right) in &mut join.keys {
+        left.replace_columns(&mut |column| Some(Expr::Column(map(0, column))));
+        right.replace_columns(&mut |column| Some(Expr::Column(map(1, column))));
+    }
+    of_sides(&mut join.output, map);
+}
+
+fn of_sides(columns: &mut [(Side, ColumnId)], map: &impl Fn(usize, ColumnId) -> ColumnId) {
+    for (side, column) in columns {
+        *column = map(usize::from(*side == Side::Right), *column);
+    }
 }

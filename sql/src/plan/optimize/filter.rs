@@ -126,7 +126,7 @@ fn below(node: &Node, condition: &Expr) -> Option<(usize, Expr)> {
                 .all(|partition| is_over(&condition, partition))
                 .then_some(condition))
         }
-        Op::Join(join) | Op::JoinTables { join, .. } => of_side(join, condition),
+        Op::Join(join) | Op::JoinTables { join, .. } | Op::JoinIf { join, .. } => of_side(join, condition),
         _ => None,
     }
 }

@@ -4,17 +4,17 @@ use super::Tree;
 use crate::column::Columns;
 use crate::expression::{Expression, Faults};
 use crate::function::Scope;
-use crate::plan::physical::{BinaryOp, Expr};
+use crate::plan::physical::{BinaryOp, Expr, Op};
 use crate::types::{Literal, TimestampUs};
 use crate::value::Value;
-
-/// Functions that do not give the same each time.
-const OF_THE_STEP: &[&str] = &["NOW", "CURRENT_DATE", "UNIX_TIMESTAMP"];
 
 /// Works out what is constant, everywhere in the plan.
 pub fn constants(tree: &mut Tree) {
     tree.inputs.iter_mut().for_each(constants);
     tree.node.op.expressions_mut(&mut |expr| fold(expr));
+    if let Op::JoinIf { pair, .. } = &mut tree.node.op {
+        fold(&mut pair.condition);
+    }
 }
 
 fn fold(expr: &mut Expr) {
@@ -49,12 +49,8 @@ fn without_truth(expr: &mut Expr) -> Option<Expr> {
 }
 
 fn is_constant(expr: &Expr) -> bool {
-    let mut constant = true;
-    expr.walk(&mut |part| match part {
-        Expr::Column(_) => constant = false,
-        Expr::Call { function, .. } if OF_THE_STEP.contains(&function.as_str()) => constant = false,
-        _ => {}
-    });
+    let mut constant = !expr.is_of_its_time();
+    expr.walk(&mut |part| constant &= !matches!(part, Expr::Column(_)));
     constant
 }
 

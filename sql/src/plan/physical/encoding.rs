@@ -3,8 +3,8 @@
 use headwater_store::{StreamForm, StreamId, TopicFilter};
 
 use super::{
-    Aggregate, Expr, Form, Homes, Join, Made, Manner, Node, Op, OperatorId, OrderBy, Plan, Read, Side, Sink, SinkItem,
-    Source, WindowKind,
+    Aggregate, ColumnId, Emit, Expr, Form, Homes, Join, Made, Manner, Node, Op, OperatorId, OrderBy, Pair, Plan, Read,
+    Side, Sink, SinkItem, Source, WindowKind,
 };
 
 /// The version that [`Plan::encode`] writes.
@@ -76,7 +76,7 @@ impl Plan {
             };
             let wanted = match node.op {
                 Op::Source(_) | Op::Homes(_) => 0,
-                Op::Join(_) | Op::JoinTables { .. } => 2,
+                Op::Join(_) | Op::JoinTables { .. } | Op::JoinIf { .. } => 2,
                 Op::Union => inputs.len().max(2),
                 _ => 1,
             };
@@ -88,8 +88,8 @@ impl Plan {
                 Op::Homes(homes) => homes.columns.len(),
                 _ => inputs[0].schema.columns.len(),
             };
-            if let (Op::Join(join) | Op::JoinTables { join, .. }, [left, right]) = (&node.op, inputs.as_slice())
-                && !join.fits(left, right)
+            if let (Some((join, _)), [left, right]) = (node.op.join(), inputs.as_slice())
+                && !(join.fits(left, right) && node.op.pair().is_none_or(|pair| pair.fits(left, right)))
             {
                 return invalid("a join reads a column that is not there");
             }
@@ -198,7 +198,7 @@ impl Plan {
     pub fn tables(&self) -> Vec<StreamId> {
         let mut tables = Vec::new();
         for join in &self.nodes {
-            if let (Op::Join(Join { within_us: None, .. }), [_, right]) = (&join.op, join.inputs.as_slice()) {
+            if let (Some((Join { within_us: None, .. }, None)), [_, right]) = (join.op.join(), join.inputs.as_slice()) {
                 self.streams_under(*right, &mut tables);
             }
         }
@@ -285,15 +285,36 @@ impl Op {
         }
     }
 
+    /// What it joins; if that is two tables, with when it speaks.
+    pub fn join(&self) -> Option<(&Join, Option<Emit>)> {
+        match self {
+            Op::Join(join) => Some((join, None)),
+            Op::JoinTables { join, emit } => Some((join, Some(*emit))),
+            Op::JoinIf { join, tables, .. } => Some((join, *tables)),
+            _ => None,
+        }
+    }
+
+    /// What else a join asks of a pair.
+    pub fn pair(&self) -> Option<&Pair> {
+        match self {
+            Op::JoinIf { pair, .. } => Some(pair),
+            _ => None,
+        }
+    }
+
     /// It may ask to be called at a later time.
     pub fn has_timers(&self) -> bool {
-        self.aggregate().is_some() || matches!(self, Op::Throttle(_) | Op::View { .. } | Op::Join(_))
+        let waits = |(_, tables): (_, Option<Emit>)| tables.is_none();
+        self.aggregate().is_some()
+            || matches!(self, Op::Throttle(_) | Op::View { .. })
+            || self.join().is_some_and(waits)
     }
 
     /// How much older than the watermark the rows may be that it puts out.
     pub fn behind_us(&self) -> i64 {
         match self {
-            Op::Join(join) => join.within_us.unwrap_or(0),
+            Op::Join(join) | Op::JoinIf { join, .. } => join.within_us.unwrap_or(0),
             Op::Retime { behind_us, .. } => *behind_us,
             _ => 0,
         }
@@ -329,11 +350,28 @@ impl Join {
                 });
             }
         }
-        fits && self.output.iter().all(|(side, column)| match side {
-            Side::Left => column.index() < left,
-            Side::Right => column.index() < right,
-        })
+        fits && of_sides(&self.output, left, right)
     }
+}
+
+impl Pair {
+    /// Its columns are there.
+    fn fits(&self, left: &Node, right: &Node) -> bool {
+        let mut fits = of_sides(&self.columns, left.schema.columns.len(), right.schema.columns.len());
+        self.condition.walk(&mut |part| {
+            if let Expr::Column(column) = part {
+                fits &= column.index() < self.columns.len();
+            }
+        });
+        fits
+    }
+}
+
+fn of_sides(columns: &[(Side, ColumnId)], left: usize, right: usize) -> bool {
+    columns.iter().all(|(side, column)| match side {
+        Side::Left => column.index() < left,
+        Side::Right => column.index() < right,
+    })
 }
 
 #[cfg(test)]

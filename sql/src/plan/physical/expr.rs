@@ -98,6 +98,9 @@ pub enum BinaryOp {
     Concat,
 }
 
+/// Functions that do not give the same each time.
+const OF_THE_STEP: &[&str] = &["NOW", "CURRENT_DATE", "UNIX_TIMESTAMP"];
+
 impl Expr {
     /// The types that operators and functions give, as far as they are known before a record is seen.
     pub fn data_type(&self, input: &Schema) -> DataType {
@@ -168,6 +171,15 @@ impl Expr {
             }
             _ => self.children_mut(&mut |child| child.replace_columns(replace)),
         }
+    }
+
+    /// It does not give the same at another time.
+    pub fn is_of_its_time(&self) -> bool {
+        let mut is = false;
+        self.walk(&mut |part| {
+            is |= matches!(part, Expr::Call { function, .. } if OF_THE_STEP.contains(&function.as_str()));
+        });
+        is
     }
 
     /// All of these hold: a tree as shallow as can be, in their order. None: there are none.

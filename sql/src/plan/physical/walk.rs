@@ -34,6 +34,7 @@ impl Op {
             | Op::Latest { .. }
             | Op::Join(_)
             | Op::JoinTables { .. }
+            | Op::JoinIf { .. }
             | Op::Union
             | Op::Retime { .. } => {}
         }
@@ -69,6 +70,7 @@ impl Op {
             | Op::Latest { .. }
             | Op::Join(_)
             | Op::JoinTables { .. }
+            | Op::JoinIf { .. }
             | Op::Union
             | Op::Retime { .. } => {}
         }
