@@ -8,13 +8,14 @@ use headwater_config::BridgeConfig;
 use headwater_sql::Engine;
 use headwater_store::Store;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::BodyRoom;
 use crate::error::BridgeError;
-use crate::limits::{METRICS_UPKEEP, STOP_TIMEOUT};
+use crate::limits::{METRICS_UPKEEP, RESUME_CHECK, STOP_TIMEOUT};
+use crate::push::Resumable;
 use crate::routes::Shared;
 use crate::webhook::Statuses;
 use crate::{connectors, metrics, server, webhook};
@@ -28,6 +29,7 @@ pub struct Bridge {
     /// Ends those who did not.
     killed: CancellationToken,
     tasks: TaskTracker,
+    resumable: Arc<Resumable>,
 }
 
 impl Bridge {
@@ -53,6 +55,8 @@ impl Bridge {
         );
         tasks.spawn(killed.clone().run_until_cancelled_owned(supervise));
         tasks.spawn(stopping.clone().run_until_cancelled_owned(keep_up(handle.clone())));
+        let resumable = Resumable::new();
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(end_late(resumable.clone())));
         let shared = Arc::new(Shared {
             store,
             engine,
@@ -61,6 +65,7 @@ impl Bridge {
             metrics: handle,
             bodies: BodyRoom::new(config.body_max.as_usize()),
             webhooks,
+            resumable: resumable.clone(),
             stopping: stopping.clone(),
         });
         tasks.spawn(server::accept(listener, shared, tasks.clone(), killed.clone()));
@@ -70,6 +75,7 @@ impl Bridge {
             stopping,
             killed,
             tasks,
+            resumable,
         })
     }
 
@@ -90,6 +96,14 @@ impl Bridge {
             self.killed.cancel();
             self.tasks.wait().await;
         }
+        self.resumable.end_all();
+    }
+}
+
+async fn end_late(resumable: Arc<Resumable>) {
+    loop {
+        tokio::time::sleep(RESUME_CHECK).await;
+        resumable.end_late(Instant::now());
     }
 }
 

@@ -37,6 +37,18 @@ pub const SQL_ANSWER_BYTES_MAX: usize = 16 << 20;
 pub const PIECE_BYTES: usize = 32 << 10;
 /// A comment is sent on a silent event stream this often, so that proxies keep it and a dead client is noticed.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long the changes of a SELECT wait for a client whose connection broke.
+pub const RESUME_TIME: Duration = Duration::from_secs(60);
+/// How long such a client should pause before it comes back.
+pub const RESUME_PAUSE: Duration = Duration::from_secs(1);
+/// How often those that nobody came back to are ended.
+pub const RESUME_CHECK: Duration = Duration::from_secs(1);
+/// Bytes of events that are kept after they were sent, of all SELECTs together.
+pub const RESUME_BYTES_MAX: usize = 64 << 20;
+/// Into at least so many shares they are divided.
+pub const RESUME_SHARES_MIN: usize = 16;
+/// SELECTs that wait for their clients; of more, the one that waits longest ends.
+pub const AWAY_MAX: usize = 256;
 /// Histograms of the metrics are folded this often.
 pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Records of one `GET /v1/streams/{name}/records`, and the number when none is asked for.
@@ -69,6 +81,7 @@ pub const CURSORS_PER_BATCH: usize = 1_024;
 /// Characters of an error that are kept and shown.
 pub const ERROR_CHARS_MAX: usize = 500;
 
+const _: () = assert!(RESUME_BYTES_MAX / RESUME_SHARES_MIN >= 2 * PIECE_BYTES);
 const _: () = assert!(READ_RECORDS_DEFAULT <= READ_RECORDS_MAX);
 // `bridge.body_max` is at most 32 MiB: one body always fits.
 const _: () = assert!(BODIES_BYTES_MAX >= 32 << 20);

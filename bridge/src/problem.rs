@@ -53,6 +53,7 @@ codes! {
     NOT_READY = 6015 503 "the server is not ready";
     TOO_MANY_RECORDS = 6016 413 "too many records in one request";
     PARTLY_COMMITTED = 6017 409 "only a part of the records was committed";
+    LOST = 6018 410 "the changes cannot be gone on with";
 }
 
 /// A refusal, on its way to the client.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, BodyRoom};
 use crate::problem::{Problem, codes};
+use crate::push::Resumable;
 use crate::webhook::Statuses;
 use crate::{clients, connectors, health, metrics, publish, queries, records, sql, streams};
 
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: PrometheusHandle,
     pub(crate) bodies: BodyRoom,
     pub(crate) webhooks: Statuses,
+    pub(crate) resumable: Arc<Resumable>,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -113,9 +115,8 @@ impl Resource {
             Resource::Live | Resource::Ready | Resource::Metrics | Resource::Publish(_) => None,
             Resource::Records(_) => Some(&["from", "limit", "shard", "key", "wait"]),
             Resource::Stream(_) => Some(&["ignoreNonExist"]),
-            Resource::Sql | Resource::Streams | Resource::Queries | Resource::Connectors | Resource::Clients => {
-                Some(&[])
-            }
+            Resource::Sql => Some(&["sql"]),
+            Resource::Streams | Resource::Queries | Resource::Connectors | Resource::Clients => Some(&[]),
         }
     }
 
@@ -136,7 +137,8 @@ impl Resource {
 
     fn methods(&self) -> &'static str {
         match self {
-            Resource::Sql | Resource::Publish(_) => "POST",
+            Resource::Sql => "GET, POST",
+            Resource::Publish(_) => "POST",
             Resource::Streams => "GET, HEAD, POST",
             Resource::Stream(_) => "GET, HEAD, DELETE",
             _ => "GET, HEAD",
@@ -156,6 +158,8 @@ async fn dispatch(shared: &Arc<Shared>, resource: &Resource, request: RawRequest
         (Resource::Live, Method::GET) => health::live(),
         (Resource::Ready, Method::GET) => health::ready(shared),
         (Resource::Metrics, Method::GET) => health::metrics(shared),
+        // HEAD would begin a query that nobody reads.
+        (Resource::Sql, Method::GET) if request.method() == Method::GET => sql::listen(shared, &request).await,
         (Resource::Sql, Method::POST) => sql::run(shared, request).await,
         (Resource::Streams, Method::GET) => streams::list(shared),
         (Resource::Streams, Method::POST) => streams::create(shared, request).await,
@@ -175,13 +179,21 @@ async fn dispatch(shared: &Arc<Shared>, resource: &Resource, request: RawRequest
 
 /// The value of a query parameter; the last one wins.
 pub(crate) fn parameter(request: &RawRequest, name: &str) -> Option<String> {
+    Some(decode(raw_parameter(request, name)?)?.into_owned())
+}
+
+/// As [`parameter`], but written as forms and a browser's URLSearchParams write: a plus is a space.
+pub(crate) fn form_parameter(request: &RawRequest, name: &str) -> Option<String> {
+    Some(decode(&raw_parameter(request, name)?.replace('+', " "))?.into_owned())
+}
+
+fn raw_parameter<'a>(request: &'a RawRequest, name: &str) -> Option<&'a str> {
     let pairs = request
         .uri()
         .query()?
         .split('&')
         .filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.rev().find(|(key, _)| *key == name)?;
-    Some(decode(value)?.into_owned())
+    Some(pairs.rev().find(|(key, _)| *key == name)?.1)
 }
 
 /// Undoes percent encoding. None where what comes out is not UTF-8.

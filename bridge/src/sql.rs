@@ -1,8 +1,10 @@
-//! `POST /v1/sql`: statements in, results out in the form the client accepts.
+//! `/v1/sql`: statements in, results out in the form the client accepts.
 //!
 //! All statements are parsed first, then they run in order, each when the results before it are taken. A mistake found
 //! before the first result is a problem with its own status; one found later cannot change the status any more and ends
 //! the answer in the way its form has for that.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use headwater_sql::{Engine, Outcome, Script, SqlError};
 use hyper::StatusCode;
@@ -16,17 +18,46 @@ use crate::body::{self, RequestBody};
 use crate::limits::SQL_ANSWER_BYTES_MAX;
 use crate::problem::{Problem, codes};
 use crate::push;
-use crate::routes::{Answer, RawRequest, Shared};
+use crate::routes::{Answer, RawRequest, Shared, form_parameter};
 
 /// Runs the statements of one request. Whether the answer can be given is settled before the first one is carried out.
 pub(crate) async fn run(shared: &Shared, request: RawRequest) -> Answer {
     let (head, body) = request.into_parts();
+    if head.uri.query().is_some_and(|query| !query.is_empty()) {
+        let detail = "the statements of a POST stand in its body";
+        return Err(Problem::new(codes::BAD_PARAMETER, detail));
+    }
     let form = Form::accepted(&head.headers)?;
-    let statements = Statements::new(shared, statements(shared, &head.headers, body).await?)?;
+    let text = statements(shared, &head.headers, body).await?;
+    if let Some(id) = last_event_id(&head.headers, form)? {
+        let asked = (!text.trim().is_empty()).then(|| hash(&text));
+        return push::go_on(shared, id, asked).await;
+    }
+    answer(shared, form, Statements::new(shared, text)?).await
+}
+
+/// `GET /v1/sql?sql=SELECT … EMIT …`, as a browser's EventSource asks: it can send no body, and comes back with the id of the
+/// last event that it has. A GET changes nothing, so it takes nothing else.
+pub(crate) async fn listen(shared: &Shared, request: &RawRequest) -> Answer {
+    let form = Form::accepted(request.headers())?;
+    let text = form_parameter(request, "sql");
+    if let Some(id) = last_event_id(request.headers(), form)? {
+        return push::go_on(shared, id, text.as_deref().map(hash)).await;
+    }
+    let text = text.ok_or_else(|| Problem::new(codes::BAD_PARAMETER, "the parameter `sql` is missing"))?;
+    let statements = Statements::new(shared, text)?;
+    if !statements.only_listen {
+        let detail = "GET takes one SELECT with EMIT, and SET before it";
+        return Err(Problem::new(codes::BAD_PARAMETER, detail).help("send other statements as the body of a POST"));
+    }
+    answer(shared, form, statements).await
+}
+
+async fn answer(shared: &Shared, form: Form, statements: Statements) -> Answer {
     match form {
-        Form::Events => push::events(statements, shared.stopping.clone()).await,
-        Form::Lines => push::lines(statements, shared.stopping.clone()).await,
-        Form::Any if statements.are_endless => push::events(statements, shared.stopping.clone()).await,
+        Form::Events => push::events(shared, statements).await,
+        Form::Lines => push::lines(shared, statements).await,
+        Form::Any if statements.are_endless => push::events(shared, statements).await,
         Form::Json if statements.are_endless => {
             let detail = "changes never end, so they cannot be one JSON document";
             let help = "send accept: text/event-stream, or application/x-ndjson";
@@ -36,6 +67,30 @@ pub(crate) async fn run(shared: &Shared, request: RawRequest) -> Answer {
     }
 }
 
+/// What a client has that comes back. An empty one is none (the HTML standard, section 9.2).
+fn last_event_id(headers: &HeaderMap, form: Form) -> Result<Option<&str>, Problem> {
+    let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
+    let id = id.to_str().map_err(|_| {
+        let detail = "last-event-id is no id of an event of changes";
+        Problem::new(codes::BAD_PARAMETER, detail)
+    })?;
+    match form {
+        Form::Events | Form::Any => Ok(Some(id)),
+        Form::Json | Form::Lines => {
+            let detail = "what has ids is events, so it goes on as text/event-stream";
+            Err(Problem::new(codes::NOT_ACCEPTABLE, detail))
+        }
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The statements of one request, each carried out when the results before it are taken, on a task of its own: a client
 /// that goes away in the middle of a CREATE must not leave half of it behind. The statements after it are not begun.
 pub(crate) struct Statements {
@@ -43,6 +98,10 @@ pub(crate) struct Statements {
     state: State,
     /// Whether the rows of the last one do not end.
     pub(crate) are_endless: bool,
+    /// They change nothing, and the rows of the last one do not end.
+    only_listen: bool,
+    /// A hash of the text.
+    pub(crate) asked: u64,
 }
 
 enum State {
@@ -60,8 +119,11 @@ type Stepped = (Script, Option<Result<Outcome, SqlError>>);
 impl Statements {
     /// Parses all of them.
     pub(crate) fn new(shared: &Shared, text: String) -> Result<Statements, SqlError> {
+        let asked = hash(&text);
         let script = Script::new(text)?;
         Ok(Statements {
+            asked,
+            only_listen: script.only_listens(),
             engine: shared.engine.clone(),
             are_endless: script.is_endless(),
             state: State::Waiting(script),

@@ -3,6 +3,7 @@
 mod node;
 mod publish;
 mod requests;
+mod resume;
 mod sql;
 mod target;
 mod webhook;
