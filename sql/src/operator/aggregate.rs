@@ -16,6 +16,7 @@
 
 mod accumulator;
 mod bag;
+mod decimals;
 mod exact;
 mod group_by;
 mod hopping;

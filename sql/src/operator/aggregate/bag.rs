@@ -3,21 +3,48 @@
 //! The bag lies in its group's row of state. What only needs the largest values keeps no others, as long as rows never
 //! go; everything else keeps each different value once.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::sum::Sum;
 use crate::value::{Fault, StoredValue, Value, encode_key};
 
-/// By key: in the order of values. Equal numbers are one value, shown as the simplest of them.
+/// By key: in the order of values. Equal numbers are one value, shown in the simplest of the forms that are there.
 #[derive(Debug, Clone, PartialEq, Default, bincode::Encode, bincode::Decode)]
 pub(super) struct Bag {
     values: BTreeMap<Vec<u8>, Counted>,
 }
 
-#[derive(Debug, Clone, PartialEq, bincode::Encode, bincode::Decode)]
+/// How often a value is there, in each of its forms: 3, 3.0, 3.00. The simplest first, none of them never.
+#[derive(Debug, Clone, PartialEq, Default, bincode::Encode, bincode::Decode)]
 struct Counted {
-    value: StoredValue,
-    count: i64,
+    forms: Vec<(StoredValue, i64)>,
+}
+
+impl Counted {
+    fn count(&self) -> i64 {
+        self.forms.iter().map(|(_, count)| count).sum()
+    }
+
+    fn put(&mut self, value: &Value, count: i64) {
+        let at = self.forms.binary_search_by(|(form, _)| order_of_forms(&form.0, value));
+        match at {
+            Ok(at) => {
+                self.forms[at].1 += count;
+                if self.forms[at].1 == 0 {
+                    self.forms.remove(at);
+                }
+            }
+            Err(at) => self.forms.insert(at, (StoredValue(value.clone()), count)),
+        }
+    }
+
+    /// As it is shown. None: it is not there.
+    fn shown(&self) -> Option<&Value> {
+        let mut there = self.forms.iter().filter(|(_, count)| *count > 0);
+        there.next().filter(|_| self.count() > 0).map(|(value, _)| &value.0)
+    }
 }
 
 impl Bag {
@@ -28,28 +55,21 @@ impl Bag {
 
     /// Takes in what another one holds.
     pub fn merge(&mut self, other: &Bag) {
-        other
-            .values
-            .values()
-            .for_each(|counted| self.put(&counted.value.0, counted.count));
+        let forms = other.values.values().flat_map(|counted| &counted.forms);
+        forms.for_each(|(value, count)| self.put(&value.0, *count));
     }
 
     fn put(&mut self, value: &Value, count: i64) {
         let mut key = Vec::new();
         encode_key(value, &mut key);
-        let entry = self.values.entry(key);
-        let counted = entry.or_insert_with(|| Counted {
-            value: StoredValue(value.clone()),
-            count: 0,
-        });
-        counted.count += count;
-        if simplicity(value) < simplicity(&counted.value.0) {
-            counted.value = StoredValue(value.clone());
-        }
-        if counted.count == 0 {
-            let mut key = Vec::new();
-            encode_key(value, &mut key);
-            self.values.remove(&key);
+        match self.values.entry(key) {
+            Entry::Vacant(entry) => entry.insert(Counted::default()).put(value, count),
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().put(value, count);
+                if entry.get().count() == 0 {
+                    entry.remove();
+                }
+            }
         }
     }
 
@@ -57,16 +77,15 @@ impl Bag {
     pub fn keep_largest(&mut self, count: u32, distinct: bool) {
         let (mut left, count) = (self.values.len() as u64, u64::from(count));
         if !distinct {
-            left = self.values.values().map(|counted| counted.count.max(0) as u64).sum();
+            left = self.values.values().map(|counted| counted.count().max(0) as u64).sum();
         }
         while left > count {
             let Some(mut smallest) = self.values.first_entry() else {
                 return;
             };
-            if distinct || smallest.get().count <= 1 {
-                smallest.remove();
-            } else {
-                smallest.get_mut().count -= 1;
+            match smallest.get_mut().forms.last().cloned() {
+                Some((form, _)) if !distinct && smallest.get().count() > 1 => smallest.get_mut().put(&form.0, -1),
+                _ => drop(smallest.remove()),
             }
             left -= 1;
         }
@@ -74,14 +93,19 @@ impl Bag {
 
     /// Each value once, in order.
     pub fn distinct(&self) -> impl DoubleEndedIterator<Item = &Value> {
-        let there = self.values.values().filter(|counted| counted.count > 0);
-        there.map(|counted| &counted.value.0)
+        self.values.values().filter_map(Counted::shown)
     }
 
-    /// Each value as often as it is there, the largest first.
+    /// Each value as often as it is there, the largest first, each as its simplest form.
     pub fn largest_first(&self) -> impl Iterator<Item = &Value> {
-        let there = self.values.values().rev().filter(|counted| counted.count > 0);
-        there.flat_map(|counted| std::iter::repeat_n(&counted.value.0, counted.count as usize))
+        let there = self.values.values().rev();
+        there.flat_map(|counted| {
+            let times = usize::try_from(counted.count()).unwrap_or(0);
+            counted
+                .shown()
+                .into_iter()
+                .flat_map(move |value| std::iter::repeat_n(value, times))
+        })
     }
 
     /// Each value once, summed.
@@ -93,35 +117,49 @@ impl Bag {
 
     /// The value below which that many millionths lie: where it falls between two values, between them by as much.
     pub fn percentile(&self, millionths: u32) -> Result<Option<f64>, Fault> {
-        let there = || self.values.values().filter(|counted| counted.count > 0);
-        let count: i64 = there().map(|counted| counted.count).sum();
+        let there = || {
+            let values = self.values.values();
+            values.filter_map(|counted| Some((counted.shown()?, counted.count())))
+        };
+        let count: i64 = there().map(|(_, count)| count).sum();
         if count == 0 {
             return Ok(None);
         }
         let place = (count - 1) as f64 * f64::from(millionths) / 1e6;
         let (mut passed, mut low) = (0, None);
-        for counted in there() {
-            let value = counted.value.0.as_f64().ok_or(Fault::WrongType)?;
-            passed += counted.count;
+        for (value, times) in there() {
+            let value = value.as_f64().ok_or(Fault::WrongType)?;
+            passed += times;
             if low.is_none() && passed > place.floor() as i64 {
                 low = Some(value);
             }
             if passed > place.ceil() as i64 {
                 let low = low.unwrap_or(value);
-                return Ok(Some(low + (value - low) * place.fract()));
+                return Ok(Some(between(low, value, place.fract())));
             }
         }
         Ok(low)
     }
 }
 
-/// Of equal numbers the one of the simpler type is shown, so that the order of the rows never shows.
-pub(super) fn simplicity(value: &Value) -> u8 {
-    match value {
-        Value::Integer(_) => 0,
-        Value::Decimal(_) => 1,
-        _ => 2,
+/// So far from the one to the other, where even their difference may be out of range.
+fn between(low: f64, high: f64, part: f64) -> f64 {
+    match high - low {
+        way if way.is_finite() => low + way * part,
+        _ => low * (1.0 - part) + high * part,
     }
+}
+
+/// Of equal numbers the simplest form is shown, so that the order of the rows never shows: an INTEGER, then the DECIMAL
+/// with the fewest digits, then a FLOAT, of whose two zeros the one without a sign.
+pub(super) fn order_of_forms(a: &Value, b: &Value) -> Ordering {
+    let form = |value: &Value| match value {
+        Value::Integer(_) => (0, 0),
+        Value::Decimal(number) => (1, number.scale()),
+        Value::Float(number) => (2, u32::from(number.is_sign_negative())),
+        _ => (3, 0),
+    };
+    form(a).cmp(&form(b))
 }
 
 #[cfg(test)]
@@ -142,6 +180,11 @@ mod tests {
         assert_eq!(four.percentile(1_000_000), Ok(Some(40.0)));
         assert_eq!(bag(&[7, 7, 7, 9]).percentile(500_000), Ok(Some(7.0)));
         assert_eq!(bag(&[]).percentile(500_000), Ok(None));
+        let mut far = Bag::default();
+        [-1.7e308, 1.7e308]
+            .iter()
+            .for_each(|end| far.add(&Value::Float(*end), 1));
+        assert_eq!(far.percentile(500_000), Ok(Some(0.0)));
         let mut text = Bag::default();
         text.add(&Value::String("x".into()), 1);
         assert_eq!(text.percentile(500_000), Err(Fault::WrongType));
@@ -157,6 +200,21 @@ mod tests {
         let mut once = bag(&[5, 5, 1, 9]);
         once.keep_largest(2, true);
         assert_eq!(once, bag(&[5, 5, 9]));
+        let mut forms = bag(&[3]);
+        let (exact, long) = (
+            Value::Decimal("3.0".parse().unwrap()),
+            Value::Decimal("3.00".parse().unwrap()),
+        );
+        for form in [Value::Float(3.0), long.clone(), exact.clone()] {
+            forms.add(&form, 1);
+        }
+        let shown = |bag: &Bag| format!("{:?}", bag.distinct().collect::<Vec<_>>());
+        assert_eq!(shown(&forms), "[Integer(3)]");
+        forms.add(&Value::Integer(3), -1);
+        assert_eq!(shown(&forms), "[Decimal(3.0)]");
+        forms.add(&exact, -1);
+        forms.add(&long, -1);
+        assert_eq!(shown(&forms), "[Float(3.0)]");
         let mut empty = bag(&[3]);
         empty.add(&Value::Float(3.0), -1);
         assert_eq!(empty, Bag::default(), "3.0 is 3");

@@ -42,13 +42,11 @@ impl Moments {
         }
         let count = self.count as f64;
         let mut spread = ExactSum::default();
-        self.squares.parts().for_each(|part| spread.add_product(count, part));
-        for a in self.sum.parts() {
-            self.sum.parts().for_each(|b| spread.add_product(-a, b));
-        }
-        let spread = spread.value().ok_or(Fault::Overflow)?.max(0.0);
-        let variance = spread / count / divisor as f64;
-        variance.is_finite().then_some(Some(variance)).ok_or(Fault::Overflow)
+        spread.add_product_of(1.0, &ExactSum::of(count), &self.squares);
+        spread.add_product_of(-1.0, &self.sum, &self.sum);
+        let variance = spread.quotient(count * divisor as f64).ok_or(Fault::Overflow)?;
+        // What lies below the smallest float is lost.
+        Ok(Some(variance.max(0.0)))
     }
 }
 
@@ -79,11 +77,17 @@ mod tests {
         assert_eq!(moments(&[5.0]).variance(false), Ok(Some(0.0)));
         assert_eq!(moments(&[]).variance(false), Ok(None));
         assert_eq!(moments(&[1e200, -1e200]).variance(false), Err(Fault::Overflow));
+        assert_eq!(moments(&[1e200, 1e200, 1e200]).variance(false), Ok(Some(0.0)));
+        assert_eq!(moments(&[f64::MAX, f64::MAX]).variance(true), Ok(Some(0.0)));
+        assert_eq!(
+            moments(&[1e154, -1e154, 1e154, -1e154]).variance(false),
+            Ok(Some(1e308))
+        );
     }
 
     proptest! {
         #[test]
-        fn what_is_taken_back_leaves_nothing(values in prop::collection::vec(-1e6..1e6_f64, 0..20), gone in -1e9..1e9_f64) {
+        fn what_is_taken_back_leaves_nothing(values in prop::collection::vec(-1e6..1e6_f64, 0..20), gone in prop_oneof![-1e9..1e9_f64, -f64::MAX..f64::MAX]) {
             let mut with = moments(&values);
             with.add(&Value::Float(gone), 1).unwrap();
             with.add(&Value::Float(gone), -1).unwrap();

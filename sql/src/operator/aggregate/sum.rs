@@ -3,6 +3,7 @@
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
+use super::decimals::DecimalSum;
 use super::exact::ExactSum;
 use crate::value::{Fault, Value};
 
@@ -13,11 +14,7 @@ pub(super) struct Sum {
     integer_count: i64,
     floats: ExactSum,
     float_count: i64,
-    /// `Decimal::serialize`
-    decimals: [u8; 16],
-    decimal_count: i64,
-    /// Decimals beyond 28 digits: it has no value from then on.
-    overflowed: bool,
+    decimals: DecimalSum,
 }
 
 impl Sum {
@@ -34,14 +31,7 @@ impl Sum {
                 (0..weight.unsigned_abs()).for_each(|_| self.floats.add(term));
                 self.float_count += i64::from(weight);
             }
-            Value::Decimal(number) => {
-                let term = number.checked_mul(Decimal::from(weight));
-                match term.and_then(|term| Decimal::deserialize(self.decimals).checked_add(term)) {
-                    Some(sum) => self.decimals = sum.serialize(),
-                    None => self.overflowed = true,
-                }
-                self.decimal_count += i64::from(weight);
-            }
+            Value::Decimal(number) => self.decimals.add(*number, weight),
             _ => return Err(Fault::WrongType),
         }
         Ok(())
@@ -53,16 +43,11 @@ impl Sum {
         self.integer_count += other.integer_count;
         self.floats.merge(&other.floats);
         self.float_count += other.float_count;
-        match Decimal::deserialize(self.decimals).checked_add(Decimal::deserialize(other.decimals)) {
-            Some(sum) => self.decimals = sum.serialize(),
-            None => self.overflowed = true,
-        }
-        self.decimal_count += other.decimal_count;
-        self.overflowed |= other.overflowed;
+        self.decimals.merge(&other.decimals);
     }
 
     fn count(&self) -> i64 {
-        self.integer_count + self.float_count + self.decimal_count
+        self.integer_count + self.float_count + self.decimals.count()
     }
 
     /// INTEGER, or DECIMAL where it does not fit; with a FLOAT among them FLOAT; NULL of nothing.
@@ -70,13 +55,11 @@ impl Sum {
         if self.count() == 0 {
             return Ok(Value::Null);
         }
-        if self.overflowed {
-            return Err(Fault::Overflow);
-        }
         if self.float_count != 0 {
-            return self.as_float().map(Value::Float);
+            let total = self.in_floats().value();
+            return total.map(Value::Float).ok_or(Fault::Overflow);
         }
-        if let (0, Ok(fits)) = (self.decimal_count, i64::try_from(self.integers)) {
+        if let (0, Ok(fits)) = (self.decimals.count(), i64::try_from(self.integers)) {
             return Ok(Value::Integer(fits));
         }
         self.as_decimal().map(Value::Decimal)
@@ -88,37 +71,40 @@ impl Sum {
         if count == 0 {
             return Ok(Value::Null);
         }
-        if self.overflowed {
-            return Err(Fault::Overflow);
-        }
-        if self.decimal_count != 0 && self.float_count == 0 {
+        if self.decimals.count() != 0 && self.float_count == 0 {
             let mean = self.as_decimal()?.checked_div(Decimal::from(count));
             return mean.map(Value::Decimal).ok_or(Fault::Overflow);
         }
-        Ok(Value::Float(self.as_float()? / count as f64))
+        let mean = self.in_floats().quotient(count as f64);
+        mean.map(Value::Float).ok_or(Fault::Overflow)
     }
 
     fn as_decimal(&self) -> Result<Decimal, Fault> {
-        let integers = Decimal::try_from_i128_with_scale(self.integers, 0).map_err(|_| Fault::Overflow)?;
-        integers
-            .checked_add(Decimal::deserialize(self.decimals))
-            .ok_or(Fault::Overflow)
+        self.decimals.total(self.integers).ok_or(Fault::Overflow)
     }
 
-    fn as_float(&self) -> Result<f64, Fault> {
+    fn in_floats(&self) -> ExactSum {
         let mut sum = self.floats.clone();
-        // An i128 in three floats, each exact: 53 bits at a time from the top.
-        let mut rest = self.integers;
-        while rest != 0 {
-            let part = rest as f64;
-            sum.add(part);
-            rest = rest.saturating_sub(part as i128);
-        }
-        if self.decimal_count != 0 {
+        add_whole(&mut sum, self.integers);
+        match self.decimals.total(0) {
             // Of equal decimals the one with fewer digits: how it was come by must not show.
-            let decimals = Decimal::deserialize(self.decimals).normalize();
-            sum.add(decimals.to_f64().ok_or(Fault::Overflow)?);
+            Some(decimals) => sum.add(decimals.normalize().to_f64().unwrap_or_default()),
+            None => {
+                let (whole, fraction) = self.decimals.split(0);
+                add_whole(&mut sum, whole);
+                sum.add(fraction as f64 / 1e28);
+            }
         }
-        sum.value().ok_or(Fault::Overflow)
+        sum
+    }
+}
+
+/// An i128 in three floats, each exact: 53 bits at a time from the top.
+fn add_whole(sum: &mut ExactSum, whole: i128) {
+    let mut rest = whole;
+    while rest != 0 {
+        let part = rest as f64;
+        sum.add(part);
+        rest = rest.saturating_sub(part as i128);
     }
 }
