@@ -120,7 +120,12 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
             }
             WindowKind::Session { gap_us } => {
                 debug_assert!(*gap_us > 0, "the window operator before it has checked that");
-                Box::new(aggregate::SessionGroupBy::new(node, aggregate, retracts, place)?)
+                let window = node.inputs.first().and_then(|id| input(*id));
+                let window = window.filter(|window| matches!(window.op, Op::Window(_)));
+                let window = window.ok_or_else(|| PlanError::Invalid("sessions without their window".into()))?;
+                Box::new(aggregate::SessionGroupBy::new(
+                    node, aggregate, window, retracts, place,
+                )?)
             }
             WindowKind::Tumbling { .. } => {
                 return Err(PlanError::Invalid("tumbling windows do not share rows".into()));

@@ -1,7 +1,8 @@
 //! Windows: which of them a row is in, by its event time. Rows that come too late for all of them are told.
 //!
 //! Lateness is judged by the row's own frontier (see [`Delta::frontier`]), never by what happens to be open: so which
-//! rows a window takes depends on the logs alone.
+//! rows a window takes depends on the logs alone. A session may begin before its row and end after it, so only GROUP BY
+//! can tell whether a row is too late for it: here they all pass.
 
 use std::sync::Arc;
 
@@ -16,8 +17,32 @@ use crate::value::write_json_string;
 pub(super) struct Windows {
     kind: WindowKind,
     grace_us: i64,
-    /// The names of the input's columns, for those who read of late rows.
+    late: Late,
+}
+
+/// Tells of rows that came too late.
+#[derive(Debug)]
+pub(super) struct Late {
+    /// The names of the columns of those rows.
     names: Vec<String>,
+}
+
+impl Late {
+    /// Of that window operator.
+    pub fn of(window: &Node) -> Late {
+        let width = window.schema.columns.len().saturating_sub(2);
+        let names = window.schema.columns[..width].iter().map(|column| column.name.clone());
+        Late { names: names.collect() }
+    }
+
+    pub fn tell(&self, delta: &Delta, row: usize, step: &mut Step<'_>) {
+        step.late(LateRow {
+            origin: delta.origin[row],
+            time: delta.time[row],
+            watermark: delta.frontier[row],
+            row: object(&self.names, &delta.rows, row),
+        });
+    }
 }
 
 /// What becomes of a row.
@@ -41,12 +66,10 @@ impl Windows {
             let what = "a window without length, or with a negative grace";
             return Err(PlanError::Invalid(what.into()));
         }
-        let width = node.schema.columns.len().saturating_sub(2);
-        let names = node.schema.columns[..width].iter().map(|column| column.name.clone());
         Ok(Windows {
             kind: window.kind.clone(),
             grace_us: window.grace_us,
-            names: names.collect(),
+            late: Late::of(node),
         })
     }
 
@@ -57,7 +80,7 @@ impl Windows {
                 let start = floor(at, size_us);
                 (start, start.saturating_add(size_us))
             }
-            WindowKind::Session { gap_us } => (at, at.saturating_add(gap_us)),
+            WindowKind::Session { gap_us } => return Verdict::In(at, at.saturating_add(gap_us)),
             WindowKind::Hopping { size_us, advance_us } => return self.hopping(at, frontier, size_us, advance_us),
         };
         match in_time(end) {
@@ -79,15 +102,6 @@ impl Windows {
             from if from <= last => Verdict::In(floor(at, pane_us(size_us, advance_us)), from),
             _ => Verdict::Late,
         }
-    }
-
-    fn tell(&self, delta: &Delta, row: usize, step: &mut Step<'_>) {
-        step.late(LateRow {
-            origin: delta.origin[row],
-            time: delta.time[row],
-            watermark: delta.frontier[row],
-            row: object(&self.names, &delta.rows, row),
-        });
     }
 }
 
@@ -132,7 +146,7 @@ impl Operator for Windows {
                 Verdict::Outside => {}
                 // That a row goes whose window is over changes nothing, and is nothing to tell.
                 Verdict::Late if delta.weight(row) < 0 => {}
-                Verdict::Late => self.tell(delta, row, step),
+                Verdict::Late => self.late.tell(delta, row, step),
             }
         }
         let delta = delta.take(&kept);
@@ -168,9 +182,6 @@ mod tests {
         assert_eq!(tumbling.judge(12, 24), Verdict::In(10, 20));
         assert_eq!(tumbling.judge(12, 25), Verdict::Late);
         assert_eq!(tumbling.judge(-1, i64::MIN), Verdict::In(-10, 0));
-        let session = windows(WindowKind::Session { gap_us: 10 }, 0);
-        assert_eq!(session.judge(12, 21), Verdict::In(12, 22));
-        assert_eq!(session.judge(12, 22), Verdict::Late);
     }
 
     #[test]

@@ -258,12 +258,12 @@ proptest! {
         // Per key: first, last + gap, how many.
         let mut sessions: BTreeMap<u8, Vec<(i64, i64, usize)>> = BTreeMap::new();
         for (_, (_, key, at), frontier) in with_frontier(&events, 1) {
-            if at + GAP <= frontier {
-                continue;
-            }
             let of_key = sessions.entry(key).or_default();
             let meets = |(start, end, _): &(i64, i64, usize)| *start <= at + GAP && *end >= at && *end > frontier;
             let (met, mut others): (Vec<_>, Vec<_>) = of_key.iter().copied().partition(meets);
+            if at + GAP <= frontier && met.iter().all(|(start, ..)| *start > at) {
+                continue;
+            }
             let one = met.iter().fold((at, at + GAP, 1), |one, met| (one.0.min(met.0), one.1.max(met.1), one.2 + met.2));
             others.push(one);
             *of_key = others;

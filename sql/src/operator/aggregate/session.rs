@@ -12,6 +12,9 @@
 //! A session has one timer. When it fires and the session has grown meanwhile, it is set again. A row does not join a
 //! session that is over by the row's own frontier, even if that one still waits for its timer: so how input is cut into
 //! steps never shows.
+//!
+//! A row whose own session would be over is late, unless it lies within one that is open. It does not move a session's start
+//! back: there may have been one with that start that is over and forgotten, and the two would share a key.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,6 +25,7 @@ use super::output::{Output, Row};
 use super::{ChangedBy, Groups, Inputs, NOBODY, key_at, split_at};
 use crate::change::Delta;
 use crate::limits::GROUPS_CACHED_MAX;
+use crate::operator::window::Late;
 use crate::operator::{Operator, Place, Port};
 use crate::plan::physical::{Aggregate, Emit, Node, PlanError};
 use crate::step::{Key, Step, Stop};
@@ -41,6 +45,7 @@ pub(in crate::operator) struct SessionGroupBy {
     /// The sessions that came, changed or went in this step, in the order of that, with the rows they had at its begin.
     dirty: Vec<(Vec<u8>, i64)>,
     before: HashMap<(Vec<u8>, i64), Option<Vec<Value>>>,
+    late: Late,
     out: Output,
 }
 
@@ -61,7 +66,14 @@ struct Session {
 }
 
 impl SessionGroupBy {
-    pub fn new(node: &Node, aggregate: &Aggregate, retracts: bool, place: &Place) -> Result<SessionGroupBy, PlanError> {
+    /// `window` is the operator that says each row's own session.
+    pub fn new(
+        node: &Node,
+        aggregate: &Aggregate,
+        window: &Node,
+        retracts: bool,
+        place: &Place,
+    ) -> Result<SessionGroupBy, PlanError> {
         if retracts {
             return Err(PlanError::Invalid("sessions of rows that go again".into()));
         }
@@ -71,6 +83,7 @@ impl SessionGroupBy {
             held: 0,
             dirty: Vec::new(),
             before: HashMap::new(),
+            late: Late::of(window),
             out: Output::default(),
         })
     }
@@ -113,10 +126,17 @@ impl SessionGroupBy {
     fn join(&mut self, bytes: &[u8], inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
         let (from, to) = self.shared.window_of(delta, row);
         let frontier = delta.frontier[row].0;
-        let open = |session: &Session| session.end.saturating_add(self.shared.grace_us) > frontier;
+        let open = |end: i64| end.saturating_add(self.shared.grace_us) > frontier;
         let Some(group) = self.groups.get(bytes) else { return };
-        let meets = |(start, session): &(&i64, &Session)| **start <= to && session.end >= from && open(session);
+        let meets = |(start, session): &(&i64, &Session)| **start <= to && session.end >= from && open(session.end);
         let met: Vec<i64> = group.sessions.iter().filter(meets).map(|(start, _)| *start).collect();
+        if !open(to) && met.first().is_none_or(|first| *first > from) {
+            if group.sessions.is_empty() {
+                self.groups.remove(bytes);
+            }
+            self.late.tell(delta, row, step);
+            return;
+        }
         let start = met.first().copied().unwrap_or(from).min(from);
         met.iter().chain([&start]).for_each(|start| self.touch(bytes, *start));
 
