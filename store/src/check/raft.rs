@@ -237,13 +237,12 @@ fn check_entry(region: u64, index: u64, bytes: Bytes, full: bool) -> Result<(), 
 pub fn compare(
     logs: &BTreeMap<GroupId, GroupLog>,
     groups: impl Iterator<Item = GroupId>,
-    applied: &BTreeMap<GroupId, Applied>,
+    applied: Option<&BTreeMap<GroupId, Applied>>,
     findings: &mut Findings<'_>,
 ) {
     let none = GroupLog::default();
     for group in groups {
         let log = logs.get(&group).unwrap_or(&none);
-        let applied = applied.get(&group).copied().unwrap_or_default();
         let place = format!("raft log of group {group}");
         let (cut, last) = (log.cut.index, log.last());
         if !log.entries.is_empty() && log.first != cut.0 + 1 {
@@ -259,6 +258,8 @@ pub fn compare(
                 format!("entry {commit} was committed, and the log ends at {last}"),
             );
         }
+        let Some(applied) = applied else { continue };
+        let applied = applied.get(&group).copied().unwrap_or_default();
         if applied.index < cut {
             let applied = applied.index;
             findings.problem(

@@ -46,8 +46,8 @@ impl Ledger {
     }
 }
 
-/// Reads all of the state.
-pub fn check(engine: &dyn Engine, findings: &mut Findings<'_>) -> Ledger {
+/// Reads all of the state. None: it cannot be read, so nothing is known of what it says.
+pub fn check(engine: &dyn Engine, findings: &mut Findings<'_>) -> Option<Ledger> {
     let mut ledger = Ledger::default();
     let scanned = engine.scan(Family::State, b"", b"", &mut |key, value| {
         if let Err(Short) = take(key, value, &mut ledger, findings) {
@@ -57,13 +57,14 @@ pub fn check(engine: &dyn Engine, findings: &mut Findings<'_>) -> Ledger {
     });
     if let Err(error) = scanned {
         findings.problem("state", format!("{error}; the rows behind it were not read"));
+        return None;
     }
     if let Err(error) = Catalog::load(engine) {
         findings.problem("the catalog", error);
     }
     check_slices(engine, &ledger, findings);
     check_shards(&ledger, findings);
-    ledger
+    Some(ledger)
 }
 
 /// A key as people read it: the tag, then hexadecimal.

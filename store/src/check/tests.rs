@@ -154,7 +154,7 @@ fn some_shard(engine: &RocksEngine) -> (ShardId, (SliceId, Vec<Offset>)) {
         summary: Summary::default(),
         tell: &mut |problem| panic!("{problem}"),
     };
-    let ledger = state::check(engine, &mut findings);
+    let ledger = state::check(engine, &mut findings).unwrap();
     for shard in ledger.spans.keys().copied() {
         let (slice, ..) = ledger.kept(shard).next().unwrap();
         let mut bases = Vec::new();

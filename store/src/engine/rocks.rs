@@ -11,7 +11,7 @@ use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor, CompactOptions,
     DBCompactionStyle, DBCompressionType, DBWithThreadMode, Direction, FlushOptions, IteratorMode, MultiThreaded,
     Options, Range, ReadOptions, ReadTier, SliceTransform, WriteBatch, WriteOptions, compaction_filter::Decision,
-    properties,
+    properties, statistics::Ticker,
 };
 
 use super::{Engine, Family, Row, Writes};
@@ -50,6 +50,8 @@ pub struct RocksEngine {
     garbage: Arc<RwLock<Garbage>>,
     /// Why a flush failed: nothing is durable any more, and the store stops.
     flush_failed: OnceLock<EngineError>,
+    /// What RocksDB counts, of a database that is only looked at.
+    counts: Option<Options>,
 }
 
 impl RocksEngine {
@@ -78,6 +80,7 @@ impl RocksEngine {
             slices: RwLock::new(slices),
             garbage,
             flush_failed: OnceLock::new(),
+            counts: None,
         })
     }
 
@@ -85,6 +88,7 @@ impl RocksEngine {
     pub fn open_read_only(folder: &Path) -> Result<RocksEngine, EngineError> {
         let mut options = Options::default();
         options.set_max_open_files(512);
+        options.enable_statistics();
         let cache = Cache::new_lru_cache(LOOK_CACHE_BYTES);
         let garbage = Arc::default();
         let slice_options = slice_options(&cache, &garbage);
@@ -99,7 +103,15 @@ impl RocksEngine {
             slices: RwLock::new(slices),
             garbage,
             flush_failed: OnceLock::new(),
+            counts: Some(options),
         })
+    }
+
+    /// Whether a block that was read so far did not match its checksum, of a database that is only looked at. RocksDB says so
+    /// itself where rows lie in it, and nothing where it can do without: a damaged filter is no filter.
+    pub fn has_bad_blocks(&self) -> bool {
+        let counts = self.counts.as_ref();
+        counts.is_some_and(|counts| counts.get_ticker_count(Ticker::BlockChecksumMismatchCount) > 0)
     }
 
     /// None: a slice that is not there.
