@@ -268,6 +268,19 @@ pub enum ObjectKind {
     Table,
 }
 
+impl ObjectKind {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ObjectKind::Stream => "stream",
+            ObjectKind::Query => "query",
+            ObjectKind::Connector => "connector",
+            ObjectKind::View => "view",
+            ObjectKind::Table => "table",
+        }
+    }
+}
+
 /// A type, as in `DECIMAL(10,2)` or `STRING[]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeName {

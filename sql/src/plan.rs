@@ -11,6 +11,6 @@ pub mod physical;
 pub use bind::{
     Binder, BoundFeed, BoundInsert, BoundSelect, BoundStream, Settings, address_rules, system_columns, write_rules,
 };
-pub(crate) use bind::{EventTime, event_time_of};
+pub(crate) use bind::{EventTime, event_time_of, written};
 pub use explain::explain;
 pub(crate) use explain::explain_with;

@@ -16,8 +16,7 @@ use crate::error::{SqlError, codes};
 use crate::homes;
 use crate::outcome::{Outcome, RowStream};
 use crate::parse::did_you_mean;
-use crate::plan::physical::Plan;
-use crate::plan::{self, Binder, BoundFeed, Settings, graph};
+use crate::plan::{self, Binder, BoundFeed, Settings, graph, written};
 use crate::query::side;
 use crate::read::resolve;
 use crate::share;
@@ -51,7 +50,7 @@ impl Engine {
             StatementKind::Show(show) => Ok(rows(self.show(&catalog, show).await?)),
             StatementKind::Describe(name) => {
                 let stream = binder.stream(name)?;
-                Ok(rows(describe::stream(stream, written(&catalog, stream).as_ref())))
+                Ok(rows(describe::stream(stream, written::plan(&catalog, stream).as_ref())))
             }
             StatementKind::Drop(drop) => self.drop_object(&catalog, drop).await,
             StatementKind::Terminate(Some(name)) => self.run_query(&catalog, name, QueryState::Terminated).await,
@@ -73,7 +72,7 @@ impl Engine {
         create: &CreateStream,
         sql: &str,
     ) -> Result<Outcome, SqlError> {
-        let (name, kind) = (&create.name.text, kind_name(create.kind));
+        let (name, kind) = (&create.name.text, create.kind.name());
         if create.if_not_exists && catalog.streams.contains_key(name) {
             return Ok(done(format!("{kind} {name} exists already")));
         }
@@ -230,7 +229,7 @@ impl Engine {
     }
 
     async fn drop_object(&self, catalog: &Catalog, drop: &Drop) -> Result<Outcome, SqlError> {
-        let (kind, name) = (kind_name(drop.kind), &drop.name.text);
+        let (kind, name) = (drop.kind.name(), &drop.name.text);
         if !exists(catalog, drop.kind, name) {
             if drop.if_exists {
                 return Ok(done(format!("{kind} {name} does not exist")));
@@ -373,7 +372,7 @@ fn refuse_other_kind(catalog: &Catalog, drop: &Drop) -> Result<(), SqlError> {
     if kind == drop.kind || drop.kind == ObjectKind::Connector {
         return Ok(());
     }
-    let kind = kind_name(kind);
+    let kind = kind.name();
     Err(SqlError::new(codes::NOT_ALLOWED, format!("`{name}` is a {kind}"))
         .at(drop.name.span)
         .help(format!("drop it with `DROP {} {name}`", kind.to_ascii_uppercase())))
@@ -392,7 +391,7 @@ fn refuse_used(catalog: &Catalog, drop: &Drop, stream: &StreamRow) -> Result<(),
     let user = reader.map(|query| format!("query `{}`", query.name));
     let user = user.or(connector.map(|connector| format!("connector `{}`", connector.name)));
     let Some(user) = user else { return Ok(()) };
-    let (kind, name) = (kind_name(drop.kind), &drop.name.text);
+    let (kind, name) = (drop.kind.name(), &drop.name.text);
     Err(
         SqlError::new(codes::IN_USE, format!("{kind} `{name}` is used by {user}"))
             .at(drop.name.span)
@@ -440,16 +439,6 @@ fn wrong_connector(refused: ConnectorError, create: &CreateConnector) -> SqlErro
         .help_if(refused.help)
 }
 
-fn kind_name(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::Stream => "stream",
-        ObjectKind::Query => "query",
-        ObjectKind::Connector => "connector",
-        ObjectKind::View => "view",
-        ObjectKind::Table => "table",
-    }
-}
-
 fn exists(catalog: &Catalog, kind: ObjectKind, name: &str) -> bool {
     match kind {
         ObjectKind::Stream => catalog
@@ -478,13 +467,7 @@ fn missing(catalog: &Catalog, kind: ObjectKind, name: &Name) -> SqlError {
             (codes::UNKNOWN_STREAM, of_kind.map(|stream| &stream.name).collect())
         }
     };
-    SqlError::new(code, format!("{} `{}` does not exist", kind_name(kind), name.text))
+    SqlError::new(code, format!("{} `{}` does not exist", kind.name(), name.text))
         .at(name.span)
         .help_if(did_you_mean(&name.text, names.into_iter().map(String::as_str)))
-}
-
-/// The plan of the query that writes a stream. None: clients write it, or a later version made the plan.
-fn written(catalog: &Catalog, stream: &StreamRow) -> Option<Plan> {
-    let query = catalog.queries.get(stream.query.as_ref()?)?;
-    Plan::decode(&query.plan).ok()
 }

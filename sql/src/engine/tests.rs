@@ -6,6 +6,7 @@ mod plans;
 mod views;
 mod world;
 
+mod written;
 use std::time::Duration;
 
 use headwater_store::{Batch, Placement, Put, QuerySpec, Record, tables};

@@ -27,6 +27,7 @@ mod setting;
 mod subquery;
 mod template;
 mod topic;
+pub(crate) mod written;
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use crate::error::SqlError;
 use crate::homes;
 use crate::parse::parse;
 use crate::query::side::is_side_stream;
-use crate::statement::{exists, kind_name, missing};
+use crate::statement::{exists, missing};
 use crate::view::{is_view, kind_of};
 
 impl Engine {
@@ -173,7 +173,7 @@ fn create_row(catalog: &Catalog, kind: Option<ObjectKind>, name: &Name) -> Resul
             .map(|connector| without_secrets(&connector.sql)),
     };
     let sql = sql.ok_or_else(|| missing(catalog, kind, name))?;
-    Ok(json!({ "name": name.text, "kind": kind_name(kind), "sql": sql }))
+    Ok(json!({ "name": name.text, "kind": kind.name(), "sql": sql }))
 }
 
 /// A connector's statement with `'…'` for what only its owner is to know.

@@ -9,7 +9,8 @@ use headwater_sql::plan::{Binder, Settings, explain};
 use headwater_sql::types::TimestampUs;
 use headwater_sql::{SqlError, parse};
 use headwater_store::{
-    Ack, Catalog, GroupId, Placement, StreamForm, StreamId, StreamOptions, StreamRow, StreamSpec, StreamState,
+    Ack, Catalog, GroupId, Placement, QueryRow, QueryState, StreamForm, StreamId, StreamOptions, StreamRow, StreamSpec,
+    StreamState,
 };
 
 /// Data groups of the session: the shards of a stream that is placed by topic.
@@ -24,17 +25,20 @@ impl Default for Session {
         let mut session = Session {
             catalog: Catalog::default(),
         };
-        session.add(StreamSpec {
-            name: "mqtt".to_owned(),
-            placement: Placement::Topic,
-            shards: 1,
-            columns: Vec::new(),
-            captures: vec!["#".to_owned()],
-            form: StreamForm::Append,
-            options: StreamOptions::default(),
-            ack: Ack::default(),
-            sql: String::new(),
-        });
+        session.add(
+            StreamSpec {
+                name: "mqtt".to_owned(),
+                placement: Placement::Topic,
+                shards: 1,
+                columns: Vec::new(),
+                captures: vec!["#".to_owned()],
+                form: StreamForm::Append,
+                options: StreamOptions::default(),
+                ack: Ack::default(),
+                sql: String::new(),
+            },
+            None,
+        );
         session
     }
 }
@@ -64,7 +68,7 @@ impl Session {
                     for warning in &bound.warnings {
                         write!(answer, "\nwarning: {warning}").unwrap();
                     }
-                    self.add(bound.spec);
+                    self.add(bound.spec, bound.plan);
                     answer
                 }
                 StatementKind::CreateConnector(create) => {
@@ -111,7 +115,8 @@ impl Session {
         Ok(answers.join("\n"))
     }
 
-    fn add(&mut self, spec: StreamSpec) {
+    /// With the query that writes it.
+    fn add(&mut self, spec: StreamSpec, plan: Option<Plan>) {
         let StreamSpec {
             name,
             placement,
@@ -136,12 +141,25 @@ impl Session {
             captures,
             form,
             options,
-            query: None,
+            query: plan.as_ref().map(|_| name.clone()),
             created_at_ms: 0,
             sql,
             ack,
         };
         self.catalog.stream_names.insert(id, name.clone());
+        if let Some(plan) = plan {
+            let query = QueryRow {
+                name: name.clone(),
+                id: id.0,
+                sql: row.sql.clone(),
+                inputs: plan.inputs(),
+                plan: plan.encode(),
+                output: id,
+                state: QueryState::Running,
+                created_at_ms: 0,
+            };
+            self.catalog.queries.insert(name.clone(), Arc::new(query));
+        }
         self.catalog.streams.insert(name, Arc::new(row));
     }
 }

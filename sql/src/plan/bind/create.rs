@@ -15,8 +15,9 @@ use crate::plan::bind::expression::{Expressions, Place};
 use crate::plan::bind::option::{Given, Options};
 use crate::plan::bind::scope::{Scope, is_system_name};
 use crate::plan::bind::template::{self, ParsedTemplate};
-use crate::plan::bind::{Binder, BoundStream, routing, select};
+use crate::plan::bind::{Binder, BoundStream, routing, select, written};
 use crate::plan::physical::{Source, Start, WriteRules};
+use crate::span::Span;
 
 /// Of views and tables: as of a stream, but for what a query decides.
 const VIEW_OPTIONS: &[&str] = &[
@@ -53,11 +54,7 @@ const STREAM_OPTIONS: &[&str] = &[
 
 /// CREATE STREAM.
 pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Result<BoundStream, SqlError> {
-    let kind = match create.kind {
-        ObjectKind::View => "view",
-        ObjectKind::Table => "table",
-        _ => "stream",
-    };
+    let kind = create.kind.name();
     check_name(&create.name, kind)?;
     let captures = captures(create)?;
     if let (Some(query), Some(first)) = (&create.query, create.topics.first()) {
@@ -96,7 +93,7 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
         ack: Ack::default(),
     };
     let shards = plain_options(&mut options, &mut row)?;
-    let (key, topic) = record_options(&mut options, &mut row, query.is_some())?;
+    let RowOptions { key, timestamp, topic } = record_options(&mut options, &mut row, query.is_some())?;
     let view = match is_view {
         true => Some(routing::View {
             retention_us: retention(&mut options, query)?,
@@ -119,6 +116,9 @@ pub fn stream(binder: &Binder<'_>, create: &ast::CreateStream, sql: &str) -> Res
             };
             let (plan, warnings) = select::plan(binder, query, Some(&output))?;
             row.form = plan.output_form();
+            if let Some(timestamp) = &timestamp {
+                check(timestamp, &row, written::columns(&plan))?;
+            }
             (Some(plan), warnings)
         }
         None => (None, Vec::new()),
@@ -338,12 +338,19 @@ fn plain_options(options: &mut Options<'_>, row: &mut StreamRow) -> Result<u16, 
     Ok(shards)
 }
 
-/// The options that read the row: KEY, TIMESTAMP, TOPIC, and how the messages of TOPIC go out.
+/// The options that read the row, as far as they are more than the text that [`StreamRow`] keeps.
+struct RowOptions {
+    key: Option<ast::Expr>,
+    timestamp: Option<Read>,
+    topic: Option<ParsedTemplate>,
+}
+
+/// KEY, TIMESTAMP and TOPIC, and how the messages of TOPIC go out.
 fn record_options(
     options: &mut Options<'_>,
     row: &mut StreamRow,
     written_by_query: bool,
-) -> Result<(Option<ast::Expr>, Option<ParsedTemplate>), SqlError> {
+) -> Result<RowOptions, SqlError> {
     let mut key = None;
     if let Some(given) = options.take("KEY") {
         if !row.captures.is_empty() {
@@ -353,13 +360,15 @@ fn record_options(
             let message = format!("the key is given twice: column `{}` is KEY already", column.name);
             return Err(SqlError::new(codes::WRITTEN_TWICE, message).at(given.value.span));
         }
-        let (expr, text) = column_expression(&given, row, written_by_query)?;
+        let (read, text) = column_expression(&given, row, written_by_query)?;
         row.options.key = Some(text);
-        key = Some(expr);
+        key = Some(read.expr);
     }
+    let mut timestamp = None;
     if let Some(given) = options.take("TIMESTAMP") {
-        let (_, text) = column_expression(&given, row, false)?;
+        let (read, text) = column_expression(&given, row, written_by_query)?;
         row.options.timestamp = Some(text);
+        timestamp = Some(read);
     }
     let mut topic = None;
     if let Some(given) = options.take("TOPIC") {
@@ -392,7 +401,7 @@ fn record_options(
                 .help("add TOPIC = '…', on which the records go out over MQTT"),
         );
     }
-    Ok((key, topic))
+    Ok(RowOptions { key, timestamp, topic })
 }
 
 fn captured(given: &Given<'_>, why: &str) -> SqlError {
@@ -404,23 +413,31 @@ fn captured(given: &Given<'_>, why: &str) -> SqlError {
     .at(given.name.span)
 }
 
+/// What an option reads, and where it stands if that is inside of a string.
+struct Read {
+    expr: ast::Expr,
+    elsewhere: Option<Span>,
+}
+
 /// An option's expression, checked over the stream's own columns unless a query makes them.
-fn column_expression(
-    given: &Given<'_>,
-    row: &StreamRow,
-    written_by_query: bool,
-) -> Result<(ast::Expr, String), SqlError> {
+fn column_expression(given: &Given<'_>, row: &StreamRow, written_by_query: bool) -> Result<(Read, String), SqlError> {
     let (expr, text, elsewhere) = given.expression()?;
+    let read = Read { expr, elsewhere };
     if !written_by_query {
-        let scope = Scope::new(row, &row.name, &row.captures)?;
-        Expressions::new(scope)
-            .bind(&expr, Place::Option)
-            .map_err(|error| match elsewhere {
-                Some(span) => error.moved_to(span),
-                None => error,
-            })?;
+        check(&read, row, None)?;
     }
-    Ok((expr, text))
+    Ok((read, text))
+}
+
+/// The columns that an option reads are there; `selected` are those that a query makes, where all of them are known.
+fn check(read: &Read, row: &StreamRow, selected: Option<Vec<String>>) -> Result<(), SqlError> {
+    let mut scope = Scope::empty();
+    scope.add_stream(row, &row.name, &row.captures, selected, Span::default())?;
+    let bound = Expressions::new(scope).bind(&read.expr, Place::Option);
+    bound.map(|_| ()).map_err(|error| match read.elsewhere {
+        Some(span) => error.moved_to(span),
+        None => error,
+    })
 }
 
 /// How records written to a stream by name are keyed, addressed and, with `checks`, looked through for NULLs.
@@ -456,7 +473,7 @@ pub fn write_rules(stream: &StreamRow, checks: bool) -> Result<WriteRules, SqlEr
         Some(text) => {
             let text = Text {
                 text: text.clone(),
-                span: crate::span::Span::default(),
+                span: Span::default(),
             };
             let bound = template::parse(&text).and_then(|parsed| parsed.bind(&mut expressions, Place::Option));
             Some(bound.map_err(|error| damaged("TOPIC", error))?)

@@ -14,7 +14,7 @@ use crate::plan::bind::expression::{Expressions, Place, Upsert};
 use crate::plan::bind::join::{self, Joined};
 use crate::plan::bind::scope::Scope;
 use crate::plan::bind::subquery::{self, Derived};
-use crate::plan::bind::{Binder, select, topic};
+use crate::plan::bind::{Binder, select, topic, written};
 use crate::plan::physical::{BinaryOp, ColumnId, Emit, Expr, JoinKind, Start, UnaryOp};
 use crate::types::{DataType, Literal};
 use crate::view;
@@ -130,7 +130,9 @@ impl<'a> From<'a> {
                         context.count(name.span)?;
                         let row = binder.source(name)?;
                         let plain = name.text != row.name;
-                        scope.add_stream(row, &called(&row.name), &row.captures, alias_span.unwrap_or(name.span))?;
+                        let selected = written::plan(binder.catalog, row).and_then(|plan| written::columns(&plan));
+                        let span = alias_span.unwrap_or(name.span);
+                        scope.add_stream(row, &called(&row.name), &row.captures, selected, span)?;
                         let start = context.start(binder, row)?;
                         self.inputs.push(Input::Stream(Stream::new(
                             binder,

@@ -12,6 +12,7 @@ use crate::plan::bind::path::Steps;
 use crate::plan::physical::{ColumnId, Expr, PathStep, Schema, SourceColumn};
 use crate::span::Span;
 use crate::types::DataType;
+use crate::view::kind_of;
 use part::{Kind, Part, level_names};
 
 /// The system columns, with their types. `_topic[n]` is beside them.
@@ -46,6 +47,8 @@ pub struct Scope<'a> {
     focus: Option<usize>,
     /// What USING made one column of.
     merged: Vec<(String, Expr)>,
+    /// A stream says something of itself: what its query selects is not asked, for it is stored already.
+    of_itself: bool,
 }
 
 /// A column of a part.
@@ -79,6 +82,7 @@ impl<'a> Scope<'a> {
             schema: Schema::default(),
             focus: None,
             merged: Vec::new(),
+            of_itself: false,
         }
     }
 
@@ -89,15 +93,17 @@ impl<'a> Scope<'a> {
         Ok(scope)
     }
 
-    /// Adds a stream.
+    /// Adds a stream; `selected` are the fields of its rows, where a query writes it and all of them are known.
     pub fn add_stream(
         &mut self,
         stream: &'a StreamRow,
         qualifier: &str,
         captures: &[String],
+        selected: Option<Vec<String>>,
         span: Span,
     ) -> Result<(), SqlError> {
-        self.add(Part::of_stream(stream, qualifier, captures)?, span)
+        let part = Part::of_stream(stream, qualifier, captures)?;
+        self.add(Part { selected, ..part }, span)
     }
 
     /// Adds the messages of a topic filter.
@@ -150,7 +156,9 @@ impl<'a> Scope<'a> {
         run: impl FnOnce(&mut Expressions<'a>) -> T,
     ) -> T {
         let before = expressions.scope.focus.replace(part);
+        expressions.scope.of_itself = true;
         let result = run(expressions);
+        expressions.scope.of_itself = false;
         expressions.scope.focus = before;
         result
     }
@@ -427,7 +435,7 @@ impl<'a> Scope<'a> {
             let capture = SourceColumn::Capture(name.text.clone());
             return Ok(self.column_of(at, capture, &name.text, DataType::String));
         }
-        if !of.open {
+        if of.lacks(&name.text) && !(of.open && self.of_itself) {
             return Err(self.unknown(at, name));
         }
         let mut path = vec![PathStep::Member(name.text.clone())];
@@ -512,13 +520,14 @@ impl<'a> Scope<'a> {
             kind,
             qualifier,
             declared,
+            selected,
             captures,
             ..
         } = &self.parts[part];
         let names: Vec<&str> = declared
             .iter()
             .map(|(name, _)| name.as_str())
-            .chain(captures.iter().map(String::as_str))
+            .chain(captures.iter().chain(selected.iter().flatten()).map(String::as_str))
             .collect();
         let system = SYSTEM.iter().map(|(name, ..)| *name);
         let help = if name.quote == Quote::Double && did_you_mean(&name.text, names.iter().copied()).is_none() {
@@ -531,7 +540,7 @@ impl<'a> Scope<'a> {
         };
         let help = help.unwrap_or_else(|| format!("the columns are {}", names.join(", ")));
         let owner = match kind {
-            Kind::Stream(stream) => format!("stream `{}`", stream.name),
+            Kind::Stream(stream) => format!("{} `{}`", kind_of(stream).name(), stream.name),
             _ => format!("`{qualifier}`"),
         };
         let message = format!("column `{}` does not exist in {owner}", name.text);

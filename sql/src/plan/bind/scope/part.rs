@@ -15,6 +15,8 @@ pub(super) struct Part<'a> {
     pub qualifier: String,
     pub declared: Vec<(String, DataType)>,
     pub open: bool,
+    /// Of an open stream that a query writes: the fields that its rows have, where that is known.
+    pub selected: Option<Vec<String>>,
     pub captures: Vec<String>,
 }
 
@@ -46,6 +48,7 @@ impl<'a> Part<'a> {
             qualifier: qualifier.to_owned(),
             open: declared.is_empty(),
             declared,
+            selected: None,
             captures: level_names(captures.iter().map(String::as_str)),
         })
     }
@@ -56,8 +59,15 @@ impl<'a> Part<'a> {
             kind,
             qualifier: qualifier.to_owned(),
             declared,
+            selected: None,
             captures: Vec::new(),
         }
+    }
+
+    /// No row of it has a field of that name.
+    pub fn lacks(&self, name: &str) -> bool {
+        let lacks = |selected: &Vec<String>| !selected.iter().any(|known| known == name);
+        !self.open || self.selected.as_ref().is_some_and(lacks)
     }
 
     /// It certainly has a column of that name.
