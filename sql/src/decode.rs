@@ -226,7 +226,8 @@ impl<'d> Batch<'d> {
                         continue;
                     }
                     let value = row.field(decoder.format, path, found);
-                    declared(value, data_type).unwrap_or_else(|fault| {
+                    let value = value.and_then(|value| declared(value, data_type));
+                    value.unwrap_or_else(|fault| {
                         errors.push((id, fault));
                         Value::Null
                     })
@@ -358,14 +359,14 @@ struct Row<'a> {
 
 impl Row<'_> {
     /// What a field holds; `found`: where it stands in the JSON that the payload is.
-    fn field(&self, format: Format, path: &[PathStep], found: Option<Found>) -> Value {
-        match (format, found, self.text) {
-            (Format::Json, Some(found), Some(text)) => json::read_shared(text, found),
+    fn field(&self, format: Format, path: &[PathStep], found: Option<Found>) -> Result<Value, Fault> {
+        Ok(match (format, found, self.text) {
+            (Format::Json, Some(found), Some(text)) => return json::in_range(found, json::read_shared(text, found)),
             (Format::Json, ..) => Value::Null,
             _ if *path != [PathStep::Member("value".into())] => Value::Null,
             (Format::Text, _, text) => text.cloned().map_or(Value::Null, Value::String),
             (Format::Raw, ..) => Value::Bytea(self.payload.clone()),
-        }
+        })
     }
 
     fn system(&self, column: &SourceColumn, decoder: &Decoder) -> Value {

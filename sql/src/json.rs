@@ -18,7 +18,7 @@ pub(crate) use number::{float, integer};
 pub(crate) use scan::{Found, Kind, Scanner};
 
 use crate::plan::physical::PathStep;
-use crate::value::Value;
+use crate::value::{Fault, Value};
 
 /// A whole JSON text as a value: scalars become SQL values, objects and arrays compact JSON. None: it is not JSON.
 pub(crate) fn parse(text: &str) -> Option<Value> {
@@ -90,6 +90,14 @@ pub(crate) fn read(text: &str, found: Found) -> Value {
         Kind::Integer | Kind::Float => number(&text[found.start..found.end]),
         Kind::String { .. } => Value::String(string(text, found).as_ref().into()),
         Kind::Object | Kind::Array => Value::Json(compact(text, found).as_ref().into()),
+    }
+}
+
+/// The value that was read where that was found; a number that is NULL is one beyond FLOAT.
+pub(crate) fn in_range(found: Found, value: Value) -> Result<Value, Fault> {
+    match found.kind {
+        Kind::Integer | Kind::Float if value.is_null() => Err(Fault::Overflow),
+        _ => Ok(value),
     }
 }
 
