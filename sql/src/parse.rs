@@ -120,6 +120,56 @@ fn list(expected: &[Expected]) -> String {
     }
 }
 
+/// What other databases have, and is said otherwise here.
+fn otherwise(tokens: &[Token<'_>], at: usize, expected: &[Expected]) -> Option<String> {
+    let found = &tokens[at];
+    let before = at.checked_sub(1).map(|before| &tokens[before]);
+    let could_be = |word| expected.contains(&Expected::Keyword(word));
+    let word = match found.kind {
+        Kind::Word(_) => found.text.to_ascii_uppercase(),
+        _ => String::new(),
+    };
+    if could_be("DESCRIBE") {
+        let help = match word.as_str() {
+            "DELETE" | "TRUNCATE" => {
+                "records are not deleted one by one: `TRIM STREAM s TO TIMESTAMP '…'` or `TO END` hides the older ones for \
+                 good, and the option DURATION says how long they are kept"
+            }
+            "UPDATE" | "UPSERT" | "MERGE" => {
+                "records do not change: INSERT a new one; `CREATE TABLE t FROM STREAM s WITH (KEY = id)` has the latest of \
+                 each key"
+            }
+            "ALTER" => "nothing is altered: `SHOW CREATE s` gives its statement; drop it and make it anew",
+            _ => return None,
+        };
+        return Some(help.to_owned());
+    }
+    let ends = matches!(found.kind, Kind::End | Kind::Symbol(";" | ")"));
+    if ends && could_be("FROM") && expected.contains(&Expected::Symbol(",")) {
+        return Some(
+            "a SELECT says what it reads: SELECT … FROM s; `SHOW STREAMS;` gives what there is, and `SHOW NODES;` answers \
+             without any"
+                .to_owned(),
+        );
+    }
+    // Without a LIMIT it was taken for an alias.
+    let offset = |token: &Token<'_>| token.kind == Kind::Word(Some("OFFSET"));
+    if could_be("EMIT") && (offset(found) || before.is_some_and(offset)) {
+        return Some(
+            "rows are not skipped by number: say in WHERE behind which row to go on, or begin a stream of one shard with \
+             FROM OFFSET n"
+                .to_owned(),
+        );
+    }
+    // SHOW QUERY
+    let plural = word.strip_suffix('Y').map(|stem| format!("{stem}IES"))?;
+    let of_many = |expected: &Expected| matches!(expected, Expected::Keyword(word) if *word == plural);
+    expected
+        .iter()
+        .any(of_many)
+        .then(|| format!("did you mean `{plural}`?"))
+}
+
 fn help(tokens: &[Token<'_>], at: usize, expected: &[Expected]) -> Option<String> {
     let found = &tokens[at];
     let before = at.checked_sub(1).map(|before| &tokens[before]);
@@ -127,6 +177,9 @@ fn help(tokens: &[Token<'_>], at: usize, expected: &[Expected]) -> Option<String
         .iter()
         .any(|expected| matches!(expected, Expected::Class(class) if class.contains("name")));
     let wants = |what| expected.contains(&Expected::Class(what));
+    if let Some(help) = otherwise(tokens, at, expected) {
+        return Some(help);
+    }
     if let Kind::Word(keyword) = found.kind {
         let keywords = expected.iter().filter_map(|expected| match expected {
             Expected::Keyword(word) => Some(*word),

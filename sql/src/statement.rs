@@ -259,9 +259,7 @@ impl Engine {
             Ok(()) if drop.kind == ObjectKind::Query => Ok(done(format!("query {name} dropped, its stream stays"))),
             Ok(()) => Ok(done(format!("{kind} {name} dropped"))),
             Err(CatalogError::Missing { .. }) if drop.if_exists => Ok(done(format!("{kind} {name} does not exist"))),
-            Err(error @ CatalogError::Used { .. }) => Err(SqlError::from(error)
-                .at(drop.name.span)
-                .help(format!("`DROP STREAM {name} FORCE` drops what uses it too"))),
+            Err(error @ CatalogError::Used { .. }) => Err(used(catalog, name, error).at(drop.name.span)),
             Err(error) => Err(SqlError::from(error).at(drop.name.span)),
         }
     }
@@ -376,6 +374,29 @@ fn refuse_other_kind(catalog: &Catalog, drop: &Drop) -> Result<(), SqlError> {
     Err(SqlError::new(codes::NOT_ALLOWED, format!("`{name}` is a {kind}"))
         .at(drop.name.span)
         .help(format!("drop it with `DROP {} {name}`", kind.to_ascii_uppercase())))
+}
+
+/// A stream that is not dropped, for something uses it: what to write instead.
+fn used(catalog: &Catalog, name: &str, error: CatalogError) -> SqlError {
+    let error = SqlError::from(error);
+    let stream = catalog.streams.get(name).map(|stream| stream.id);
+    let users = catalog.queries.values().filter(|query| {
+        let uses = |stream| query.output == stream || query.inputs.contains(&stream);
+        stream.is_some_and(uses)
+    });
+    match users.collect::<Vec<_>>().as_slice() {
+        [own] if stream == Some(own.output) => {
+            let error = error.help(format!(
+                "`DROP STREAM {name} FORCE` drops both; `DROP QUERY {}` the query alone",
+                own.name
+            ));
+            match own.state {
+                QueryState::Terminated => error.detail("a terminated query is kept, so that RESUME can go on with it"),
+                _ => error,
+            }
+        }
+        _ => error.help(format!("`DROP STREAM {name} FORCE` drops what uses it too")),
+    }
 }
 
 /// A view whose query was dropped could not be dropped any more if somebody reads it.

@@ -102,6 +102,7 @@ impl Expressions<'_> {
                 b = self.boolean_operand(op.symbol(), right, b)?;
             }
             Equal | NotEqual | Less | LessOrEqual | Greater | GreaterOrEqual => {
+                self.warn_of_null(op, [left, right]);
                 (a, b) = self.comparable((left, a), (right, b))?;
             }
             Add | Subtract | Multiply | Divide | IntegerDivide | Modulo => {
@@ -121,6 +122,22 @@ impl Expressions<'_> {
             },
             data_type,
         ))
+    }
+
+    /// Nobody means a comparison that is never TRUE.
+    fn warn_of_null(&mut self, op: BinaryOp, sides: [&ast::Expr; 2]) {
+        if !sides.iter().any(|side| side.kind == ExprKind::Null) {
+            return;
+        }
+        let instead = match op {
+            BinaryOp::Equal => "write IS NULL",
+            BinaryOp::NotEqual => "write IS NOT NULL",
+            _ => "NULL is neither less nor greater than anything",
+        };
+        let warning = format!("`{} NULL` is never TRUE: {instead}", op.symbol());
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     pub(super) fn equal(&mut self, left: &ast::Expr, right: &ast::Expr, place: Place) -> Result<Typed, SqlError> {
