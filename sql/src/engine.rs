@@ -69,7 +69,7 @@ struct Inner {
     statuses: Arc<Statuses>,
 }
 
-/// By query id and group; each status is its task's.
+/// By query id and group; each status is its task's, or what is left of one that has ended.
 type StatusMap = BTreeMap<(u64, GroupId), Shown>;
 
 /// A task's status, and the row of its query that it was started with.
@@ -92,7 +92,7 @@ pub struct QueryStatus {
     pub state: &'static str,
     /// Why it failed, or last had to begin again.
     pub last_error: Option<String>,
-    /// Since the tasks were started here: records read (by all tasks), rows put out, values that could not be worked
+    /// Since the engine was started: records read (by all tasks), rows put out, values that could not be worked
     /// out, rows that came too late.
     pub records: u64,
     pub rows: u64,
@@ -374,6 +374,30 @@ impl Shown {
 impl Statuses {
     fn lock(&self) -> MutexGuard<'_, StatusMap> {
         self.by_task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last task of a query and group has counted.
+    fn counted(&self, task: (u64, GroupId)) -> TaskStatus {
+        self.lock()
+            .get(&task)
+            .map_or_else(TaskStatus::default, |shown| shown.read().counted())
+    }
+
+    /// The task has ended, and the query may be resumed.
+    fn ended(&self, task: (u64, GroupId)) {
+        if let Some(shown) = self.lock().get(&task) {
+            let mut status = shown.status.lock().unwrap_or_else(PoisonError::into_inner);
+            *status = status.counted();
+        }
+    }
+
+    /// The query is dropped.
+    fn forget(&self, query: u64) {
+        let mut tasks = self.lock();
+        let own: Vec<_> = tasks.range(Self::tasks_of(query)).map(|(task, _)| *task).collect();
+        own.iter().for_each(|task| {
+            tasks.remove(task);
+        });
     }
 
     /// Where the tasks of a query are, by group.

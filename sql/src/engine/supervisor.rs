@@ -132,7 +132,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, key: TaskKey, query: Arc<QueryRow>, output: Arc<StreamRow>) {
-        let status = Arc::new(Mutex::new(TaskStatus::default()));
+        let status = Arc::new(Mutex::new(self.statuses.counted(key)));
         let context = TaskContext {
             store: self.store.clone(),
             query,
@@ -185,7 +185,7 @@ impl Supervisor {
 
     fn remove(&mut self, key: TaskKey) {
         self.tasks.remove(&key);
-        self.statuses.lock().remove(&key);
+        self.statuses.ended(key);
     }
 
     /// Hands over the rows of queries that were dropped, once their tasks have ended.
@@ -199,6 +199,7 @@ impl Supervisor {
         let alive: HashSet<u64> = self.tasks.keys().map(|(query, _)| *query).collect();
         for query in gone.difference(&alive) {
             self.known.remove(query);
+            self.statuses.forget(*query);
             self.forgetting.add(*query);
         }
     }

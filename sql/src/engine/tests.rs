@@ -1,12 +1,13 @@
 //! The engine on a real store, with plans made by hand.
 
+mod counters;
 mod joins;
 mod large;
 mod plans;
 mod views;
 mod world;
-
 mod written;
+
 use std::time::Duration;
 
 use headwater_store::{Batch, Placement, Put, QuerySpec, Record, tables};

@@ -45,9 +45,10 @@ pub struct TaskStatus {
     pub phase: TaskPhase,
     /// Why it failed, or last had to begin again.
     pub last_error: Option<String>,
-    /// Records read since it was started here.
+    /// Records read since the engine was started: as the three below, it goes on where a task of this query and group
+    /// was before.
     pub records: u64,
-    /// Rows put out since it was started here.
+    /// Rows put out.
     pub rows: u64,
     /// Values that could not be worked out.
     pub errors: u64,
@@ -59,6 +60,19 @@ pub struct TaskStatus {
     pub position: Option<TaskPosition>,
     /// Its place at the hub of its stream. None: it reads by itself.
     pub(crate) hub: Option<Watch>,
+}
+
+impl TaskStatus {
+    /// What is left of it when its task has ended, and what the next one goes on from: what it has counted.
+    pub fn counted(&self) -> TaskStatus {
+        TaskStatus {
+            records: self.records,
+            rows: self.rows,
+            errors: self.errors,
+            late: self.late,
+            ..TaskStatus::default()
+        }
+    }
 }
 
 /// How far a task has come.
