@@ -275,6 +275,15 @@ mod tests {
             (vec![Value::Float(-0.0)], "0"),
             (vec![Value::Decimal(Decimal::new(150, 2))], "1.5"),
             (vec![string("d7"), noon.clone()], r#"["d7","2026-01-31T12:00:00Z"]"#),
+            // Read as times, and not written as times are.
+            (
+                vec![string("a"), string("2026-01-31 12:00:00Z")],
+                r#"["a","2026-01-31 12:00:00Z"]"#,
+            ),
+            (
+                vec![string("a"), string("2026-01-31T12:00:00")],
+                r#"["a","2026-01-31T12:00:00"]"#,
+            ),
             (vec![noon], r#""2026-01-31T12:00:00Z""#),
         ] {
             assert_eq!(key(&values), wanted);
@@ -287,7 +296,11 @@ mod tests {
             (vec![Value::Null], "null"),
             (vec![string("null")], r#""null""#),
             (vec![string("true")], r#""true""#),
+            (vec![string("false")], r#""false""#),
+            (vec![string("{")], r#""{""#),
             (vec![string("1")], r#""1""#),
+            (vec![string("01.5")], "01.5"),
+            (vec![string("1e")], "1e"),
             (vec![string("-1.50e+3")], r#""-1.50e+3""#),
             (vec![string("-")], "-"),
             (vec![string("1.")], "1."),
@@ -296,6 +309,13 @@ mod tests {
             (vec![Value::Array([Value::Integer(1)].into())], "[[1]]"),
             (vec![Value::Json("[1]".into())], r#"{"jsonb":[1]}"#),
             (vec![Value::Date(0)], r#"{"date":"1970-01-01"}"#),
+            (vec![Value::Time(0)], r#"{"time":"00:00:00"}"#),
+            (vec![Value::Bytea(vec![1, 2].into())], r#"{"bytea":"AQI="}"#),
+            // Behind all years that have a name.
+            (
+                vec![Value::Timestamp(i64::MAX)],
+                r#"{"timestamp":"9223372036854775807"}"#,
+            ),
             (
                 vec![Value::Interval(Interval {
                     months: 1,

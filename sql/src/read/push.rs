@@ -238,3 +238,6 @@ impl Push {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@
 //! \changes STREAM           of the same records the key, and what they do to its row
 //! \retained TOPIC          the payload of the topic's retained message
 //! \state QUERY              what SHOW QUERIES says of its state
+//! \places QUERY             the streams that it saves a place in; `-` where there is none any more
 //! \push NAME SELECT …       a push SELECT, which goes on
 //! \rows NAME COUNT          its next rows
 //! ```

@@ -1,6 +1,6 @@
 //! A store and an engine of a test, with a clock that stands still, and what a test may do with them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -112,6 +112,7 @@ impl World {
             "changes" => self.changes(rest.trim()).await,
             "retained" => self.retained(rest.trim()),
             "state" => self.state(rest.trim()),
+            "places" => self.places(rest.trim()),
             "push" => self.push(rest.trim()).await,
             "rows" => self.rows(rest.trim()).await,
             other => panic!("no such command: \\{other}"),
@@ -308,6 +309,22 @@ impl World {
             Some(error) if status.state == "failed" => format!("failed: {error}\n"),
             _ => format!("{}\n", status.state),
         }
+    }
+
+    fn places(&self, query: &str) -> String {
+        let catalog = self.store.catalog().borrow().clone();
+        let query = &catalog.queries[query];
+        let mut names = BTreeSet::new();
+        for group in &catalog.stream_by_id(query.output).unwrap().shards {
+            let progress = self.store.table(*group, tables::QUERY_PROGRESS);
+            let row = progress.get(&Progress::key(query.id)).unwrap();
+            let cursors = row.map(|row| Progress::decode(&row).unwrap().cursors);
+            for (shard, _) in cursors.unwrap_or_default() {
+                let name = catalog.stream_names.get(&shard.stream);
+                names.insert(name.cloned().unwrap_or_else(|| "-".to_owned()));
+            }
+        }
+        names.into_iter().map(|name| name + "\n").collect()
     }
 
     /// What each query has saved: for whoever has to find out why a case failed.
