@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use headwater_store::{Put, Record, ShardId, StreamId};
+use tokio_util::sync::CancellationToken;
 
 use crate::change::{Delta, Diff, RecordId};
 use crate::column::Columns;
@@ -46,6 +47,8 @@ pub struct Pipeline {
     waiting: VecDeque<(usize, Delta, u32)>,
     /// Then: what this record has changed is still to be said.
     changed: Option<RecordId>,
+    /// When it is cancelled, the step is given up. None: whoever takes in records looks at that between them.
+    stop: Option<CancellationToken>,
 }
 
 #[derive(Debug)]
@@ -110,6 +113,7 @@ impl Pipeline {
             each_input: plan.manner.each_input,
             waiting: VecDeque::new(),
             changed: None,
+            stop: None,
         };
         let mut watermarks = watermarks.into_iter();
         let mut behind: HashMap<OperatorId, i64> = HashMap::new();
@@ -158,6 +162,12 @@ impl Pipeline {
             read.map(|(port, _)| (stage, port as Port)).collect()
         };
         stages.flat_map(ports).collect()
+    }
+
+    /// From now on a step ends with [`Stop::GivenUp`] as soon as `stop` is cancelled: a piece of a join may be one of very
+    /// many. The pipeline is of no use after that, as after any other [`Stop`].
+    pub fn give_up_at(&mut self, stop: CancellationToken) {
+        self.stop = Some(stop);
     }
 
     /// Takes in records, which are in the order of their shards.
@@ -475,6 +485,9 @@ impl Pipeline {
     /// As `drain`, of what has come in already.
     fn drain_queue(&mut self, now: TimestampUs) -> Result<bool, Stop> {
         loop {
+            if self.stop.as_ref().is_some_and(CancellationToken::is_cancelled) {
+                return Err(Stop::GivenUp);
+            }
             if self.one_batch && self.gathered.row_bytes > BATCH_BYTES_MAX {
                 return Err(Stop::TooLarge);
             }

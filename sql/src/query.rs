@@ -33,6 +33,7 @@ use headwater_store::{
     Batch, Catalog, Condition, ControlError, EncodedRecords, GroupId, Offset, Placement, Put, QueryRow, Record,
     RouteRevision, ShardId, StreamId, StreamRow, Term, TimestampMs, TopicFilter, retained_put, tables,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::change::RecordId;
 use crate::decode::Decoded;
@@ -198,6 +199,11 @@ impl QueryCore {
             progress: loaded,
             committed: progress,
         })
+    }
+
+    /// See [`Pipeline::give_up_at`].
+    pub fn give_up_at(&mut self, stop: CancellationToken) {
+        self.pipeline.give_up_at(stop);
     }
 
     /// Where each input shard is to be read on.

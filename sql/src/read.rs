@@ -192,7 +192,7 @@ impl SourceNames {
             Stop::TooManyGroups(_) | Stop::TooLarge | Stop::TooManyPairs => {
                 SqlError::new(codes::TOO_LARGE, stop.to_string())
             }
-            Stop::State(_) => SqlError::internal(stop.to_string()),
+            Stop::State(_) | Stop::GivenUp => SqlError::internal(stop.to_string()),
         }
     }
 }

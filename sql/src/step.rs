@@ -40,6 +40,9 @@ pub enum Stop {
     /// A read that ends would hold too much of a join of tables.
     #[error("the pairs of a join of tables take more than {} MiB", crate::limits::SORT_BYTES_MAX >> 20)]
     TooManyPairs,
+    /// The task is told to stop: what the step has done so far is dropped, and done again by the next task.
+    #[error("the query was told to stop")]
+    GivenUp,
 }
 
 /// A row that a sink has made.

@@ -9,6 +9,7 @@ use headwater_store::{
     StreamState, TimestampMs,
 };
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use crate::ast::StatementKind;
@@ -217,6 +218,20 @@ fn the_pairs_of_a_hot_key_are_passed_on_in_pieces() {
     rows += pipeline.take_rows().len();
     assert_eq!(rows, ROWS * ROWS);
     assert!(pieces > 1, "{pieces}");
+}
+
+#[test]
+fn a_task_that_is_told_to_stop_does_not_work_off_its_pairs() {
+    let mut pipeline = pipeline(PAIRS);
+    let stop = CancellationToken::new();
+    pipeline.give_up_at(stop.clone());
+    let records = of_one_key(300);
+    assert!(pipeline.begin(&records, TimestampUs(0)).unwrap(), "all were one piece");
+    stop.cancel();
+    let stopped = pipeline.go_on(TimestampUs(0));
+    assert!(matches!(stopped, Err(Stop::GivenUp)), "{stopped:?}");
+    let stopped = pipeline.apply(&records, TimestampUs(0));
+    assert!(matches!(stopped, Err(Stop::GivenUp)), "{stopped:?}");
 }
 
 #[test]

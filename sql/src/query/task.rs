@@ -177,12 +177,13 @@ async fn serve(context: &TaskContext, term: Term, size: &mut StepSize, stop: &Ca
     if let Err(error) = side::ensure(&context.store, &context.query.name).await {
         tracing::warn!(query = %context.query.name, %error, "no streams for late rows and errors");
     }
-    let core = match load(context).await {
+    let mut core = match load(context).await {
         Ok(core) => core,
         Err(LoadError::Read(ReadError::Stopped)) => return Ended::Stopped,
         Err(LoadError::Read(error)) => return Ended::Again(error.to_string()),
         Err(error) => return Ended::Failed(error.to_string()),
     };
+    core.give_up_at(stop.clone());
     context.tell(|status| {
         status.phase = TaskPhase::Running;
         status.pace.get_or_insert_with(|| Pace::new(Instant::now()));

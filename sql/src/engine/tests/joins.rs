@@ -86,3 +86,52 @@ async fn state_bytes_are_those_of_the_rows_that_wait() {
     engine.stop().await;
     world.store.stop().await;
 }
+
+/// A step that is left in its middle is done again, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_is_stopped_in_a_backlog_gives_each_pair_once() {
+    const ROWS: usize = 400;
+    let mut world = World::new(1).await;
+    world.config.sql.step_records_max = 50;
+    let engine = world.engine();
+    let create = "CREATE STREAM l; CREATE STREAM r;
+        CREATE STREAM pairs AS SELECT l.v AS l, r.v AS r FROM l JOIN r ON l.k = r.k WITHIN (INTERVAL 1 DAY)
+            WHERE (l.v + r.v) % 100 = 0;";
+    engine.execute(create).await.unwrap();
+    engine.stop().await;
+    world.insert_hot("l", 0..ROWS).await;
+    world.insert_hot("r", 0..ROWS).await;
+    let group = world.store.catalog().borrow().streams["pairs"].shard(0).group;
+    let mut stops = 0;
+    let pairs = loop {
+        let mut steps = world.store.follow_group(group);
+        let engine = world.engine();
+        let step = async {
+            let is_step = |put: &Put| put.table == tables::QUERY_STATE;
+            while !steps.next().await.unwrap().puts.iter().any(is_step) {}
+        };
+        let through = tokio::select! {
+            () = step => false,
+            () = world.caught_up("pairs") => true,
+        };
+        engine.stop().await;
+        if through {
+            break world.output("pairs").await;
+        }
+        stops += 1;
+    };
+    assert!(stops > 1, "it was not stopped on the way");
+    let all = (0..ROWS).flat_map(|l| (0..ROWS).map(move |r| (10_000 + l, 10_000 + r)));
+    let mut expected: Vec<String> = all
+        .filter(|(l, r)| (l + r) % 100 == 0)
+        .map(|(l, r)| format!("{{\"l\":{l},\"r\":{r}}}"))
+        .collect();
+    let mut found: Vec<String> = pairs
+        .iter()
+        .map(|line| line[line.find('{').unwrap()..].to_owned())
+        .collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    world.store.stop().await;
+}

@@ -94,6 +94,8 @@ impl Serving<'_> {
                 }
             }
             Stop::Read(error) => read_failed(error),
+            // Nothing is saved: the pipeline is in the middle of the step.
+            Stop::GivenUp => Ended::Stopped,
             Stop::BadRecord(BadRecord(record)) => Ended::Failed(self.core.inputs().does_not_parse(record)),
             other => Ended::Failed(other.to_string()),
         }
