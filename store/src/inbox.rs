@@ -120,6 +120,7 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     use tokio::sync::{Semaphore, oneshot};
@@ -165,16 +166,26 @@ mod tests {
 
     #[test]
     fn a_driver_that_waits_for_proposals_is_woken_by_each_first_one() {
-        const ROUNDS: usize = 20_000;
+        const ROUNDS: usize = 100_000;
+        /// Both sides wait a little, differently in each round, so that a proposal meets each moment of going to sleep.
+        const MOMENTS: [usize; 2] = [37, 41];
         let (outlet, mut inbox) = inbox();
-        let (seen, next) = channel();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let seen = begun.clone();
         let writer = std::thread::spawn(move || {
-            for () in next {
-                outlet.propose(proposal(1)).unwrap();
+            for round in 1..=ROUNDS {
+                let ready = proposal(1);
+                while seen.load(Ordering::Acquire) < round {
+                    // Where there is one core, the driver is not on it.
+                    std::thread::yield_now();
+                }
+                (0..round % MOMENTS[0]).for_each(|_| std::hint::spin_loop());
+                outlet.propose(ready).unwrap();
             }
         });
-        for round in 0..ROUNDS {
-            seen.send(()).unwrap();
+        for round in 1..=ROUNDS {
+            begun.store(round, Ordering::Release);
+            (0..round % MOMENTS[1]).for_each(|_| std::hint::spin_loop());
             let mut taken = 0;
             while taken == 0 {
                 let woken = inbox.wait(Instant::now() + PATIENCE, true);
@@ -183,7 +194,6 @@ mod tests {
             }
             assert_eq!(taken, 1);
         }
-        drop(seen);
         writer.join().unwrap();
     }
 }
