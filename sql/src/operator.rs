@@ -158,6 +158,7 @@ fn build_plain(plan: &Plan, node: &Node, place: &Place) -> Result<Option<Box<dyn
         Op::Unnest(unnest) => Box::new(unnest::Unnest::new(unnest)?),
         Op::Over(over) => Box::new(over::Over::new(node, over, place)?),
         Op::Rank(rank) => Box::new(rank::Rank::new(node, rank, retracts, place)?),
+        Op::Newest { key } => Box::new(rank::Rank::newest(node, key, place)?),
         Op::Retime { end, .. } => Box::new(through::Retime { end: *end }),
         Op::FromUpsert { key, gone } => Box::new(upsert::FromUpsert::new(node, *key, *gone)),
         Op::Latest { key, gone } => Box::new(upsert::Latest::new(*key, *gone)),

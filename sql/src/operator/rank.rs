@@ -4,6 +4,9 @@
 //! rows   partition | ORDER BY | time, record | digest of the values  ->  values, how often, time, record
 //! ```
 //!
+//! It is also what keeps the newest of several rows of one key, of which any may go: there the partition is the key, and the
+//! order is by time, then by record, the last one first.
+//!
 //! Where rows never go again, only those are kept that have a number to come out under. At the end of a step each
 //! partition that has changed is compared with what it was: under each number the old row goes and the new one comes.
 
@@ -18,7 +21,7 @@ use crate::change::{Delta, Diff, RecordId};
 use crate::column::{Column, Columns};
 use crate::expression::{Expression, Faults};
 use crate::limits::GROUPS_IN_MEMORY_MAX;
-use crate::plan::physical::{Emit, Made, Node, OperatorId, PlanError};
+use crate::plan::physical::{ColumnId, Emit, Expr, Made, Node, OperatorId, PlanError};
 use crate::step::{Key, Step, Stop};
 use crate::types::TimestampUs;
 use crate::value::{StoredValue, Value, encode_key};
@@ -32,6 +35,8 @@ pub(super) struct Rank {
     partition: Vec<Expression>,
     order: Vec<(Expression, bool)>,
     limit: Option<usize>,
+    /// Of each partition the row that came last, whatever the order.
+    newest: bool,
     output: Vec<Made>,
     /// Rows of the input go again.
     retracts: bool,
@@ -73,6 +78,7 @@ impl Rank {
                 .collect::<Result<_, _>>()?,
             order: order.collect::<Result<_, PlanError>>()?,
             limit: rank.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            newest: false,
             output: rank.output.clone(),
             retracts,
             at_end: rank.emit == Emit::AtEnd,
@@ -83,12 +89,36 @@ impl Rank {
         })
     }
 
+    /// Of the rows of a key the newest.
+    pub fn newest(node: &Node, key: &[Expr], place: &Place) -> Result<Rank, PlanError> {
+        let rank = crate::plan::physical::Rank {
+            partition: key.to_vec(),
+            order: Vec::new(),
+            limit: Some(1),
+            output: (0..node.schema.columns.len() as u32)
+                .map(|column| Made::Input(ColumnId(column)))
+                .collect(),
+            emit: Emit::Changes,
+        };
+        Ok(Rank {
+            newest: true,
+            ..Rank::new(node, &rank, true, place)?
+        })
+    }
+
     /// The first rows of a partition, each as often as it is there.
     fn first(&self, partition: &[u8], step: &Step<'_>) -> Result<Vec<Ranked>, Stop> {
         let limit = self.limit.unwrap_or(usize::MAX);
         let mut first: Vec<Ranked> = Vec::new();
         for (_, row) in step.rows(ROWS, &Key::new(partition.to_vec(), partition.len()))? {
             let row: Ranked = decode_control(&row).map_err(|_| Stop::State(self.operator))?;
+            if self.newest {
+                let when = |row: &Ranked| (row.time, row.origin);
+                if first.first().is_none_or(|newest| when(newest) < when(&row)) {
+                    first = vec![row];
+                }
+                continue;
+            }
             let times = usize::try_from(row.count).unwrap_or(0).min(limit - first.len());
             first.extend(std::iter::repeat_n(row, times));
             if first.len() == limit {
@@ -107,6 +137,9 @@ impl Rank {
             },
         };
         kept.count += row.count;
+        if self.newest && row.count > 0 {
+            (kept.time, kept.origin) = (kept.time, kept.origin).max((row.time, row.origin));
+        }
         if kept.count <= 0 {
             step.delete(ROWS, place);
             self.held = self.held.saturating_sub(1);

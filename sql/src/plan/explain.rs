@@ -134,6 +134,7 @@ pub fn operator(node: &Node, inputs: &[&Node]) -> String {
             self::join(over.calls.iter().map(|call| over_call(call, input)))
         ),
         Op::Rank(rank) => self::rank(rank, input),
+        Op::Newest { key } => format!("Newest by {}", self::join(key.iter().map(|expr| show(expr, input)))),
         Op::Retime { end, .. } => format!("Retime to {}", name(input, end.index())),
         Op::FromUpsert { key, .. } => format!("Changes by {}", name(input, key.index())),
         Op::Latest { key, .. } => format!("Latest by {}", name(input, key.index())),

@@ -102,6 +102,7 @@ fn kind(op: &Op) -> &'static str {
         Op::Unnest(_) => "Unnest",
         Op::Over(_) => "Over",
         Op::Rank(_) => "Rank",
+        Op::Newest { .. } => "Newest",
         Op::Retime { .. } => "Retime",
     }
 }

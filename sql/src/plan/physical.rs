@@ -214,6 +214,8 @@ pub enum Op {
         tables: Option<Emit>,
         pair: Pair,
     },
+    /// Of the rows that are there under a key, the one that came last: where rows go again and several may have one key.
+    Newest { key: Vec<Expr> },
 }
 
 /// A column that an operator passes on, or makes.

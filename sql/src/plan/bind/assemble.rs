@@ -28,6 +28,8 @@ pub struct Ending {
     pub sink: Sink,
     /// Without grouping, a row replaces the earlier one of its key.
     pub keyed: bool,
+    /// Several rows that are there may have one key.
+    pub may_share_key: bool,
     pub view: Option<View>,
     pub order_by: Vec<OrderBy>,
     pub limit: Option<u64>,
@@ -48,6 +50,15 @@ impl Body<'_> {
             _ => shape,
         };
         nodes.set_form(top, shape.form);
+        let top = match shape.form {
+            // That one of them goes says nothing of the others.
+            Form::Retract if ending.may_share_key && !names_rows(&ending.sink.key, &shape.key) => {
+                let key = ending.sink.key.clone();
+                let newest = Shape::plain(Form::Retract).keeping(StateBound::Keys);
+                nodes.push(Op::Newest { key }, &[top], projection.schema.clone(), newest)
+            }
+            _ => top,
+        };
         let visible = visible(&ending.sink.items, &projection.schema);
         let (op, bound) = match ending.view {
             Some(View { retention_us }) => {
@@ -202,6 +213,11 @@ impl Grouped {
         }
         (top, after)
     }
+}
+
+/// Rows that differ in `unique` differ in the key.
+fn names_rows(key: &[Expr], unique: &[ColumnId]) -> bool {
+    !unique.is_empty() && unique.iter().all(|column| key.contains(&Expr::Column(*column)))
 }
 
 fn column_of(expr: &Expr) -> Option<ColumnId> {

@@ -52,12 +52,9 @@ pub fn plan(
     } = &mut body;
     let order_by = order_by(select, expressions, projection)?;
     let keyed = output.is_some_and(|output| output.view.is_some() && !output.keys.is_empty());
-    if let (Some(output), true) = (
-        output,
-        from.multiplies && expressions.grouping.is_none() && expressions.rank.is_none(),
-    ) && output.view.is_some()
-        && !keyed
-    {
+    let multiplies = from.multiplies && expressions.grouping.is_none() && expressions.rank.is_none();
+    let may_share_key = output.is_some_and(|output| multiplies || !output.keys.is_empty());
+    if multiplies && !keyed && output.is_some_and(|output| output.view.is_some()) {
         return Err(SqlError::new(codes::BAD_OPTION, "this view needs a KEY")
             .at(select.span)
             .detail("UNNEST, UNION ALL and JOIN make several rows of one record, and a view has one for each key")
@@ -69,6 +66,7 @@ pub fn plan(
         exchange,
         sink,
         keyed,
+        may_share_key,
         view: output.and_then(|output| output.view),
         order_by,
         limit: select.limit.map(|limit| limit.count),

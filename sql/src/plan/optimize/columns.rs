@@ -40,6 +40,7 @@ fn keep(tree: &mut Tree, used: &Used) -> Vec<Option<u32>> {
         // What passes rows on has the columns of its input.
         Op::Filter(_)
         | Op::Exchange(_)
+        | Op::Newest { .. }
         | Op::Throttle(_)
         | Op::Union
         | Op::Retime { .. }
@@ -115,7 +116,7 @@ fn passed_on(tree: &Tree, used: &Used, input: &mut Used) {
         Op::Unnest(unnest) => made(&unnest.output, input),
         Op::Over(over) => made(&over.output, input),
         Op::Rank(rank) => made(&rank.output, input),
-        Op::Filter(_) | Op::Exchange(_) => input.extend(used),
+        Op::Filter(_) | Op::Exchange(_) | Op::Newest { .. } => input.extend(used),
         Op::Window(_) => input.extend(used.iter().filter(|column| **column < width)),
         Op::Throttle(_) => {
             input.extend(used);
@@ -233,7 +234,7 @@ fn renumber(op: &mut Op, map: &impl Fn(usize, ColumnId) -> ColumnId, kept: &[Opt
             }
         }
         Op::Union | Op::Homes(_) => return,
-        Op::Filter(_) | Op::Project(_) | Op::Exchange(_) | Op::Window(_) | Op::Throttle(_) => {}
+        Op::Filter(_) | Op::Project(_) | Op::Exchange(_) | Op::Newest { .. } | Op::Window(_) | Op::Throttle(_) => {}
     }
     op.expressions_mut(&mut |expr| expr.replace_columns(&mut |column| Some(Expr::Column(map(0, column)))));
 }
