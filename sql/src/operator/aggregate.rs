@@ -173,6 +173,11 @@ impl Groups {
         columns.map_or((i64::MAX, i64::MAX), |(start, end)| (time(start), time(end)))
     }
 
+    /// There is one group, with or without rows.
+    fn is_one(&self) -> bool {
+        self.keys.is_empty() && self.window.is_none()
+    }
+
     /// Of no rows.
     fn empty(&self) -> Vec<Accumulator> {
         self.calls.iter().map(|call| call.kind.empty()).collect()

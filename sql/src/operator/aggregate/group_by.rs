@@ -43,8 +43,13 @@ struct Group {
 impl Group {
     /// Notes that it changes in this step, and the row that it has until then.
     fn begin_step(&mut self, shared: &Groups) {
-        let spoke = shared.emit == Emit::Changes && self.state.rows > 0;
+        let spoke = shared.emit == Emit::Changes && self.is_there(shared);
         self.before = Some(spoke.then(|| self.row(shared).0));
+    }
+
+    /// It has a row. The one group of a query without GROUP BY keeps it when nothing is left: COUNT of nothing is 0.
+    fn is_there(&self, shared: &Groups) -> bool {
+        self.state.rows > 0 || self.stored && shared.is_one()
     }
 
     /// Its row, as it is now.
@@ -55,7 +60,7 @@ impl Group {
     }
 
     fn say_change(&self, before: Option<Vec<Value>>, shared: &Groups, out: &mut Output, step: &mut Step<'_>) {
-        let after = (self.state.rows > 0).then(|| self.row(shared));
+        let after = self.is_there(shared).then(|| self.row(shared));
         out.change(before, after, self.changed_by, step);
     }
 
@@ -172,7 +177,7 @@ impl GroupBy {
                 continue;
             };
             let before = group.before.take();
-            if group.state.rows > 0 {
+            if group.state.rows > 0 || shared.is_one() {
                 step.put(GROUPS, &group.key, group.state.encode());
             } else if group.stored {
                 step.delete(GROUPS, &group.key);
@@ -195,7 +200,7 @@ impl GroupBy {
         let mut groups: Vec<Group> = std::mem::take(&mut self.groups).into_values().collect();
         groups.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         // COUNT(*) of nothing is one row.
-        if groups.is_empty() && self.shared.keys.is_empty() && self.shared.window.is_none() {
+        if groups.is_empty() && self.shared.is_one() {
             let state = GroupState {
                 rows: 1,
                 window_end_us: None,
@@ -210,7 +215,8 @@ impl GroupBy {
             });
         }
         // Rows that went again leave groups of none.
-        for group in groups.iter().filter(|group| group.state.rows > 0) {
+        let is_one = self.shared.is_one();
+        for group in groups.iter().filter(|group| is_one || group.state.rows > 0) {
             self.out.once(group.row(&self.shared), group.changed_by, step);
         }
     }
