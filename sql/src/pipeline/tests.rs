@@ -274,9 +274,9 @@ proptest! {
         let mut sessions: BTreeMap<u8, Vec<(i64, i64, usize)>> = BTreeMap::new();
         for (_, (_, key, at), frontier) in with_frontier(&events, 1) {
             let of_key = sessions.entry(key).or_default();
-            let meets = |(start, end, _): &(i64, i64, usize)| *start <= at + GAP && *end >= at && *end > frontier;
+            let meets = |(start, end, _): &(i64, i64, usize)| *start <= at + GAP && *end >= at && *end >= frontier;
             let (met, mut others): (Vec<_>, Vec<_>) = of_key.iter().copied().partition(meets);
-            if at + GAP <= frontier && met.iter().all(|(start, ..)| *start > at) {
+            if at + GAP < frontier && met.iter().all(|(start, ..)| *start > at) {
                 continue;
             }
             let one = met.iter().fold((at, at + GAP, 1), |one, met| (one.0.min(met.0), one.1.max(met.1), one.2 + met.2));
@@ -302,7 +302,7 @@ proptest! {
         for stream in [1, 2] {
             for (number, (_, _, at), before) in with_frontier(&events, stream) {
                 frontier.insert(number, before);
-                if at + WITHIN <= before {
+                if at + WITHIN < before {
                     late.insert(number);
                 }
             }
@@ -314,7 +314,7 @@ proptest! {
         };
         for (number, (stream, key, at)) in events.iter().enumerate().filter(|(number, _)| !late.contains(number)) {
             for (earlier, (other, their_key, their_at)) in events[..number].iter().enumerate() {
-                let waits = !late.contains(&earlier) && their_at + WITHIN > frontier[&number];
+                let waits = !late.contains(&earlier) && their_at + WITHIN >= frontier[&number];
                 if stream != other && key == their_key && (at - their_at).abs() <= WITHIN && waits {
                     let (left, right) = if *stream == 1 { (number, earlier) } else { (earlier, number) };
                     expected.push(shown(Some(left), Some(right)));

@@ -6,10 +6,11 @@
 //!
 //! ```text
 //! sessions   group columns | start                ->  end, timer, accumulators
-//! timers     end of a session when it was set + grace | group columns | start
+//! timers     end of a session when it was set + grace + 1 µs | group columns | start
 //! ```
 //!
-//! A session has one timer. When it fires and the session has grown meanwhile, it is set again. A row does not join a
+//! A row at a session's very end is of it, and rows may yet come that have the watermark's own time: so a session is over
+//! when the watermark is beyond its end + grace. It has one timer. When it fires and the session has grown meanwhile, it is set again. A row does not join a
 //! session that is over by the row's own frontier, even if that one still waits for its timer: so how input is cut into
 //! steps never shows.
 //!
@@ -126,7 +127,7 @@ impl SessionGroupBy {
     fn join(&mut self, bytes: &[u8], inputs: &Inputs, delta: &Delta, row: usize, step: &mut Step<'_>) {
         let (from, to) = self.shared.window_of(delta, row);
         let frontier = delta.frontier[row].0;
-        let open = |end: i64| end.saturating_add(self.shared.grace_us) > frontier;
+        let open = |end: i64| due(end, self.shared.grace_us).0 > frontier;
         let Some(group) = self.groups.get(bytes) else { return };
         let meets = |(start, session): &(&i64, &Session)| **start <= to && session.end >= from && open(session.end);
         let met: Vec<i64> = group.sessions.iter().filter(meets).map(|(start, _)| *start).collect();
@@ -173,7 +174,7 @@ impl SessionGroupBy {
         joined.end = joined.end.max(to);
         self.shared.add(&mut joined.accumulators, inputs, delta, row, step);
         if joined.timer.is_none() && self.shared.emit != Emit::AtEnd {
-            let due = TimestampUs(joined.end).plus_us(self.shared.grace_us);
+            let due = due(joined.end, self.shared.grace_us);
             joined.timer = Some(due);
             step.set_timer(due, &key_at(bytes, &[start]));
         }
@@ -253,6 +254,11 @@ impl SessionGroupBy {
     }
 }
 
+/// The watermark at which a session of that end is over.
+fn due(end: i64, grace_us: i64) -> TimestampUs {
+    TimestampUs(end).plus_us(grace_us).plus_us(1)
+}
+
 impl Operator for SessionGroupBy {
     fn apply(&mut self, _: Port, delta: &Delta, step: &mut Step<'_>) -> Result<(), Stop> {
         let inputs = self.shared.inputs(delta, step);
@@ -290,7 +296,7 @@ impl Operator for SessionGroupBy {
             }
             return Ok(());
         };
-        let due = TimestampUs(session.end).plus_us(self.shared.grace_us);
+        let due = due(session.end, self.shared.grace_us);
         if due > at {
             session.timer = Some(due);
             step.set_timer(due, key);

@@ -67,7 +67,7 @@ impl StreamJoin {
         step: &mut Step<'_>,
     ) -> Result<(), Stop> {
         let (time, origin, frontier) = (delta.time[row], delta.origin[row], self.frontier(side, delta, row));
-        let due = time.plus_us(self.within_us);
+        let due = self.due(time);
         if due <= frontier {
             step.late(self.late(side, delta, row));
             return Ok(());
@@ -88,7 +88,7 @@ impl StreamJoin {
             self.out.looked_at += 1;
             let their_time = time_of(&place, key.len()).ok_or(Stop::State(self.sides.operator))?;
             let near = time.0.abs_diff(their_time.0) <= self.within_us.unsigned_abs();
-            if !near || their_time.plus_us(self.within_us) <= frontier {
+            if !near || self.due(their_time) <= frontier {
                 continue;
             }
             let theirs: Waiting = decode_control(&stored).map_err(|_| Stop::State(self.sides.operator))?;
@@ -121,6 +121,12 @@ impl StreamJoin {
         step.put(side, &place, encode_control(&Waiting { values, matched }));
         step.set_timer(due, &timer_key(side, &place));
         Ok(())
+    }
+
+    /// The watermark at which nothing can match a row of that time any more: beyond its time + WITHIN, since rows may yet
+    /// come that have the watermark's own time.
+    fn due(&self, time: TimestampUs) -> TimestampUs {
+        time.plus_us(self.within_us).plus_us(1)
     }
 
     /// Both sides are judged by the frontier of the one that is further behind: a pair of a join before this one comes by
@@ -232,7 +238,7 @@ impl PieceJoin for StreamJoin {
             let waiting: Waiting = decode_control(&stored).map_err(|_| Stop::State(self.sides.operator))?;
             if !waiting.matched {
                 let row = self.alone(*side, &waiting.values);
-                let time = at.plus_us(self.within_us.saturating_neg());
+                let time = at.plus_us(-1).plus_us(self.within_us.saturating_neg());
                 let origin = origin_of(&place).ok_or(Stop::State(self.sides.operator))?;
                 self.out.push(row, 1, time, origin, TimestampUs::MIN);
             }
