@@ -310,38 +310,43 @@ fn add_in_place(
         return false;
     };
     match (found.kind, data_type) {
-        (Kind::String { escaped: false }, DataType::Any | DataType::String) => {
+        (Kind::String { escaped: false }, DataType::Any | DataType::Jsonb | DataType::String) => {
             builder.push_text(Place::new(before.len(), found.start + 1, found.end - 1), payloads);
             true
         }
-        (Kind::Float, DataType::Any | DataType::Float) => match json::float(&text[found.start..found.end]) {
-            Some(float) => {
-                builder.push_float(float, Place::new(before.len(), found.start, found.end), payloads);
-                true
+        (Kind::Float, DataType::Any | DataType::Jsonb | DataType::Float) => {
+            match json::float(&text[found.start..found.end]) {
+                Some(float) => {
+                    builder.push_float(float, Place::new(before.len(), found.start, found.end), payloads);
+                    true
+                }
+                None => false,
             }
-            None => false,
-        },
-        (Kind::Integer, DataType::Any | DataType::Integer) => match json::integer(&text[found.start..found.end]) {
-            Some(integer) => {
-                builder.push_integer(integer, payloads);
-                true
+        }
+        (Kind::Integer, DataType::Any | DataType::Jsonb | DataType::Integer) => {
+            match json::integer(&text[found.start..found.end]) {
+                Some(integer) => {
+                    builder.push_integer(integer, payloads);
+                    true
+                }
+                None => false,
             }
-            None => false,
-        },
+        }
         _ => false,
     }
 }
 
-/// The value of a column of that type. Of JSON alone it is text where BYTEA is wanted: base64, as BYTEA is printed.
+/// The value of a column of that type. Of JSON alone it is text where BYTEA is wanted: base64, as BYTEA is printed. What
+/// stands in JSON is a JSONB as it is: a string there is no text that holds JSON.
 fn declared(value: Value, data_type: &DataType) -> Result<Value, Fault> {
     match (data_type, &value) {
         (DataType::Bytea, Value::String(text)) => match BASE64.decode(text.as_bytes()) {
             Ok(bytes) => Ok(Value::Bytea(bytes.into())),
             Err(_) => Err(Fault::BadCast),
         },
-        (DataType::Any, _) | (DataType::Integer, Value::Integer(_)) | (DataType::Boolean, Value::Boolean(_)) => {
-            Ok(value)
-        }
+        (DataType::Any | DataType::Jsonb, _)
+        | (DataType::Integer, Value::Integer(_))
+        | (DataType::Boolean, Value::Boolean(_)) => Ok(value),
         _ => cast(&value, data_type),
     }
 }

@@ -299,6 +299,10 @@ impl<'a> Expressions<'a> {
             ExprKind::Cast { operand, to } => {
                 let operand = self.part(operand, place)?;
                 let to = to.data_type.clone();
+                // A JSON value is one already: its strings are no texts to be read.
+                if to == DataType::Jsonb && operand.data_type == DataType::Jsonb {
+                    return Ok(operand);
+                }
                 Ok(Typed::new(
                     Expr::Cast {
                         operand: Box::new(operand.expr),
