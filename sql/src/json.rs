@@ -9,13 +9,14 @@ mod number;
 mod scan;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bytestring::ByteString;
 
 pub(crate) use extract::{FieldTree, Shape, extract};
 use number::number;
 pub(crate) use number::{float, integer};
-pub(crate) use scan::{Found, Kind, Scanner};
+pub(crate) use scan::{Found, Kind, Scanner, whole};
 
 use crate::plan::physical::PathStep;
 use crate::value::{Fault, Value};
@@ -42,6 +43,23 @@ pub(crate) fn members<'a>(text: &'a str) -> Option<Vec<(Cow<'a, str>, Cow<'a, st
         members.push((string(text, name), compact(text, value)));
     })?;
     Some(members)
+}
+
+/// The members of the object at a place, ordered by name; of those with one name the last.
+pub(crate) fn members_by_name<'a>(text: &'a str, object: Found) -> BTreeMap<Cow<'a, str>, Found> {
+    let mut members = BTreeMap::new();
+    // What was found as an object has been scanned as one.
+    let _ = Scanner::at(text, object.start).members(&mut |name, value| {
+        members.insert(string(text, name), value);
+    });
+    members
+}
+
+/// The elements of the array at a place.
+pub(crate) fn elements_at(text: &str, array: Found) -> Vec<Found> {
+    let mut elements = Vec::new();
+    let _ = Scanner::at(text, array.start).elements(&mut |element| elements.push(element));
+    elements
 }
 
 /// Steps into a JSON text. NULL where the way leads nowhere.

@@ -20,6 +20,7 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
 use crate::calendar;
+use crate::json;
 use crate::types::{DataType, Interval, Literal};
 
 pub(crate) use arithmetic::{binary, float_result, negate};
@@ -172,7 +173,10 @@ impl Value {
             (Value::String(a), Value::String(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
             (Value::Boolean(a), Value::Boolean(b)) => Some(a.cmp(b)),
             (Value::Bytea(a), Value::Bytea(b)) => Some(a.cmp(b)),
-            (Value::Json(a), Value::Json(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
+            (Value::Json(a), Value::Json(b)) if a == b => Some(Ordering::Equal),
+            (Value::Json(_), Value::Json(_)) => Some(self.order(other)),
+            (Value::Json(a), Value::Array(b)) => compare_arrays(&json::elements(a)?, b),
+            (Value::Array(a), Value::Json(b)) => compare_arrays(a, &json::elements(b)?),
             (Value::Array(a), Value::Array(b)) => compare_arrays(a, b),
             (Value::Interval(a), Value::Interval(b)) => Some(interval_order(*a).cmp(&interval_order(*b))),
             (Value::Time(a), Value::Time(b)) => Some(a.cmp(b)),

@@ -4,14 +4,16 @@
 //! NULL      01
 //! BOOLEAN   02 | 00 or 01
 //! number    03 | f64, ordered | rest, ordered      INTEGER, FLOAT and DECIMAL that are equal have the same bytes
-//! STRING    04 | bytes, 00 as 00 FF | 00 01        BYTEA 05, JSON 0A alike
+//! STRING    04 | bytes, 00 as 00 FF | 00 01        BYTEA 05 alike
 //! DATE      06 | i32, ordered                      TIME 07, TIMESTAMP 08: i64
 //! INTERVAL  09 | us, months as 30 days each, i128, ordered | months, ordered
-//! array     0B | elements | 00
+//! array     0B | elements | 00                     of SQL and of JSON
+//! object    0C | name as a STRING | value | … | 00 of JSON: by name, of those with one name the last
+//! beyond    0A | its spelling, as a STRING's       a number in JSON that no type holds
 //! ```
 //!
 //! A number is its nearest FLOAT and what is left when that is taken off an INTEGER. So 22 and 22.0 are one group,
-//! whichever came first, and it is shown as 22.
+//! whichever came first, and it is shown as 22. So are `{"a":1,"b":2}` and `{"b":2.0,"a":1}`.
 
 use std::sync::Arc;
 
@@ -19,7 +21,8 @@ use bytestring::ByteString;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
-use super::{Value, cast, interval_order};
+use super::{Value, cast, interval_order, write_json_string};
+use crate::json::{self, Found, Kind};
 use crate::types::{DataType, Interval};
 
 const NULL: u8 = 0x01;
@@ -31,8 +34,10 @@ const DATE: u8 = 0x06;
 const TIME: u8 = 0x07;
 const TIMESTAMP: u8 = 0x08;
 const INTERVAL: u8 = 0x09;
+/// Groups that were made before objects and arrays went by their values have their whole text here.
 const JSON: u8 = 0x0A;
 const ARRAY: u8 = 0x0B;
+const OBJECT: u8 = 0x0C;
 /// A DECIMAL that neither an INTEGER nor a FLOAT holds: its digits follow the nearest FLOAT.
 const DECIMAL_REST: [u8; 8] = [0xFF; 8];
 
@@ -46,7 +51,10 @@ pub(crate) fn encode_key(value: &Value, out: &mut Vec<u8>) {
         Value::Decimal(number) => encode_decimal(*number, out),
         Value::String(text) => encode_bytes(STRING, text.as_bytes(), out),
         Value::Bytea(bytes) => encode_bytes(BYTEA, bytes, out),
-        Value::Json(text) => encode_bytes(JSON, text.as_bytes(), out),
+        Value::Json(text) => match json::whole(text) {
+            Some(found) => encode_json(text, found, out),
+            None => encode_bytes(JSON, text.as_bytes(), out),
+        },
         Value::Date(days) => {
             out.push(DATE);
             out.extend((*days as u32 ^ 1 << 31).to_be_bytes());
@@ -63,6 +71,31 @@ pub(crate) fn encode_key(value: &Value, out: &mut Vec<u8>) {
             items.iter().for_each(|item| encode_key(item, out));
             out.push(0);
         }
+    }
+}
+
+/// Appends the value that is at a place of a JSON text.
+fn encode_json(text: &str, found: Found, out: &mut Vec<u8>) {
+    match found.kind {
+        Kind::Object => {
+            out.push(OBJECT);
+            for (name, value) in json::members_by_name(text, found) {
+                encode_text_key(&name, out);
+                encode_json(text, value, out);
+            }
+            out.push(0);
+        }
+        Kind::Array => {
+            out.push(ARRAY);
+            for element in json::elements_at(text, found) {
+                encode_json(text, element, out);
+            }
+            out.push(0);
+        }
+        _ => match json::in_range(found, json::read(text, found)) {
+            Ok(value) => encode_key(&value, out),
+            Err(_) => encode_bytes(JSON, &text.as_bytes()[found.start..found.end], out),
+        },
     }
 }
 
@@ -117,8 +150,28 @@ pub(crate) fn decode_key(bytes: &mut &[u8]) -> Option<Value> {
             *bytes = &bytes[1..];
             Value::Array(Arc::from(items))
         }
+        OBJECT => Value::Json(decode_object(bytes)?.into()),
         _ => return None,
     })
+}
+
+/// As JSON, its members in the order of their names.
+fn decode_object(bytes: &mut &[u8]) -> Option<String> {
+    let mut text = String::from("{");
+    while *bytes.first()? != 0 {
+        let (Value::String(name), value) = (decode_key(bytes)?, decode_key(bytes)?) else {
+            return None;
+        };
+        if text.len() > 1 {
+            text.push(',');
+        }
+        write_json_string(&name, &mut text);
+        text.push(':');
+        value.write_json(&mut text);
+    }
+    *bytes = &bytes[1..];
+    text.push('}');
+    Some(text)
 }
 
 fn ordered_i64(number: i64) -> [u8; 8] {
@@ -280,7 +333,89 @@ mod tests {
         );
     }
 
+    /// JSON, and another spelling of the same value.
+    fn spelled_twice() -> impl Strategy<Value = (String, String)> {
+        let same = |text: &str| (text.to_owned(), text.to_owned());
+        let scalar = prop_oneof![
+            prop::sample::select(vec![
+                "null",
+                "true",
+                "7",
+                "-2.5",
+                "1e999",
+                "\"é\"",
+                "\"\"",
+                "99999999999999999999"
+            ])
+            .prop_map(same),
+            (-3_i32..3).prop_map(|n| (format!("{n}"), format!("{n}.0"))),
+            Just(("\"é\"".to_owned(), "\"\\u00e9\"".to_owned())),
+        ];
+        scalar.prop_recursive(3, 12, 3, |inner| {
+            let joined = |open: char, items: Vec<String>, close: char| format!("{open}{}{close}", items.join(","));
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(move |items| {
+                    let (a, b) = items.into_iter().unzip();
+                    (joined('[', a, ']'), joined('[', b, ']'))
+                }),
+                prop::collection::btree_map("[a-c]", inner, 0..3).prop_map(move |members| {
+                    let member = |name: &str, value: &str| format!("\"{name}\":{value}");
+                    let a = members.iter().map(|(name, (value, _))| member(name, value)).collect();
+                    // The other way round, and one of that name before each, which does not count.
+                    let b = members
+                        .iter()
+                        .rev()
+                        .map(|(name, (_, value))| format!("{},{}", member(name, "0"), member(name, value)));
+                    (joined('{', a, '}'), joined('{', b.collect(), '}'))
+                }),
+            ]
+        })
+    }
+
+    fn json(text: &str) -> Value {
+        crate::json::parse(text).unwrap()
+    }
+
+    #[test]
+    fn json_goes_by_its_value() {
+        for (a, b) in [
+            (r#"{"a":1,"b":2}"#, r#"{"b":2.0,"a":1}"#),
+            (r#"{"n":"é"}"#, r#"{"n":"\u00e9"}"#),
+            (r#"{"a":0,"a":[{"b":1}]}"#, r#"{"a":[{"b":1.00}]}"#),
+        ] {
+            assert_eq!(encoded(&json(a)), encoded(&json(b)), "{a} {b}");
+            assert_eq!(json(a).compare(&json(b)), Some(Ordering::Equal));
+        }
+        let array = Value::Array([Value::Integer(1), Value::String("x".into())].into());
+        assert_eq!(encoded(&json(r#"[1,"x"]"#)), encoded(&array));
+        assert_eq!(json(r#"[1.0,"x"]"#).compare(&array), Some(Ordering::Equal));
+        assert_eq!(array.compare(&json(r#"[1,"y"]"#)), Some(Ordering::Less));
+        for (a, b) in [
+            (r#"{"n":1e999}"#, r#"{"n":null}"#),
+            (r#"{"n":1e999}"#, r#"{"n":1e998}"#),
+            (r#"{"n":1}"#, r#"{"n":"1"}"#),
+            (r#"{}"#, r#"[]"#),
+        ] {
+            assert_ne!(encoded(&json(a)), encoded(&json(b)), "{a} {b}");
+        }
+        assert_eq!(
+            decoded(&encoded(&json(r#"{"b":[1.0,{"é":null}],"a":"\"","n":1e999}"#))),
+            Value::Json(r#"{"a":"\"","b":[1,{"é":null}],"n":1e999}"#.into())
+        );
+    }
+
     proptest! {
+        #[test]
+        fn equal_json_has_equal_keys((a, b) in spelled_twice(), (c, _) in spelled_twice()) {
+            let key = |text: &str| encoded(&json(&format!("[{text}]")));
+            prop_assert_eq!(key(&a), key(&b), "{} {}", a, b);
+            let back = decoded(&key(&a));
+            prop_assert_eq!(encoded(&back), key(&b), "{:?}", back);
+            let (a, c) = (json(&format!("[{a}]")), json(&format!("[{c}]")));
+            prop_assert_eq!(a.order(&c), encoded(&a).cmp(&encoded(&c)));
+            prop_assert_eq!(a.compare(&c), Some(a.order(&c)));
+        }
+
         #[test]
         fn a_key_reads_back_as_an_equal_value(values in prop::collection::vec(scalar(), 0..4)) {
             let array = Value::Array(values.clone().into());
