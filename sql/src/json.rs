@@ -64,11 +64,17 @@ pub(crate) fn elements_at(text: &str, array: Found) -> Vec<Found> {
 
 /// Steps into a JSON text. NULL where the way leads nowhere.
 pub(crate) fn step_into(text: &str, steps: &[PathStep]) -> Value {
-    let mut here = scan::whole(text);
-    for step in steps {
-        here = here.and_then(|found| child(text, found, step));
-    }
-    here.map_or(Value::Null, |found| read(text, found))
+    end_of(text, steps).map_or(Value::Null, |found| read(text, found))
+}
+
+/// Is there something where these steps lead, be it null?
+pub(crate) fn leads_somewhere(text: &str, steps: &[PathStep]) -> bool {
+    end_of(text, steps).is_some()
+}
+
+fn end_of(text: &str, steps: &[PathStep]) -> Option<Found> {
+    let whole = scan::whole(text)?;
+    steps.iter().try_fold(whole, |here, step| child(text, here, step))
 }
 
 fn child(text: &str, parent: Found, step: &PathStep) -> Option<Found> {

@@ -39,7 +39,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         AT_PATH,
         Returns::Boolean,
         "is there something at a path?",
-        |a, _| Ok(Value::Boolean(!at(&a[0], &a[1])?.is_null())),
+        |a, _| Ok(Value::Boolean(json::leads_somewhere(&document(&a[0])?, &way(&a[1])?))),
     ),
     Function {
         variadic: true,
@@ -142,9 +142,13 @@ fn document(value: &Value) -> Result<ByteString, Fault> {
     }
 }
 
-fn at(value: &Value, way: &Value) -> Result<Value, Fault> {
-    let steps = steps(way.as_str().ok_or(Fault::WrongType)?).ok_or(Fault::OutOfRange)?;
+fn at(value: &Value, path: &Value) -> Result<Value, Fault> {
+    let steps = way(path)?;
     Ok(json::step_into(&document(value)?, &steps))
+}
+
+fn way(path: &Value) -> Result<Vec<PathStep>, Fault> {
+    steps(path.as_str().ok_or(Fault::WrongType)?).ok_or(Fault::OutOfRange)
 }
 
 /// `$.a['b'][0]`, in which `$` and the first point may be left out.
@@ -195,6 +199,8 @@ mod tests {
         assert_eq!(shown("JSON_QUERY", "$.e"), "null");
         assert_eq!(shown("JSON_EXISTS", "$.a"), "true");
         assert_eq!(shown("JSON_EXISTS", "$.a.z"), "false");
+        let null = call("JSON_EXISTS", &[text(r#"{"a":null}"#), text("$.a")]);
+        assert_eq!(null, Ok(Value::Boolean(true)), "null is something");
         assert_eq!(call("JSON_VALUE", &[json.clone(), text("$..")]), Err(Fault::OutOfRange));
         assert_eq!(call("JSON_VALUE", &[json, text("$[x]")]), Err(Fault::OutOfRange));
     }

@@ -1,7 +1,7 @@
 //! Functions of anything.
 
 use super::{Function, Parameter, Returns, scalar};
-use crate::value::{Fault, Value};
+use crate::value::Value;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function {
@@ -72,10 +72,10 @@ pub(super) const FUNCTIONS: &[Function] = &[
             &[Parameter::Any, Parameter::Any, Parameter::Any],
             Returns::Any,
             "the second where the first is TRUE, else the third",
-            |arguments, _| match &arguments[0] {
-                Value::Boolean(true) => Ok(arguments[1].clone()),
-                Value::Boolean(false) | Value::Null => Ok(arguments[2].clone()),
-                _ => Err(Fault::WrongType),
+            |arguments, _| {
+                // What is no BOOLEAN is not TRUE, as for CASE.
+                let is_true = arguments[0].as_boolean() == Some(true);
+                Ok(arguments[if is_true { 1 } else { 2 }].clone())
             },
         )
     },

@@ -13,7 +13,7 @@ const DIGITS_MAX: usize = 15;
 /// A number beyond FLOAT is NULL. `text` is a number of JSON.
 pub(crate) fn number(text: &str) -> Value {
     let plain = !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-    if plain && text != "-0" {
+    if plain {
         if let Some(integer) = integer(text) {
             return Value::Integer(integer);
         }
@@ -24,9 +24,9 @@ pub(crate) fn number(text: &str) -> Value {
     float(text).map_or(Value::Null, Value::Float)
 }
 
-/// The INTEGER that digits of JSON are. None: it does not fit, or it is -0, which only a FLOAT can be.
+/// The INTEGER that digits of JSON are; -0 is 0. None: it does not fit.
 pub(crate) fn integer(text: &str) -> Option<i64> {
-    text.parse().ok().filter(|_| text != "-0")
+    text.parse().ok()
 }
 
 /// The FLOAT nearest to a number of JSON. None: it is beyond FLOAT.
