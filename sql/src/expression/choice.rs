@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Faults, Part, map, truth};
+use super::{Faults, Part, truth};
 use crate::column::{Column, Columns};
 use crate::function::Scope;
 use crate::value::Value;
 
-/// Three-valued AND and OR; the right side's faults count only where the left does not decide.
+/// Three-valued AND and OR; the right side's faults count only where the left does not decide. What is no BOOLEAN counts as
+/// NULL, and is told.
 pub(super) fn logic(
     decided: bool,
     left: &Part,
@@ -21,17 +22,27 @@ pub(super) fn logic(
     let right = right.evaluate(rows, scope, &mut right_faults);
     let is_decided = |row: usize| left.get(row).as_boolean() == Some(decided);
     faults.absorb(right_faults, |row| !is_decided(row));
-    Arc::new(map(rows.rows(), faults, |row| {
-        if is_decided(row) {
-            return Ok(Value::Boolean(decided));
+    let mut wrong = Faults::default();
+    let mut truth_of = |row: usize, side: &Column| {
+        truth(&side.get(row)).unwrap_or_else(|fault| {
+            wrong.push(row, fault);
+            None
+        })
+    };
+    let decide = |row| {
+        let left = truth_of(row, &left);
+        if left == Some(decided) {
+            return Value::Boolean(decided);
         }
-        let (left, right) = (truth(&left.get(row))?, truth(&right.get(row))?);
-        Ok(match (left, right) {
+        match (left, truth_of(row, &right)) {
             (_, Some(truth)) if truth == decided => Value::Boolean(decided),
             (Some(_), Some(_)) => Value::Boolean(!decided),
             _ => Value::Null,
-        })
-    }))
+        }
+    };
+    let column = Column::from_values((0..rows.rows()).map(decide));
+    faults.absorb(wrong, |_| true);
+    Arc::new(column)
 }
 
 /// The first that is not NULL; the faults of those behind it do not count.

@@ -72,6 +72,30 @@ fn logic_is_three_valued_and_forgets_the_faults_it_would_not_have_met() {
     let (or, _) = run(&binary(BinaryOp::Or, column(0), column(1)), vec![left, right]);
     assert_eq!(or.join(" "), "true true true true false null true null null");
 
+    // What is no BOOLEAN counts as NULL, and is told where it counts.
+    let truths = || vec![Value::Boolean(true), Value::Boolean(false), Value::Null];
+    let ones = || vec![Value::Integer(1); 3];
+    let wrong = |rows: &[usize]| rows.iter().map(|row| (*row, Fault::WrongType)).collect::<Vec<_>>();
+    for (op, columns, values, told) in [
+        (
+            BinaryOp::And,
+            vec![ones(), truths()],
+            "null false null",
+            wrong(&[0, 1, 2]),
+        ),
+        (BinaryOp::And, vec![truths(), ones()], "null false null", wrong(&[0, 2])),
+        (
+            BinaryOp::Or,
+            vec![ones(), truths()],
+            "true null null",
+            wrong(&[0, 1, 2]),
+        ),
+        (BinaryOp::Or, vec![truths(), ones()], "true null null", wrong(&[1, 2])),
+    ] {
+        let (found, faults) = run(&binary(op, column(0), column(1)), columns);
+        assert_eq!((found.join(" "), faults), (values.to_owned(), told), "{op:?}");
+    }
+
     let guard = binary(BinaryOp::NotEqual, column(0), int(0));
     let quotient = binary(BinaryOp::Greater, binary(BinaryOp::Divide, int(10), column(0)), int(1));
     let zero_and_five = vec![vec![Value::Integer(0), Value::Integer(5)]];

@@ -4,8 +4,8 @@ use super::Tree;
 use crate::column::Columns;
 use crate::expression::{Expression, Faults};
 use crate::function::Scope;
-use crate::plan::physical::{BinaryOp, Expr, Op};
-use crate::types::{Literal, TimestampUs};
+use crate::plan::physical::{BinaryOp, Expr, Op, Schema};
+use crate::types::{DataType, Literal, TimestampUs};
 use crate::value::Value;
 
 /// Works out what is constant, everywhere in the plan.
@@ -30,7 +30,7 @@ fn fold(expr: &mut Expr) {
     }
 }
 
-/// `TRUE AND x` and `FALSE OR x` are x.
+/// `TRUE AND x` and `FALSE OR x` are x, if that is surely a BOOLEAN or NULL: of anything else they are NULL.
 fn without_truth(expr: &mut Expr) -> Option<Expr> {
     let Expr::Binary { op, left, right } = expr else {
         return None;
@@ -45,6 +45,10 @@ fn without_truth(expr: &mut Expr) -> Option<Expr> {
         (_, true) => left,
         _ => return None,
     };
+    // Columns count as of no known type: a condition that is one alone is rare, and worth no schema here.
+    if other.data_type(&Schema::default()) != DataType::Boolean {
+        return None;
+    }
     Some(std::mem::replace(other, Expr::Literal(Literal::Null)))
 }
 
