@@ -1,13 +1,14 @@
 //! What each statement does: parsed, bound, and carried out against the store's catalog and the engine's queries.
 
 mod describe;
+mod drop;
 mod show;
 
-use headwater_store::{Batch, Catalog, CatalogError, FeedSpec, QuerySpec, QueryState, StreamRow, StreamState};
+use headwater_store::{Batch, Catalog, CatalogError, FeedSpec, QuerySpec, QueryState, StreamState};
 
 use crate::ast::{
-    CreateConnector, CreateStream, Drop, Explain, ExplainFormat, Insert, InsertValues, Name, ObjectKind, Select,
-    Statement, StatementKind, Text, Trim, WithOption,
+    CreateConnector, CreateStream, Explain, ExplainFormat, Insert, InsertValues, Name, ObjectKind, Select, Statement,
+    StatementKind, Text, Trim, WithOption,
 };
 use crate::calendar;
 use crate::connector::ConnectorError;
@@ -228,70 +229,6 @@ impl Engine {
         })
     }
 
-    async fn drop_object(&self, catalog: &Catalog, drop: &Drop) -> Result<Outcome, SqlError> {
-        let (kind, name) = (drop.kind.name(), &drop.name.text);
-        if !exists(catalog, drop.kind, name) {
-            if drop.if_exists {
-                return Ok(done(format!("{kind} {name} does not exist")));
-            }
-            return Err(missing(catalog, drop.kind, &drop.name));
-        }
-        refuse_other_kind(catalog, drop)?;
-        if let (ObjectKind::Stream | ObjectKind::View | ObjectKind::Table, Some(stream)) =
-            (drop.kind, catalog.streams.get(name))
-        {
-            match drop.force {
-                true => self.drop_users(catalog, stream).await?,
-                false => refuse_used(catalog, drop, stream)?,
-            }
-        }
-        let dropped = match drop.kind {
-            ObjectKind::Stream => self.store().drop_stream(name).await,
-            ObjectKind::Query => self.drop_query(name).await,
-            ObjectKind::Connector => self.store().drop_connector(name).await,
-            ObjectKind::View | ObjectKind::Table => match self.drop_query(name).await {
-                // FORCE has dropped it, as one that writes the stream.
-                Ok(()) | Err(CatalogError::Missing { .. }) => self.store().drop_stream(name).await,
-                Err(error) => Err(error),
-            },
-        };
-        match dropped {
-            Ok(()) if drop.kind == ObjectKind::Query => Ok(done(format!("query {name} dropped, its stream stays"))),
-            Ok(()) => Ok(done(format!("{kind} {name} dropped"))),
-            Err(CatalogError::Missing { .. }) if drop.if_exists => Ok(done(format!("{kind} {name} does not exist"))),
-            Err(error @ CatalogError::Used { .. }) => Err(used(catalog, name, error).at(drop.name.span)),
-            Err(error) => Err(SqlError::from(error).at(drop.name.span)),
-        }
-    }
-
-    /// FORCE: the queries that read or write the stream, and its connectors, go first.
-    async fn drop_users(&self, catalog: &Catalog, stream: &StreamRow) -> Result<(), SqlError> {
-        let gone = |result: Result<(), CatalogError>| match result {
-            // Dropped by somebody else meanwhile.
-            Ok(()) | Err(CatalogError::Missing { .. }) => Ok(()),
-            Err(error) => Err(SqlError::from(error)),
-        };
-        for query in catalog.queries.values() {
-            if query.output == stream.id || query.inputs.contains(&stream.id) {
-                gone(self.drop_query(&query.name).await)?;
-            }
-        }
-        for connector in catalog
-            .connectors
-            .values()
-            .filter(|connector| connector.stream == stream.id)
-        {
-            gone(self.store().drop_connector(&connector.name).await)?;
-        }
-        Ok(())
-    }
-
-    /// With the streams of its late rows and errors.
-    async fn drop_query(&self, name: &str) -> Result<(), CatalogError> {
-        self.store().drop_query(name).await?;
-        side::drop(self.store(), name).await
-    }
-
     /// Appends a marker to each shard.
     async fn advance_watermark(&self, binder: &Binder<'_>, stream: &Name, to: &Text) -> Result<Outcome, SqlError> {
         let row = binder.stream(stream)?;
@@ -358,69 +295,6 @@ impl Engine {
             if running { "resumed" } else { "paused" }
         )))
     }
-}
-
-/// A query that makes a view is a part of it.
-fn refuse_other_kind(catalog: &Catalog, drop: &Drop) -> Result<(), SqlError> {
-    let name = &drop.name.text;
-    let Some(stream) = catalog.streams.get(name).filter(|stream| is_view(stream)) else {
-        return Ok(());
-    };
-    let kind = kind_of(stream);
-    if kind == drop.kind || drop.kind == ObjectKind::Connector {
-        return Ok(());
-    }
-    let kind = kind.name();
-    Err(SqlError::new(codes::NOT_ALLOWED, format!("`{name}` is a {kind}"))
-        .at(drop.name.span)
-        .help(format!("drop it with `DROP {} {name}`", kind.to_ascii_uppercase())))
-}
-
-/// A stream that is not dropped, for something uses it: what to write instead.
-fn used(catalog: &Catalog, name: &str, error: CatalogError) -> SqlError {
-    let error = SqlError::from(error);
-    let stream = catalog.streams.get(name).map(|stream| stream.id);
-    let users = catalog.queries.values().filter(|query| {
-        let uses = |stream| query.output == stream || query.inputs.contains(&stream);
-        stream.is_some_and(uses)
-    });
-    match users.collect::<Vec<_>>().as_slice() {
-        [own] if stream == Some(own.output) => {
-            let error = error.help(format!(
-                "`DROP STREAM {name} FORCE` drops both; `DROP QUERY {}` the query alone",
-                own.name
-            ));
-            match own.state {
-                QueryState::Terminated => error.detail("a terminated query is kept, so that RESUME can go on with it"),
-                _ => error,
-            }
-        }
-        _ => error.help(format!("`DROP STREAM {name} FORCE` drops what uses it too")),
-    }
-}
-
-/// A view whose query was dropped could not be dropped any more if somebody reads it.
-fn refuse_used(catalog: &Catalog, drop: &Drop, stream: &StreamRow) -> Result<(), SqlError> {
-    if drop.kind == ObjectKind::Stream {
-        return Ok(());
-    }
-    let reader = catalog.queries.values().find(|query| query.inputs.contains(&stream.id));
-    let connector = catalog
-        .connectors
-        .values()
-        .find(|connector| connector.stream == stream.id);
-    let user = reader.map(|query| format!("query `{}`", query.name));
-    let user = user.or(connector.map(|connector| format!("connector `{}`", connector.name)));
-    let Some(user) = user else { return Ok(()) };
-    let (kind, name) = (drop.kind.name(), &drop.name.text);
-    Err(
-        SqlError::new(codes::IN_USE, format!("{kind} `{name}` is used by {user}"))
-            .at(drop.name.span)
-            .help(format!(
-                "`DROP {} {name} FORCE` drops what uses it too",
-                kind.to_ascii_uppercase()
-            )),
-    )
 }
 
 fn done(message: String) -> Outcome {
