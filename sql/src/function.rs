@@ -102,6 +102,8 @@ pub enum Returns {
     Bytea,
     /// DATE
     Date,
+    /// TIME
+    Time,
     /// JSONB
     Jsonb,
     /// An array of whatever.
@@ -223,6 +225,7 @@ impl Function {
             Returns::Boolean => DataType::Boolean,
             Returns::Bytea => DataType::Bytea,
             Returns::Date => DataType::Date,
+            Returns::Time => DataType::Time,
             Returns::Jsonb => DataType::Jsonb,
             Returns::Array => DataType::Array(Box::new(DataType::Any)),
             Returns::Any => DataType::Any,

@@ -61,6 +61,13 @@ pub(super) const FUNCTIONS: &[Function] = &[
         |_, scope| cast(&Value::Timestamp(scope.now.0), &DataType::Date),
     ),
     scalar(
+        "CURRENT_TIME",
+        &[],
+        Returns::Time,
+        "the time of day of this step",
+        |_, scope| cast(&Value::Timestamp(scope.now.0), &DataType::Time),
+    ),
+    scalar(
         "TO_TIMESTAMP",
         &[Parameter::Timestamp],
         Returns::Timestamp,
@@ -270,5 +277,6 @@ mod tests {
         );
         assert_eq!(call("FROM_UNIXTIME", &[Value::Integer(i64::MAX)]), Err(Fault::Overflow));
         assert_eq!(call("CURRENT_DATE", &[]), Ok(Value::Date(0)));
+        assert_eq!(call("CURRENT_TIME", &[]), Ok(Value::Time(7)));
     }
 }

@@ -8,7 +8,7 @@ use nom::multi::{many1, separated_list0, separated_list1};
 use nom::sequence::{delimited, preceded};
 use nom::{Input, Parser};
 
-use crate::ast::{Arguments, Expr, ExprKind, Name, OrderItem, Over, TypeName, UnaryOp};
+use crate::ast::{Arguments, Expr, ExprKind, Name, OrderItem, Over, Quote, TypeName, UnaryOp};
 use crate::error::{SqlError, codes};
 use crate::limits::EXPRESSION_DEPTH_MAX;
 use crate::parse::input::{
@@ -379,6 +379,7 @@ fn primary(input: Tokens<'_>) -> Parsed<'_, Expr> {
         array,
         bracketed,
         call,
+        current,
         map(name("a name"), move |name| {
             let span = name.span;
             spanned(ExprKind::Name(name), span)
@@ -523,6 +524,28 @@ fn call(input: Tokens<'_>) -> Parsed<'_, Expr> {
             input.span_to(rest),
         ),
     ))
+}
+
+/// `CURRENT_TIMESTAMP`, `CURRENT_DATE`, `CURRENT_TIME`: functions without brackets, as the standard has them. In quotes they
+/// are names.
+fn current(input: Tokens<'_>) -> Parsed<'_, Expr> {
+    const FUNCTIONS: &[&str] = &["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"];
+    let is_function = |text: &str| FUNCTIONS.iter().any(|function| function.eq_ignore_ascii_case(text));
+    let (rest, token) = token(input, Expected::Class("a name"), |token| {
+        matches!(token.kind, Kind::Word(_)) && is_function(token.text)
+    })?;
+    let kind = ExprKind::Call {
+        name: Name {
+            text: token.text.to_owned(),
+            quote: Quote::None,
+            span: token.span,
+        },
+        arguments: Arguments::List(Vec::new()),
+        distinct: None,
+        filter: None,
+        over: None,
+    };
+    Ok((rest, Expr::new(kind, token.span)))
 }
 
 /// `OVER (PARTITION BY a, b ORDER BY c DESC)`

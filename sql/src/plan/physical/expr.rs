@@ -99,7 +99,7 @@ pub enum BinaryOp {
 }
 
 /// Functions that do not give the same each time.
-const OF_THE_STEP: &[&str] = &["NOW", "CURRENT_DATE", "UNIX_TIMESTAMP"];
+const OF_THE_STEP: &[&str] = &["NOW", "CURRENT_DATE", "CURRENT_TIME", "UNIX_TIMESTAMP"];
 
 impl Expr {
     /// The types that operators and functions give, as far as they are known before a record is seen.
