@@ -172,9 +172,10 @@ pub fn parse_by(text: &str, format: &str) -> Option<i64> {
 /// Cuts a moment down to the unit that it is in; a week begins on Monday. None: no such unit.
 pub fn truncate(unit: &str, us: i64) -> Option<i64> {
     let fixed = |size: i64| Some(us - us.rem_euclid(size));
-    match unit.to_ascii_lowercase().as_str() {
-        "microsecond" | "microseconds" => Some(us),
-        "millisecond" | "milliseconds" => fixed(1_000),
+    let unit = unit.to_ascii_lowercase();
+    match unit.strip_suffix('s').unwrap_or(&unit) {
+        "microsecond" => Some(us),
+        "millisecond" => fixed(1_000),
         "second" => fixed(1_000_000),
         "minute" => fixed(60_000_000),
         "hour" => fixed(3_600_000_000),

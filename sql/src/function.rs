@@ -116,6 +116,20 @@ pub enum Returns {
     Common,
 }
 
+/// Arguments (from 0) that are a unit of time, a format or a pattern.
+const NAMED_BY_TEXT: &[(&str, usize)] = &[
+    ("DATE_TRUNC", 0),
+    ("EXTRACT", 0),
+    ("DATE_DIFF", 0),
+    ("FORMAT_TIMESTAMP", 1),
+    ("DATETOSTRING", 1),
+    ("REGEXP_LIKE", 1),
+    ("REGEXP_EXTRACT", 1),
+    ("REGEXP_EXTRACT_ALL", 1),
+    ("REGEXP_REPLACE", 1),
+    ("REGEXP_COUNT", 1),
+];
+
 /// What a function may know besides its arguments. It reads no clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope {
@@ -198,6 +212,23 @@ impl Function {
             }
         }
         Ok(())
+    }
+
+    /// Whether the function could take this text as its argument of that number at all. A unit, a format or a pattern that
+    /// it does not know would give NULL for each row.
+    pub fn takes(&self, position: usize, text: &str) -> bool {
+        if !NAMED_BY_TEXT.contains(&(self.name, position)) {
+            return true;
+        }
+        let probe = |(at, parameter): (usize, &Parameter)| match parameter {
+            _ if at == position => Value::String(text.into()),
+            Parameter::String => Value::String("".into()),
+            _ => Value::Integer(0),
+        };
+        let needed = self.parameters.len() - self.optional;
+        let arguments: Vec<_> = self.parameters[..needed].iter().enumerate().map(probe).collect();
+        let scope = Scope { now: TimestampUs(0) };
+        self.call(&arguments, &scope).is_ok()
     }
 
     fn wanted_count(&self, least: usize, most: usize) -> String {

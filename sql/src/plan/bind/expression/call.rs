@@ -67,6 +67,17 @@ impl Expressions<'_> {
                 .at(list[position].span)
                 .detail(function.about),
         })?;
+        for (position, argument) in arguments.iter().enumerate() {
+            if let Expr::Literal(Literal::String(text)) = argument
+                && !function.takes(position, text)
+            {
+                let (name, number) = (function.name, position + 1);
+                let message = format!("{name} does not know '{text}', its argument {number}: it would always be NULL");
+                return Err(SqlError::new(codes::BAD_LITERAL, message)
+                    .at(list[position].span)
+                    .detail(function.about));
+            }
+        }
         let data_type = function.returns(&types);
         Ok(Typed::new(
             Expr::Call {
