@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{counter, histogram};
 
 use crate::query::ReadyStep;
+use crate::value::Fault;
 
 /// A step of a persistent query.
 pub(crate) fn step(query: &str, records: usize, step: &ReadyStep, took: Duration) {
@@ -14,10 +15,13 @@ pub(crate) fn step(query: &str, records: usize, step: &ReadyStep, took: Duration
     if step.late > 0 {
         counter!("headwater_sql_rows_late_total", "query" => query()).increment(step.late as u64);
     }
-    for (_, fault) in &step.errors {
-        counter!("headwater_sql_errors_total", "query" => query(), "fault" => fault.label()).increment(1);
-    }
+    step.errors.iter().for_each(|(_, fault)| error(&query(), *fault));
     histogram!("headwater_sql_step_seconds", "query" => query()).record(took.as_secs_f64());
+}
+
+/// A value or record that could not be used.
+pub(crate) fn error(query: &str, fault: Fault) {
+    counter!("headwater_sql_errors_total", "query" => query.to_owned(), "fault" => fault.label()).increment(1);
 }
 
 /// A task that dropped its memory and begins again.

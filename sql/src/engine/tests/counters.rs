@@ -54,3 +54,21 @@ async fn a_query_counts_on_over_pauses_until_it_is_dropped() {
     engine.stop().await;
     world.store.stop().await;
 }
+
+/// Each time it stops there.
+#[tokio::test]
+async fn the_record_that_stops_a_query_is_counted() {
+    let world = World::new(1).await;
+    let engine = world.engine();
+    let made = "CREATE STREAM s FROM TOPIC 's/#' WITH (ON_ERROR = 'fail'); CREATE STREAM q AS SELECT v FROM s;";
+    engine.execute(made).await.unwrap();
+    for payload in [r#"{"v": 1}"#, r#"{"v": "#] {
+        world.publish("s/1", payload).await;
+    }
+    let failed = |errors| move |now: &QueryStatus| now.state == "failed" && now.errors == errors;
+    shows(&engine, "q", "one error", failed(1)).await;
+    engine.execute("RESUME QUERY q;").await.unwrap();
+    shows(&engine, "q", "once more", failed(2)).await;
+    engine.stop().await;
+    world.store.stop().await;
+}

@@ -12,6 +12,7 @@ use crate::query::size::{StepSize, TooLarge};
 use crate::share::{Item, Subscription};
 use crate::step::Stop;
 use crate::types::TimestampUs;
+use crate::value::Fault;
 
 impl Serving<'_> {
     pub(super) async fn save_in_time(&mut self, rarely: u32) -> Result<(), Ended> {
@@ -96,7 +97,14 @@ impl Serving<'_> {
             Stop::Read(error) => read_failed(error),
             // Nothing is saved: the pipeline is in the middle of the step.
             Stop::GivenUp => Ended::Stopped,
-            Stop::BadRecord(BadRecord(record)) => Ended::Failed(self.core.inputs().does_not_parse(record)),
+            Stop::BadRecord(BadRecord(record)) => {
+                // Every task reads it and stops; one of them counts it.
+                if self.core.tells_of(record) {
+                    metrics::error(&self.context.query.name, Fault::BadRecord);
+                    self.context.tell(|status| status.errors += 1);
+                }
+                Ended::Failed(self.core.inputs().does_not_parse(record))
+            }
             other => Ended::Failed(other.to_string()),
         }
     }
